@@ -1,0 +1,284 @@
+"""A stage's output folder: the one contract between stages.
+
+A stage works in a hidden folder beside its output (`.NAME.partial`) and the folder takes its name
+once it is complete, so an output is whole or absent. `manifest.json` is written last and says what
+made it: stage, settings, inputs by hash, versions, seed, metrics, outputs by hash. "The manifest
+exists, its files are there and its inputs still match" is the one meaning of done.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+RESUME = "resume"  # state that only a continuing run needs; gone when the artifact is complete
+LIVE_FILES = ("metrics.jsonl", "status.json", "log.txt")  # kept, but not part of the result
+
+
+class Refused(ValueError):
+    """The output folder may not be written: it belongs to something else."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an artifact is to be made of; two equal requests give equal artifacts."""
+
+    stage: str
+    settings: dict[str, Any]
+    inputs: dict[str, Path]
+    seed: int
+
+    @classmethod
+    def of(cls, stage: str, settings: Any, inputs: Mapping[str, Path], seed: int) -> "Request":
+        """Build from a settings dataclass; paths are made absolute."""
+        paths = {name: Path(path).absolute() for name, path in sorted(inputs.items())}
+        return cls(stage, json.loads(json.dumps(dataclasses.asdict(settings))), paths, seed)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the result: everything but paths, which never enter a hash."""
+        return {
+            "stage": self.stage,
+            "settings": self.settings,
+            "inputs": {name: hash_path(path) for name, path in self.inputs.items()},
+            "seed": self.seed,
+        }
+
+
+# --- hashes ---------------------------------------------------------------------------------------
+
+
+def canonical_json(value: Any) -> str:
+    """Serialise so that equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file's content, streamed once and cached by size and mtime."""
+    stat = path.stat()
+    key = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+    cache = _hash_cache_folder() / _sha256(key)
+    if cache.is_file():
+        return cache.read_text()
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if stat.st_size > 1 << 20:  # small files are quicker to read than to look up
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        write_text(cache, digest)
+    return digest
+
+
+def hash_path(path: Path) -> str:
+    """Return the hash of an artifact (by its manifest), of a file, or of a foreign folder."""
+    if (path / MANIFEST).is_file():
+        return artifact_hash(read_manifest(path))
+    if path.is_file():
+        return hash_file(path)
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such file or folder")
+    files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+    listing = [[str(p.relative_to(path)), p.stat().st_size, hash_file(p)] for p in files]
+    return _sha256(canonical_json(listing))
+
+
+def artifact_hash(manifest: Mapping[str, Any]) -> str:
+    """Return the hash of what an artifact is: its manifest without `run` and without paths."""
+    kept = {key: value for key, value in manifest.items() if key != "run"}
+    kept["inputs"] = {name: entry["hash"] for name, entry in manifest["inputs"].items()}
+    return _sha256(canonical_json(kept))
+
+
+def _hash_cache_folder() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "fretsaw" / "hashes"
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read a finished artifact's manifest."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ValueError(f"{folder}: no {MANIFEST}, so this is no finished fretsaw artifact")
+    manifest = json.loads(path.read_text())
+    if manifest.get("schema") != SCHEMA:
+        raise ValueError(
+            f"{path}: schema {manifest.get('schema')!r}, but this version reads {SCHEMA}; "
+            "make the artifact again"
+        )
+    return manifest
+
+
+def partial_folder(out: Path) -> Path:
+    """Return where the work on `out` goes on until it is complete."""
+    return out.with_name(f".{out.name}.partial")
+
+
+def staleness(out: Path, request: Request) -> str | None:
+    """Say why `out` is not the finished result of `request`, or None if it is.
+
+    Raises `Refused` where the folder is not ours to replace: it holds something else, or was made by
+    another stage or with other settings.
+    """
+    if not out.exists():
+        return "absent"
+    if not (out / MANIFEST).is_file():
+        if out.is_dir() and not any(out.iterdir()):
+            return "absent"
+        raise Refused(
+            f"{out}: not empty and not a fretsaw artifact; it is left as it is, choose another --out"
+        )
+    manifest = read_manifest(out)
+    _refuse_other_settings(out, manifest, request)
+    for name, path in request.inputs.items():
+        recorded = manifest["inputs"].get(name, {}).get("hash")
+        if recorded != hash_path(path):
+            return f"its input {name} changed"
+    missing = [name for name in manifest["outputs"] if not (out / name).is_file()]
+    return f"{missing[0]} is missing" if missing else None
+
+
+def _refuse_other_settings(out: Path, made: Mapping[str, Any], request: Request) -> None:
+    if made["stage"] != request.stage:
+        raise Refused(
+            f"{out}: holds the result of {made['stage']!r}, not of {request.stage!r}; "
+            "choose another --out"
+        )
+    wanted = {**request.settings, "seed": request.seed}
+    before = {**made["settings"], "seed": made["seed"]}
+    changed = [
+        f"{key} {before.get(key)!r} -> {wanted.get(key)!r}"
+        for key in sorted(wanted.keys() | before.keys())
+        if wanted.get(key) != before.get(key)
+    ]
+    if changed:
+        raise Refused(
+            f"{out}: made with other settings ({'; '.join(changed)}); choose another --out, or make "
+            f"it again with --force-from {request.stage}"
+        )
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON so that it is there whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def atomic_folder(out: Path) -> Iterator[Path]:
+    """Yield a fresh folder that takes the name `out` when the block ends without an error."""
+    beside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise Refused(f"{out}: already there; choose another folder or remove it first")
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        _take_name(beside, out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _take_name(beside: Path, out: Path) -> None:
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    beside.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def open_partial(out: Path, request: Request, *, force: bool = False) -> Path:
+    """Return the folder to work in, with the state of an interrupted run of the same request.
+
+    Where the interrupted run had other settings it is refused (or discarded with `force`); where an
+    input changed since, its work is worthless and is discarded.
+    """
+    partial = partial_folder(out)
+    identity, path = request.identity(), partial / "request.json"
+    if path.is_file() and not force:
+        before = json.loads(path.read_text())
+        _refuse_other_settings(out, before, request)
+        if before["inputs"] == identity["inputs"]:
+            return partial
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write_json(path, identity)
+    return partial
+
+
+def complete(
+    out: Path, request: Request, metrics: Mapping[str, Any], *, seconds: float, extra: dict
+) -> dict[str, Any]:
+    """Write the manifest, drop what only a continuing run needs, and give the folder its name."""
+    partial = partial_folder(out)
+    shutil.rmtree(partial / RESUME, ignore_errors=True)
+    (partial / "request.json").unlink(missing_ok=True)
+    files = sorted(p for p in partial.rglob("*") if p.is_file() and p.name not in LIVE_FILES)
+    manifest = {
+        "schema": SCHEMA,
+        "stage": request.stage,
+        "settings": request.settings,
+        "inputs": {
+            name: {"path": str(path), "hash": hash_path(path)}
+            for name, path in request.inputs.items()
+        },
+        "outputs": {str(p.relative_to(partial)): hash_file(p) for p in files},
+        "seed": request.seed,
+        "versions": versions(),
+        "metrics": dict(metrics),
+        "run": {
+            "wall_s": round(seconds, 3),
+            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "host": platform.node(),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            **extra,
+        },
+    }
+    write_json(partial / MANIFEST, manifest)
+    _take_name(partial, out)
+    return manifest
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes, read without importing it."""
+    found = {"python": platform.python_version()}
+    for name in ("fretsaw", "torch", "numpy", "scipy", "tokenizers"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def require_disk(folder: Path, num_bytes: int) -> None:
+    """Refuse to start what the disk cannot hold."""
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    if free < num_bytes:
+        raise ValueError(
+            f"{folder}: {num_bytes / 2**20:,.0f} MiB needed, {free / 2**20:,.0f} MiB free; "
+            "free some space or choose another --out"
+        )

@@ -1,0 +1,35 @@
+"""The FFN half of a block: SwiGLU (arXiv 2002.05202) or a single matrix."""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)), without biases."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int):
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+
+    def activations(self, x: Float[Tensor, "*tokens hidden"]) -> Float[Tensor, "*tokens ffn"]:
+        """Return what enters `down_proj`: silu(gate(x)) * up(x)."""
+        return F.silu(self.gate_proj(x)) * self.up_proj(x)
+
+    def forward(self, x: Float[Tensor, "*tokens hidden"]) -> Float[Tensor, "*tokens hidden"]:
+        """Apply the FFN to every token."""
+        return self.down_proj(self.activations(x))
+
+
+class LinearFfn(nn.Module):
+    """One matrix in place of an FFN (Puzzle, arXiv 2411.19146, section 2)."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.linear_mlp = nn.Linear(hidden_size, hidden_size, bias=False)
+
+    def forward(self, x: Float[Tensor, "*tokens hidden"]) -> Float[Tensor, "*tokens hidden"]:
+        """Apply the matrix to every token."""
+        return self.linear_mlp(x)

@@ -1,0 +1,80 @@
+"""What every stage is given while it runs, and the two ways it can end early."""
+
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fretsaw import artifact
+from fretsaw.progress import Progress, format_seconds, say
+
+
+class Interrupted(Exception):
+    """The scheduler asked us to stop; what was done is saved and the same command goes on."""
+
+
+@dataclass
+class StageRun:
+    """One execution of a stage: where to write, what to compute on, whom to tell."""
+
+    folder: Path  # becomes the output when complete
+    seed: int
+    device: str
+    dtype: str  # of matrix work: "fp32" or "bf16"; weights that are trained stay fp32
+    progress: Progress
+    stop_requested: bool = False
+
+    @property
+    def resume_folder(self) -> Path:
+        """Where state for a continuing run is kept; it is gone once the artifact is complete."""
+        folder = self.folder / artifact.RESUME
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def step(self, step: int, metrics: dict[str, float] | None = None, *, row: bool = True) -> None:
+        """Report a finished step; the place where a stop that was asked for takes effect."""
+        self.progress.step(step, metrics, row=row)
+        if self.stop_requested:
+            raise Interrupted
+
+
+StageFunction = Callable[[Any, Mapping[str, Path], StageRun], dict[str, Any]]
+
+
+def execute(
+    function: StageFunction,
+    request: artifact.Request,
+    settings: Any,
+    out: Path,
+    *,
+    device: str,
+    dtype: str,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Run a stage unless its result is there; return the manifest either way."""
+    reason = "made again" if force else artifact.staleness(out, request)
+    if reason is None:
+        say(f"{request.stage}: done already in {out}")
+        return artifact.read_manifest(out)
+    folder = artifact.open_partial(out, request, force=force)
+    progress = Progress(request.stage, folder)
+    run = StageRun(folder, request.seed, device, dtype, progress)
+
+    def request_stop(signal_number: int, frame: object) -> None:
+        run.stop_requested = True
+
+    previous = signal.signal(signal.SIGTERM, request_stop)
+    started = time.monotonic()
+    try:
+        metrics = function(settings, request.inputs, run)
+    finally:
+        progress.close()
+        signal.signal(signal.SIGTERM, previous)
+    seconds = time.monotonic() - started
+    manifest = artifact.complete(
+        out, request, metrics, seconds=seconds, extra={"device": device, "dtype": dtype}
+    )
+    say(f"{request.stage}: finished in {format_seconds(seconds)} -> {out}")
+    return manifest
