@@ -2,6 +2,7 @@
 
 import signal
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,8 +68,14 @@ def execute(
 
     previous = signal.signal(signal.SIGTERM, request_stop)
     started = time.monotonic()
+    error_path = folder / "error.txt"
+    error_path.unlink(missing_ok=True)
     try:
         metrics = function(settings, request.inputs, run)
+    except Exception as error:
+        if not isinstance(error, Interrupted):
+            error_path.write_text("".join(traceback.format_exception(error)))
+        raise
     finally:
         progress.close()
         signal.signal(signal.SIGTERM, previous)

@@ -140,13 +140,12 @@ class GroupedQueryAttention(nn.Module):
     ) -> Float[Tensor, "batch seq heads_x_head_dim"]:
         """Return what enters `o_proj`: every head's weighted values, side by side."""
         batch, seq, _ = x.shape
-
-        def heads(projected: Tensor, num: int) -> Tensor:  # -> batch heads seq head_dim
-            return projected.view(batch, seq, num, self.head_dim).transpose(1, 2)
-
-        queries = rotate(heads(self.q_proj(x), self.num_heads), context.cos, context.sin)
-        keys = rotate(heads(self.k_proj(x), self.num_key_value_heads), context.cos, context.sin)
-        values = heads(self.v_proj(x), self.num_key_value_heads)
+        shape = (batch, seq, -1, self.head_dim)
+        queries = self.q_proj(x).view(shape).transpose(1, 2)  # -> batch heads seq head_dim
+        keys = self.k_proj(x).view(shape).transpose(1, 2)  # -> batch kv_heads seq head_dim
+        values = self.v_proj(x).view(shape).transpose(1, 2)
+        queries = rotate(queries, context.cos, context.sin)
+        keys = rotate(keys, context.cos, context.sin)
         if context.cache is not None:
             keys, values = context.cache.write(self.layer, keys, values, context.visible)
         mixed = F.scaled_dot_product_attention(

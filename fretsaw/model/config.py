@@ -42,7 +42,9 @@ class BlockConfig:
         """Build from alternatives' names: `gqa4`, `attn_linear`, `attn_none`; `ffn384`, ..."""
         a, f = _ATTENTION_NAME.fullmatch(attention), _FFN_NAME.fullmatch(ffn)
         if a is None:
-            raise ValueError(f"{attention!r} names no attention; use gqa<kv>, attn_linear, attn_none")
+            raise ValueError(
+                f"{attention!r} names no attention; use gqa<kv>, attn_linear, attn_none"
+            )
         if f is None:
             raise ValueError(f"{ffn!r} names no FFN; use ffn<width>, ffn_linear or ffn_none")
         return cls(
@@ -55,7 +57,11 @@ class BlockConfig:
     @property
     def attention_name(self) -> str:
         """The name of the attention alternative, such as `gqa4`."""
-        return f"gqa{self.num_key_value_heads}" if self.attention == "gqa" else f"attn_{self.attention}"
+        return (
+            f"gqa{self.num_key_value_heads}"
+            if self.attention == "gqa"
+            else f"attn_{self.attention}"
+        )
 
     @property
     def ffn_name(self) -> str:
@@ -94,7 +100,9 @@ class ModelConfig:
         if not self.blocks:
             raise ValueError("model: no layers; a network needs at least one block")
         if self.head_dim % 2:
-            raise ValueError(f"model: head_dim {self.head_dim} is odd; rotary embeddings need pairs")
+            raise ValueError(
+                f"model: head_dim {self.head_dim} is odd; rotary embeddings need pairs"
+            )
         for i, block in enumerate(self.blocks):
             if block.attention == "gqa" and self.num_attention_heads % block.num_key_value_heads:
                 raise ValueError(

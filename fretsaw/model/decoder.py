@@ -82,7 +82,7 @@ class Decoder(nn.Module):
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         # Kept out of the buffers: a cast of the model to bf16 must not round the frequencies.
-        self._inv_freq = rope_inv_freq(config).to("cpu")
+        self._inv_freq = rope_inv_freq(config)
 
     @property
     def head_weight(self) -> Float[Tensor, "vocab hidden"]:

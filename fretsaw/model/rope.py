@@ -15,7 +15,8 @@ def rope_inv_freq(config: ModelConfig) -> Float[Tensor, " half_head_dim"]:
     Wavelengths beyond `original / low_freq_factor` are divided by `factor`, those below
     `original / high_freq_factor` are kept, and those between are blended linearly.
     """
-    pairs = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float()
+    # On the CPU even where a model is laid out on the meta device: these are values, not weights.
+    pairs = torch.arange(0, config.head_dim, 2, dtype=torch.int64, device="cpu").float()
     inv_freq = 1.0 / (config.rope_theta ** (pairs / config.head_dim))
     scaling = config.rope_scaling
     if scaling is None:
@@ -42,8 +43,8 @@ def rope_tables(
 
 def rotate(
     x: Float[Tensor, "batch heads seq head_dim"],
-    cos: Float[Tensor, "batch seq head_dim"],
-    sin: Float[Tensor, "batch seq head_dim"],
+    cos: Float[Tensor, "#batch seq head_dim"],
+    sin: Float[Tensor, "#batch seq head_dim"],
 ) -> Float[Tensor, "batch heads seq head_dim"]:
     """Rotate queries or keys; halves are paired as Hugging Face's Llama pairs them."""
     first, second = x.chunk(2, dim=-1)

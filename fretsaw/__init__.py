@@ -1,0 +1,53 @@
+"""Fretsaw: a Llama checkpoint and a hardware budget in, a faster model out.
+
+import fretsaw
+model = fretsaw.load("path/to/llama")
+print(model.generate("Once upon a time"))
+child = fretsaw.compress("path/to/llama", data=["text.txt"], target="1.5x decode", out="runs/a")
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fretsaw.loaded import LoadedModel
+
+__all__ = ["compress", "load"]
+
+
+def load(checkpoint: str | Path, *, device: str = "cpu") -> "LoadedModel":
+    """Load a checkpoint folder or a Hub id, ready to generate."""
+    from fretsaw.loaded import LoadedModel
+
+    return LoadedModel.from_checkpoint(checkpoint, device=device)
+
+
+def compress(
+    checkpoint: str | Path,
+    *,
+    data: Sequence[str | Path],
+    target: str,
+    out: str | Path,
+    scenario: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    heal_tokens: int = 1_000_000,
+) -> Path:
+    """Compress a checkpoint as `fretsaw compress` does; return the folder of the healed child."""
+    from fretsaw import pipeline
+    from fretsaw.compress import compress_stages
+
+    stages = compress_stages(
+        checkpoint,
+        data=data,
+        target=target,
+        scenario=scenario,
+        device=device,
+        heal_tokens=heal_tokens,
+    )
+    options = pipeline.RunOptions(
+        name=f"compress {checkpoint}", out=Path(out), device=device, seed=seed
+    )
+    pipeline.run(stages, options)
+    return next(Path(out) / stage.name for stage in stages if stage.kind == "distill")

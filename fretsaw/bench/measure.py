@@ -1,0 +1,87 @@
+"""The bench stage: child against parent, in turn, by what the engine serves."""
+
+import json
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fretsaw.artifact import write_json
+from fretsaw.bench.settings import BenchSettings
+from fretsaw.checkpoint import folder as checkpoint
+from fretsaw.engine.engine import Engine, Request
+from fretsaw.model.decoder import Decoder
+from fretsaw.progress import say
+from fretsaw.scenario import Scenario
+from fretsaw.stage import StageRun
+
+SPEED = "speed.json"
+TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def bench(settings: BenchSettings, inputs: Mapping[str, Path], run: StageRun) -> dict[str, Any]:
+    """Write medians of interleaved ratios, and the forecast beside them where there is one."""
+    scenario = Scenario.parse(settings.scenario)
+    dtype = TORCH_DTYPES[scenario.dtype]
+    models = {
+        name: checkpoint.load(inputs[name], device=run.device, dtype=dtype)
+        for name in ("parent", "child")
+    }
+    rounds: list[dict[str, dict[str, float]]] = []
+    run.progress.start("serving", settings.rounds, unit="round")
+    for model in models.values():
+        serve(model, scenario)
+    for i in range(settings.rounds):
+        rounds.append({name: serve(model, scenario) for name, model in models.items()})
+        # The parent once more: how far two runs of the same model differ is the noise floor.
+        rounds[-1]["parent again"] = serve(models["parent"], scenario)
+        run.step(i + 1, row=False)
+    result: dict[str, Any] = {"scenario": str(scenario), "rounds": settings.rounds}
+    for phase in ("prefill", "decode"):
+        ms = f"{phase}_ms"
+        ratios = [r["parent"][ms] / r["child"][ms] for r in rounds]
+        floor = [abs(r["parent"][ms] / r["parent again"][ms] - 1) for r in rounds]
+        result[phase] = {
+            "speedup": statistics.median(ratios),
+            "spread": [min(ratios), max(ratios)],
+            "noise_floor": statistics.median(floor),
+            "parent_ms": statistics.median(r["parent"][ms] for r in rounds),
+            "child_ms": statistics.median(r["child"][ms] for r in rounds),
+        }
+    if "search" in inputs:
+        forecast = json.loads((inputs["search"] / "forecast.json").read_text())
+        result["target"] = forecast["target"]
+        for phase in ("prefill", "decode"):
+            predicted = forecast["speedup"][phase]
+            result[phase]["predicted"] = predicted
+            result[phase]["prediction_error"] = predicted / result[phase]["speedup"] - 1
+    write_json(run.folder / SPEED, result)
+    for phase in ("decode", "prefill"):
+        figures = result[phase]
+        predicted = f", predicted {figures['predicted']:.2f}x" if "predicted" in figures else ""
+        say(
+            f"bench: {phase} {figures['speedup']:.2f}x the parent{predicted} "
+            f"(noise {figures['noise_floor']:.1%}) at {scenario}"
+        )
+    return {}
+
+
+def serve(model: Decoder, scenario: Scenario) -> dict[str, float]:
+    """Generate a whole batch of the scenario; return the milliseconds of each phase."""
+    vocab = model.config.vocab_size
+    requests = [
+        Request(
+            tuple((7 * row + 13 * at) % vocab for at in range(scenario.prompt_tokens)),
+            scenario.output_tokens,
+        )
+        for row in range(scenario.batch)
+    ]
+    engine = Engine(model, max_batch=scenario.batch)
+    for _ in engine.generate(requests):
+        pass
+    stats = engine.stats()
+    # The first output token comes from the prefill, so decoding makes one less.
+    decode_ms = stats.decode_s * 1000 * scenario.output_tokens / max(1, scenario.output_tokens - 1)
+    return {"prefill_ms": stats.prefill_s * 1000, "decode_ms": decode_ms}

@@ -1,0 +1,112 @@
+"""The command line: a literal table of commands, each imported only when it is called.
+
+Exit codes: 0 done, 2 the user's input, 75 interrupted and resumable, 1 our fault.
+"""
+
+import difflib
+import errno
+import functools
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+EXIT_USER, EXIT_INTERRUPTED = 2, 75
+
+SUMMARIES = {
+    "compress": "a checkpoint and a target in, a faster child and a report out",
+    "run": "run a recipe: `tiny`, `stories`, or your own .py file",
+    "plan": "what a compression will need and reach, from the config alone",
+    "status": "what a run is doing: stage, step, ETA, metrics, errors",
+    "lineage": "where an artifact came from",
+    "inspect": "what a checkpoint is made of, layer by layer",
+    "generate": "continue a prompt",
+}
+USAGE = """\
+usage: fretsaw COMMAND [--help] [...]
+
+Compress a Llama checkpoint to a target on your hardware, in one command:
+
+  fretsaw compress CHECKPOINT --data text.txt --target "1.5x decode" --out RUN
+
+whole jobs
+{whole}
+
+stages, each reading folders and writing one
+{stages}
+
+Every stage goes on after an interruption by the same command, and skips what is done.
+`fretsaw COMMAND --help` explains a command's settings.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; turn what the user did wrong into one sentence and exit code 2."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage(), end="")
+        return 0
+    if argv[0] in ("-V", "--version"):
+        from importlib.metadata import version
+
+        print(f"fretsaw {version('fretsaw')}")
+        return 0
+    from fretsaw.pipeline import StageFailed
+    from fretsaw.stage import Interrupted
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        command(argv[0])(argv[1:])
+    except StageFailed as failed:
+        return failed.code if failed.code > 0 else 1
+    except (Interrupted, KeyboardInterrupt):
+        print("fretsaw: interrupted; the same command goes on from here", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except (ValueError, FileNotFoundError, PermissionError, NotADirectoryError) as error:
+        if os.environ.get("FRETSAW_DEBUG"):
+            raise
+        print(f"fretsaw: {error}", file=sys.stderr)
+        return EXIT_USER
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"fretsaw: {_disk_full(error)}", file=sys.stderr)
+        return EXIT_USER
+    return 0
+
+
+def _disk_full(error: OSError) -> str:
+    where = f" while writing {error.filename}" if error.filename else ""
+    return f"the disk is full{where}; free some space and run the same command again to go on"
+
+
+def _interrupt(signal_number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def usage() -> str:
+    """Return the overview that `fretsaw --help` prints."""
+    from fretsaw.recipe import STAGES
+
+    def rows(summaries: dict[str, str]) -> str:
+        return "\n".join(f"  {name:<10}{text}" for name, text in summaries.items())
+
+    stages = {name: kind.summary for name, kind in STAGES.items()}
+    return USAGE.format(whole=rows(SUMMARIES), stages=rows(stages))
+
+
+def command(name: str) -> Callable[[list[str]], None]:
+    """Return the function behind a command's name."""
+    from fretsaw.recipe import STAGES
+
+    if name in SUMMARIES or name == "stage":
+        from fretsaw import commands
+
+        return getattr(commands, "stage_process" if name == "stage" else name)
+    if name in STAGES:
+        from fretsaw import commands
+
+        return functools.partial(commands.stage, name)
+    near = difflib.get_close_matches(name, [*SUMMARIES, *STAGES], n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"no command {name!r}; {hint}`fretsaw --help` lists them")

@@ -1,0 +1,354 @@
+"""What the commands do: their options as dataclasses, and a function each.
+
+Options are read by tyro from the dataclasses, a stage's from its settings. Torch is imported by no
+command that does not compute.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+Checkpoint = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
+
+# --- options that mean the same everywhere ---------------------------------------------------------
+
+Dtype = Literal["auto", "fp32", "bf16"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Common:
+    """Options of every command that computes."""
+
+    out: Path
+    """Where the result goes; the same command goes on there after an interruption."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    dtype: Dtype = "auto"
+    """Precision of matrix work; auto takes bf16 where it is fast."""
+    seed: int = 0
+    """Seed of everything random."""
+
+
+def _parse(cls: type, name: str, argv: list[str], description: str) -> Any:
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff)
+    return tyro.cli(cls, args=argv, prog=f"fretsaw {name}", description=description, config=config)
+
+
+# --- stages ---------------------------------------------------------------------------------------
+
+
+def stage(name: str, argv: list[str]) -> None:
+    """Run one stage from the command line; its options are its settings' fields."""
+    from fretsaw import artifact
+    from fretsaw.checkpoint.folder import resolve
+    from fretsaw.recipe import STAGES
+    from fretsaw.stage import execute
+
+    if name == "search" and any(arg.split("=")[0] in ("--library", "--limit") for arg in argv):
+        return _search_file(argv)
+    kind = STAGES[name]
+    fields: list[tuple] = []
+    for input_name, text in kind.inputs.items():
+        if input_name == "data":
+            fields.append((input_name, list[str], dataclasses.field(default_factory=list)))
+        elif input_name in kind.optional:
+            fields.append((input_name, str | None, dataclasses.field(default=None)))
+        else:
+            fields.append((input_name, str))
+        fields[-1] = _documented(fields[-1], text)
+    fields += [
+        ("common", Common),
+        ("settings", kind.settings, dataclasses.field(default_factory=kind.settings)),
+    ]
+    cls = dataclasses.make_dataclass(name, fields, kw_only=True)
+    options = _parse(cls, name, argv, f"{kind.summary}.")
+    inputs: dict[str, Path] = {}
+    for input_name in kind.inputs:
+        value = getattr(options, input_name)
+        if isinstance(value, list):
+            inputs |= {f"{input_name}{i or ''}": Path(one) for i, one in enumerate(value)}
+        elif value is not None:
+            inputs[input_name] = resolve(value)
+    common = options.common
+    device, dtype = common.device, common.dtype
+    if "auto" in (device, dtype) and name != "search":
+        from fretsaw.training.precision import settle
+
+        device, dtype = settle(device, dtype)
+    execute(
+        kind.load(),
+        artifact.Request.of(name, options.settings, inputs, common.seed),
+        options.settings,
+        common.out,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def _documented(field: tuple, text: str) -> tuple:
+    name, kind, *default = field
+    return (name, Annotated[kind, tyro.conf.arg(help=text)], *default)
+
+
+def stage_process(argv: list[str]) -> None:
+    """Run the stage that a request file describes; what a launcher starts."""
+    from fretsaw.launch import run_request
+
+    run_request(Path(argv[0]))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchFileOptions:
+    """Search a table of other people's measurements."""
+
+    library: Path
+    """JSON: layers -> alternatives -> score and named costs (docs/search.md)."""
+    limit: list[str]
+    """Upper bounds, such as runtime_ms=20 memory_mib=900."""
+    out: Path
+    """A new folder for solutions.json."""
+    num_solutions: int = 1
+    """Solutions, best first."""
+
+
+def _search_file(argv: list[str]) -> None:
+    from fretsaw.puzzle.search import search_file
+
+    options = tyro.cli(
+        SearchFileOptions,
+        args=argv,
+        prog="fretsaw search",
+        description="Choose one alternative per subblock of a table, exactly.",
+        config=(tyro.conf.UseAppendAction,),
+    )
+    solutions = search_file(options.library, options.limit, options.out, options.num_solutions)
+    best = solutions[0]
+    costs = ", ".join(f"{name} {value:.6g}" for name, value in best.costs.items())
+    print(f"score {best.score:.6f}  {costs}  -> {options.out / 'solutions.json'}")
+
+
+# --- whole jobs -----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Steering:
+    """Which stages run, and with what."""
+
+    only: str | None = None
+    """Run this stage alone."""
+    start_from: str | None = None
+    """Begin at this stage."""
+    force_from: str | None = None
+    """Make this stage and all after it again, whatever is there."""
+    set: list[str] = dataclasses.field(default_factory=list)
+    """Settings to change, as stage.key=value."""
+    dry_run: bool = False
+    """Print the resolved settings and what would run, as JSON, and do nothing."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompressOptions:
+    """Options of `fretsaw compress`."""
+
+    checkpoint: Checkpoint
+    """A folder with a Llama-shaped checkpoint, or a Hub id."""
+    data: list[str]
+    """Text files (.txt, .jsonl, .parquet), a Hub dataset, or `self`: text sampled from the model."""
+    target: str
+    """What the child must reach: "1.5x decode", "2x prefill", "60% memory", "0.7x params", "24GB";
+    several joined by commas."""
+    scenario: str | None = None
+    """What is served; times are measured there. By default 64 rows of 64 tokens in and 64 out."""
+    tokens: int = 4_000_000
+    """Training text taken from the data at most."""
+    heal_tokens: int = 1_000_000
+    """Tokens of the child's distillation."""
+    seq_len: int | None = None
+    """Tokens of one row of text; by default 256, or the model's context where that is shorter."""
+    common: Common
+    steering: Steering
+
+
+def compress(argv: list[str]) -> None:
+    options = tyro.cli(
+        CompressOptions,
+        args=_plain_set(argv),
+        prog="fretsaw compress",
+        description="Compress a Llama checkpoint to a target; heal, measure and report the child.",
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    from fretsaw.compress import compress_stages
+
+    stages = compress_stages(
+        options.checkpoint,
+        data=options.data,
+        target=options.target,
+        scenario=options.scenario,
+        device=options.common.device,
+        tokens=options.tokens,
+        heal_tokens=options.heal_tokens,
+        seq_len=options.seq_len,
+    )
+    _run_stages(f"compress {options.checkpoint}", stages, options.common, options.steering)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunRecipeOptions:
+    """Options of `fretsaw run`."""
+
+    recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
+    """A shipped recipe's name or a .py file whose recipe() returns the stages."""
+    arg: list[str] = dataclasses.field(default_factory=list)
+    """Arguments of recipe(), as key=value."""
+    fast: bool = False
+    """Short for --arg fast=true: the smaller preset, where the recipe has one."""
+    common: Common
+    steering: Steering
+
+
+def run(argv: list[str]) -> None:
+    from fretsaw.recipe import find_recipe, load_recipe
+
+    options = tyro.cli(
+        RunRecipeOptions,
+        args=_plain_set(argv),
+        prog="fretsaw run",
+        description="Run a recipe: skip what is done and valid, redo what is stale.",
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    arguments: dict[str, Any] = {"fast": True} if options.fast else {}
+    for text in options.arg:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--arg {text}: write key=value")
+        try:
+            arguments[key] = json.loads(value)
+        except json.JSONDecodeError:
+            arguments[key] = value
+    stages = load_recipe(find_recipe(options.recipe), arguments)
+    _run_stages(options.recipe, stages, options.common, options.steering)
+
+
+def _run_stages(name: str, stages: list, common: Common, steering: Steering) -> None:
+    from fretsaw import pipeline
+
+    options = pipeline.RunOptions(
+        name=name,
+        out=common.out,
+        device=common.device,
+        dtype=common.dtype,
+        seed=common.seed,
+        only=steering.only,
+        start_from=steering.start_from,
+        force_from=steering.force_from,
+    )
+    stages = pipeline.apply_overrides(stages, steering.set)
+    pipeline.run(stages, options, dry_run=steering.dry_run)
+
+
+def _plain_set(argv: list[str]) -> list[str]:
+    return ["--start-from" if arg == "--from" else arg for arg in argv]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """Options of `fretsaw plan`."""
+
+    checkpoint: Checkpoint
+    """A folder with a config.json, or a Hub id; weights are not needed."""
+    target: str = "1.5x decode"
+    """What the child must reach."""
+    scenario: str = "batch=64,in=1024,out=1024,dtype=bf16,device=h100"
+    """What is served, and on which device."""
+    calibration_tokens: int = 131_072
+    """Tokens of ranking, repair and scoring."""
+    distill_tokens: int = 1_000_000_000
+    """Tokens of healing."""
+
+
+def plan(argv: list[str]) -> None:
+    from fretsaw.checkpoint.folder import read_config, resolve
+    from fretsaw.plan import make_plan, render_plan
+    from fretsaw.scenario import Scenario
+
+    options = tyro.cli(
+        PlanOptions,
+        args=argv,
+        prog="fretsaw plan",
+        description="Forecast memory, time, disk and the reachable front, from the config alone.",
+    )
+    plan = make_plan(
+        read_config(resolve(options.checkpoint)),
+        scenario=Scenario.parse(options.scenario),
+        target=options.target,
+        calibration_tokens=options.calibration_tokens,
+        distill_tokens=options.distill_tokens,
+    )
+    print(render_plan(plan))
+
+
+def _one_path(argv: list[str], name: str, summary: str) -> Path:
+    if len(argv) != 1 or argv[0] in ("-h", "--help"):
+        print(f"usage: fretsaw {name} PATH\n\n{summary}")
+        raise SystemExit(0 if argv[:1] in (["-h"], ["--help"]) else 2)
+    return Path(argv[0])
+
+
+def status(argv: list[str]) -> None:
+    path = _one_path(
+        argv, "status", "What a run is doing: stage, step, ETA, last metrics, the tail of an error."
+    )
+    from fretsaw.status import render_status
+
+    print(render_status(path))
+
+
+def lineage(argv: list[str]) -> None:
+    path = _one_path(argv, "lineage", "Where an artifact came from: its inputs, and theirs.")
+    from fretsaw.lineage import render_lineage
+
+    print(render_lineage(path))
+
+
+def inspect(argv: list[str]) -> None:
+    path = _one_path(argv, "inspect", "What a checkpoint is made of, layer by layer.")
+    from fretsaw.checkpoint.folder import read_config, resolve
+    from fretsaw.inspect import render_config
+
+    print(render_config(read_config(resolve(path))))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerateOptions:
+    """Options of `fretsaw generate`."""
+
+    checkpoint: Checkpoint
+    """A folder with a checkpoint, or a Hub id."""
+    prompt: str
+    """The text to continue."""
+    max_tokens: int = 100
+    """Tokens to generate at most."""
+    temperature: float = 0.0
+    """0 is greedy."""
+    seed: int = 0
+    """Seed of the sampling."""
+
+
+def generate(argv: list[str]) -> None:
+    options = tyro.cli(GenerateOptions, args=argv, prog="fretsaw generate")
+    import fretsaw
+
+    model = fretsaw.load(options.checkpoint)
+    pieces = model.stream(
+        options.prompt,
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        seed=options.seed,
+    )
+    print(options.prompt, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()

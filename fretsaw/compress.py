@@ -1,0 +1,88 @@
+"""`fretsaw compress` as a recipe: a checkpoint, text and a target become a list of stages."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fretsaw.checkpoint.folder import read_config, resolve
+from fretsaw.corpus.settings import CorpusSettings
+from fretsaw.data.sources import is_hub_name
+from fretsaw.distill.settings import DistillSettings, TrainSettings
+from fretsaw.eval.settings import EvalSettings
+from fretsaw.puzzle.settings import AssembleSettings, RankSettings, ScoreSettings
+from fretsaw.recipe import Stage, compression
+from fretsaw.scenario import Scenario, parse_targets
+
+DEFAULT_SEQ_LEN = 256
+
+
+def compress_stages(
+    checkpoint: str | Path,
+    *,
+    data: Sequence[str | Path],
+    target: str,
+    scenario: str | None = None,
+    device: str = "auto",
+    tokens: int = 4_000_000,
+    heal_tokens: int = 1_000_000,
+    seq_len: int | None = None,
+) -> list[Stage]:
+    """Return the stages that compress `checkpoint`; what can be wrong is found here, before work."""
+    parent = resolve(checkpoint)
+    config = read_config(parent)
+    parse_targets(target)
+    longest = config.max_position_embeddings
+    seq_len = seq_len or min(DEFAULT_SEQ_LEN, longest)
+    if seq_len > longest:
+        raise ValueError(
+            f"--seq-len {seq_len}: the model's context is {longest}; give at most that"
+        )
+    if scenario is None:
+        half = min(64, longest // 2)
+        label = "cpu" if device == "auto" else device.split(":")[0]
+        scenario = f"batch=64,in={half},out={half},dtype=fp32,device={label}"
+    served = Scenario.parse(scenario)
+    if served.prompt_tokens + served.output_tokens > longest:
+        raise ValueError(
+            f"--scenario {scenario}: {served.prompt_tokens + served.output_tokens} tokens a row, but "
+            f"the model's context is {longest}; lower in or out"
+        )
+    rows = 16 * seq_len
+    train = TrainSettings(
+        tokens=max(heal_tokens, rows),
+        batch_tokens=rows,
+        micro_batch_tokens=rows,
+        seq_len=seq_len,
+        learning_rate=5e-4,
+    )
+    return [
+        _corpus(parent, data, tokens),
+        *compression(
+            parent=parent,
+            target=target,
+            scenario=scenario,
+            rank=RankSettings(seq_len=seq_len),
+            score=ScoreSettings(seq_len=seq_len),
+            assemble=AssembleSettings(seq_len=seq_len),
+            distill=DistillSettings(train=train),
+            evaluate=EvalSettings(seq_len=seq_len),
+        ),
+    ]
+
+
+def _corpus(parent: Path, data: Sequence[str | Path], tokens: int) -> Stage:
+    sources = [str(one) for one in data]
+    if not sources:
+        raise ValueError("--data: nothing given; give text files, a Hub dataset, or self")
+    if sources == ["self"]:
+        settings = CorpusSettings(source="self", max_tokens=min(tokens, 500_000))
+        return Stage("corpus", settings, {"parent": parent})
+    if any(is_hub_name(one) for one in sources):
+        if len(sources) > 1:
+            raise ValueError(f"--data {' '.join(sources)}: a Hub dataset stands alone")
+        settings = CorpusSettings(source="hub", dataset=sources[0], max_tokens=tokens)
+        return Stage("corpus", settings, {"parent": parent})
+    for one in sources:
+        if not Path(one).is_file():
+            raise ValueError(f"--data {one}: no such file; give text files, a Hub dataset, or self")
+    settings = CorpusSettings(source="files", max_tokens=tokens)
+    return Stage("corpus", settings, {"parent": parent, "data": list(sources)})

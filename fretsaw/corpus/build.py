@@ -1,0 +1,106 @@
+"""The corpus stage: text in, token ids out, the end of the text held out."""
+
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fretsaw.corpus.settings import CorpusSettings
+from fretsaw.data import loader, sources, world
+from fretsaw.stage import StageRun
+from fretsaw.tokenizer import Tokenizer
+
+SAMPLES_A_BATCH = 128
+
+
+def build(settings: CorpusSettings, inputs: Mapping[str, Path], run: StageRun) -> dict[str, Any]:
+    """Write `train.npy`, `heldout.npy` and the tokenizer's files."""
+    if "parent" in inputs:
+        tokenizer = Tokenizer.from_folder(inputs["parent"])
+    else:
+        sample = islice(_documents(settings, inputs, run), settings.tokenizer_documents)
+        tokenizer = Tokenizer.train(sample, settings.vocab_size)
+    tokenizer.save(run.folder)
+    separator = tokenizer.bos_token_id
+    if separator is None:
+        separator = next(iter(tokenizer.eos_token_ids), None)
+    if separator is None:
+        raise ValueError(
+            f"{inputs['parent']}: its tokenizer names neither a bos nor an eos token, so documents "
+            "cannot be told apart; add one to tokenizer_config.json"
+        )
+
+    def tokens(documents: Iterator[str], limit: int) -> np.ndarray:
+        return loader.tokenize(documents, tokenizer.encode, separator, limit)
+
+    if settings.source == "world":
+        train = tokens(world.documents(run.seed, "train", None), settings.max_tokens)
+        heldout = tokens(world.documents(run.seed, "heldout", None), settings.heldout_tokens)
+    else:
+        wanted = settings.max_tokens + settings.heldout_tokens
+        stream = (
+            _sampled_tokens(settings, inputs["parent"], wanted, run)
+            if settings.source == "self"
+            else tokens(_documents(settings, inputs, run), wanted)
+        )
+        if len(stream) < 2 * settings.heldout_tokens:
+            raise ValueError(
+                f"the text has {len(stream):,} tokens, of which {settings.heldout_tokens:,} would be "
+                "held out; give more text, or hold out at most half with --heldout-tokens"
+            )
+        train, heldout = np.split(stream, [len(stream) - settings.heldout_tokens])
+    loader.write_tokens(run.folder / "train.npy", train, tokenizer.vocab_size)
+    loader.write_tokens(run.folder / "heldout.npy", heldout, tokenizer.vocab_size)
+    return {
+        "train_tokens": len(train),
+        "heldout_tokens": len(heldout),
+        "vocab_size": tokenizer.vocab_size,
+    }
+
+
+def _documents(
+    settings: CorpusSettings, inputs: Mapping[str, Path], run: StageRun
+) -> Iterator[str]:
+    if settings.source == "world":
+        return world.documents(run.seed, "train", None)
+    if settings.source == "hub":
+        return sources.read_documents([settings.dataset])
+    files = [str(path) for name, path in sorted(inputs.items()) if name.startswith("data")]
+    if not files:
+        raise ValueError("corpus: no text; give --data FILES")
+    return sources.read_documents(files)
+
+
+def _sampled_tokens(
+    settings: CorpusSettings, parent: Path, wanted: int, run: StageRun
+) -> np.ndarray:
+    """Sample texts from the parent itself at temperature 1, each from a bare bos."""
+    from fretsaw.checkpoint import folder as checkpoint
+    from fretsaw.engine.engine import Engine, Request
+
+    decoder = checkpoint.load(parent, device=run.device)
+    bos = decoder.config.bos_token_id
+    if bos is None:
+        raise ValueError(f"{parent}: names no bos token to start sampling from; give --data FILES")
+    engine = Engine(decoder, max_batch=SAMPLES_A_BATCH)
+    stop = decoder.config.eos_token_ids
+    length = min(settings.sample_length, decoder.config.max_position_embeddings - 1)
+    run.progress.start("sampling", wanted, unit="token")
+    sampled: list[list[int]] = []
+    num_tokens = 0
+    while num_tokens < wanted:
+        first = run.seed * 1_000_003 + len(sampled)
+        requests = [
+            Request((bos,), length, temperature=1.0, seed=first + i, stop_token_ids=stop)
+            for i in range(SAMPLES_A_BATCH)
+        ]
+        texts: list[list[int]] = [[bos] for _ in requests]
+        for event in engine.generate(requests):
+            if event.token_id not in stop:
+                texts[event.request].append(event.token_id)
+        sampled += texts
+        num_tokens += sum(map(len, texts))
+        run.step(min(num_tokens, wanted), row=False)
+    return np.fromiter(islice(chain.from_iterable(sampled), wanted), dtype=np.int64)

@@ -1,0 +1,39 @@
+"""Settings of the corpus: which text, how much of it, and what is held out."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusSettings:
+    """Turn text into token ids, with a held-out part.
+
+    The tokenizer is that of the checkpoint given as `--parent`; without one it is trained here.
+    """
+
+    source: Literal["files", "hub", "self", "world"] = "files"
+    """files given as inputs, a Hub dataset, text sampled from the parent, or generated problems."""
+    dataset: str = ""
+    """With source hub: the dataset's id, streamed for just the tokens needed."""
+    max_tokens: int = 4_000_000
+    """Training tokens taken at most."""
+    heldout_tokens: int = 65_536
+    """Tokens held out from the end of the text."""
+    vocab_size: int = 512
+    """Without a parent: size of the tokenizer that is trained."""
+    tokenizer_documents: int = 4000
+    """Without a parent: documents the tokenizer is trained on."""
+    sample_length: int = 256
+    """With source self: tokens of one sampled text at most."""
+
+    def __post_init__(self) -> None:
+        if (self.source == "hub") != bool(self.dataset):
+            raise ValueError(
+                f"source {self.source!r} with dataset {self.dataset!r}; a Hub dataset needs both "
+                "source hub and its id"
+            )
+        if self.max_tokens < 2 or self.heldout_tokens < 2:
+            raise ValueError(
+                f"max_tokens {self.max_tokens}, heldout_tokens {self.heldout_tokens}; "
+                "both parts need at least 2 tokens"
+            )

@@ -1,0 +1,110 @@
+"""The tokens of a corpus as rows to train on.
+
+A corpus is a folder with `train.npy` and `heldout.npy`: token ids as one flat array, documents
+laid end to end, each starting with bos. It is cut into windows of `seq_len` tokens; a row is a
+window and the one token after it, so that row[:-1] are the inputs and row[1:] the targets. Which
+rows a step sees depends on (seed, step) alone: resuming needs no state.
+"""
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64, Integer, UInt32
+
+Tokens = Integer[np.ndarray, "tokens"]
+
+
+def tokenize(
+    documents: Iterator[str],
+    encode: Callable[[str], list[int]],
+    bos_token_id: int,
+    max_tokens: int,
+) -> UInt32[np.ndarray, "tokens"]:
+    """Lay documents end to end, each after a bos, up to `max_tokens`; the last may be cut there.
+
+    `encode` adds no special tokens. Fewer tokens come back where the documents run out.
+    """
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens {max_tokens}: nothing would be read; give at least 1")
+    token_ids = array("I")
+    while len(token_ids) < max_tokens and (document := next(documents, None)) is not None:
+        token_ids.append(bos_token_id)
+        token_ids.extend(encode(document))
+    if not token_ids:
+        raise ValueError("data: no documents, so no tokens; give a source with text in it")
+    return np.array(token_ids[:max_tokens], dtype=np.uint32)
+
+
+def write_tokens(path: Path, token_ids: Iterable[int] | Tokens, vocab_size: int) -> None:
+    """Write ids to `path` (.npy) in the smallest of uint16 and uint32 that holds the vocabulary."""
+    assert path.suffix == ".npy", f"{path}: np.save would append .npy and write elsewhere"
+    ids = token_ids if isinstance(token_ids, np.ndarray) else np.array([*token_ids], dtype=np.int64)
+    if ids.size == 0:
+        raise ValueError(f"{path}: no tokens to write; give a source with text in it")
+    if ids.min() < 0 or ids.max() >= vocab_size:
+        raise ValueError(
+            f"{path}: token ids {ids.min()}..{ids.max()} do not fit a vocabulary of {vocab_size}; "
+            "tokenize with the model's own tokenizer"
+        )
+    np.save(path, ids.astype(np.uint16 if vocab_size <= 1 << 16 else np.uint32))
+
+
+def read_tokens(path: Path) -> Tokens:
+    """Map a corpus file into memory; only the pages that are used are read."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; a corpus has train.npy and heldout.npy")
+    tokens = np.load(path, mmap_mode="r")
+    if tokens.ndim != 1 or tokens.dtype not in (np.uint16, np.uint32):
+        raise ValueError(
+            f"{path}: {tokens.dtype} of shape {tokens.shape}, but a corpus is one flat array of "
+            "uint16 or uint32; write it with write_tokens"
+        )
+    return tokens
+
+
+def num_windows(tokens: Tokens, seq_len: int) -> int:
+    """Return how many rows the corpus has; raise ValueError where not even one."""
+    if len(tokens) <= seq_len:
+        raise ValueError(
+            f"data: {len(tokens)} tokens, but one row of seq_len {seq_len} needs {seq_len + 1}; "
+            "give more text or lower seq_len"
+        )
+    return (len(tokens) - 1) // seq_len
+
+
+def batch(
+    tokens: Tokens, *, seed: int, step: int, batch_size: int, seq_len: int
+) -> Int64[np.ndarray, "{batch_size} {seq_len}+1"]:
+    """Return the rows of an optimizer step, as a pure function of (seed, step).
+
+    Steps walk through the windows in an order that is a fresh permutation each epoch, so every
+    window is seen once an epoch; a batch may end one epoch and begin the next.
+    """
+    epoch_len = num_windows(tokens, seq_len)
+    places = range(step * batch_size, (step + 1) * batch_size)
+    epochs = {place // epoch_len for place in places}
+    orders = {e: np.random.default_rng([seed, e]).permutation(epoch_len) for e in epochs}
+    windows = [int(orders[place // epoch_len][place % epoch_len]) for place in places]
+    return _gather(tokens, windows, seq_len)
+
+
+def rows(
+    tokens: Tokens, seq_len: int, num_rows: int
+) -> Int64[np.ndarray, "{num_rows} {seq_len}+1"]:
+    """Return the first rows in order, for calibration and held-out loss."""
+    available = num_windows(tokens, seq_len)
+    if num_rows > available:
+        raise ValueError(
+            f"data: {num_rows} rows of seq_len {seq_len} asked for, but {len(tokens)} tokens make "
+            f"{available}; give more text or ask for fewer rows"
+        )
+    return _gather(tokens, range(num_rows), seq_len)
+
+
+def _gather(
+    tokens: Tokens, windows: Iterable[int], seq_len: int
+) -> Int64[np.ndarray, "rows {seq_len}+1"]:
+    cut = [tokens[window * seq_len : (window + 1) * seq_len + 1] for window in windows]
+    return np.stack(cut).astype(np.int64)

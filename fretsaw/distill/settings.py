@@ -1,0 +1,135 @@
+"""Settings of training: the loop, distillation from a parent, and pretraining from nothing."""
+
+from dataclasses import dataclass, field
+
+
+def _require(condition: bool, name: str, value: object, rule: str) -> None:
+    if not condition:
+        raise ValueError(f"{name}: {value!r}; {rule}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """The training loop."""
+
+    tokens: int = 2_000_000
+    """Tokens to train on; the number of steps follows from it."""
+    batch_tokens: int = 4096
+    """Tokens of one optimizer step."""
+    micro_batch_tokens: int = 4096
+    """Tokens of one forward and backward; gradients accumulate to `batch_tokens`."""
+    seq_len: int = 256
+    """Tokens of one row."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
+    min_lr_ratio: float = 0.1
+    """Where the cosine ends, as a fraction of the peak."""
+    warmup_ratio: float = 0.05
+    """Fraction of the steps spent warming up."""
+    weight_decay: float = 0.1
+    """Decay of matrices; norms have none."""
+    beta1: float = 0.9
+    """AdamW's first moment."""
+    beta2: float = 0.95
+    """AdamW's second moment."""
+    grad_clip: float = 1.0
+    """Largest norm of the gradient."""
+    heldout_tokens: int = 16_384
+    """Tokens of every held-out measurement."""
+    heldout_every: int = 100
+    """Steps between held-out measurements."""
+    save_every_s: float = 30.0
+    """Seconds between saved states; it never changes the result."""
+    compile: bool = False
+    """Compile the blocks with torch.compile (needs a C++ compiler on CPU)."""
+
+    def __post_init__(self) -> None:
+        _require(self.seq_len >= 2, "seq_len", self.seq_len, "a row needs at least 2 tokens")
+        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "must be positive")
+        rule = f"must be a multiple of seq_len {self.seq_len}"
+        micro, batch = self.micro_batch_tokens, self.batch_tokens
+        _require(
+            micro >= self.seq_len and micro % self.seq_len == 0, "micro_batch_tokens", micro, rule
+        )
+        _require(
+            batch >= micro and batch % micro == 0,
+            "batch_tokens",
+            batch,
+            f"must be a multiple of micro_batch_tokens {micro}",
+        )
+        _require(
+            self.tokens >= batch, "tokens", self.tokens, f"must be at least batch_tokens {batch}"
+        )
+        _require(0 <= self.warmup_ratio <= 1, "warmup_ratio", self.warmup_ratio, "lies in 0 to 1")
+        _require(self.heldout_every > 0, "heldout_every", self.heldout_every, "must be positive")
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps."""
+        return self.tokens // self.batch_tokens
+
+    @property
+    def num_warmup(self) -> int:
+        """Steps of the warm-up, at least one."""
+        return max(1, round(self.warmup_ratio * self.num_steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillSettings:
+    """Train a child to agree with its parent (Puzzle, section 2: cosine + KL, no LM loss).
+
+    With both teacher terms at 0 and `lm_weight` 1 this is continued pretraining.
+    """
+
+    kl_weight: float = 1.0
+    """Weight of KL(parent || child) on the next-token distributions."""
+    cosine_weight: float = 1.0
+    """Weight of 1 - cos between hidden states, summed over the layers."""
+    lm_weight: float = 0.0
+    """Weight of the next-token cross-entropy on the text."""
+    keep_best: bool = True
+    """Keep the weights with the best held-out figure, those at the start included."""
+    train: TrainSettings = field(default_factory=lambda: TrainSettings(learning_rate=5e-4))
+    """The loop."""
+
+    def __post_init__(self) -> None:
+        weights = (self.kl_weight, self.cosine_weight, self.lm_weight)
+        _require(min(weights) >= 0, "loss weights", weights, "must not be negative")
+        _require(max(weights) > 0, "loss weights", weights, "at least one must be positive")
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the parent is needed at all."""
+        return self.kl_weight > 0 or self.cosine_weight > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainSettings:
+    """Train a Llama from random weights on a corpus, with the corpus's tokenizer."""
+
+    num_hidden_layers: int = 8
+    """Layers."""
+    hidden_size: int = 128
+    """Width of the residual stream."""
+    num_attention_heads: int = 8
+    """Query heads; each has hidden_size / num_attention_heads dimensions."""
+    num_key_value_heads: int = 4
+    """Key-value heads."""
+    intermediate_size: int = 384
+    """FFN width."""
+    tie_word_embeddings: bool = True
+    """Use the embedding table as the output matrix."""
+    max_position_embeddings: int = 1024
+    """Longest context the checkpoint states."""
+    rope_theta: float = 10_000.0
+    """Base of the rotary frequencies."""
+    train: TrainSettings = field(default_factory=TrainSettings)
+    """The loop."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.hidden_size % self.num_attention_heads == 0,
+            "hidden_size",
+            self.hidden_size,
+            f"must be a multiple of num_attention_heads {self.num_attention_heads}",
+        )

@@ -1,0 +1,122 @@
+"""What a device can do: FLOP/s, memory, bytes/s, links. Standard library only.
+
+Figures are the vendors' datasheets: NVIDIA A100, H100 (SXM5), H200, L40S and HGX B200, and the Ada
+whitepaper for the RTX 4090. They are dense, never the doubled "with sparsity" ones; fp32 is the
+plain one, without TF32. Where a chip has no fp8 units, fp8 runs at the bf16 rate. No datasheet
+states the latency of a launch: that column is our estimate for an engine without CUDA graphs.
+"""
+
+import difflib
+import re
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """One kind of device, `count` of them; all figures but the totals are per device."""
+
+    name: str
+    bf16_flops: float  # FLOP/s
+    fp32_flops: float  # FLOP/s
+    fp8_flops: float  # FLOP/s
+    memory_bytes: float
+    memory_bandwidth: float  # bytes/s
+    link_bandwidth: float  # bytes/s to the other devices, both directions together
+    launch_s: float
+    count: int = 1
+
+    def flops(self, dtype: str) -> float:
+        """Return the peak FLOP/s of all `count` devices for matrix products in `dtype`.
+
+        Integer weights are widened before the product, so int8 runs at the bf16 rate.
+        """
+        match dtype:
+            case "fp32":
+                peak = self.fp32_flops
+            case "fp8":
+                peak = self.fp8_flops
+            case "bf16" | "fp16" | "int8":
+                peak = self.bf16_flops
+            case _:
+                raise ValueError(
+                    f"{dtype!r} is no number format; use bf16, fp16, fp32, fp8 or int8"
+                )
+        return self.count * peak
+
+    @property
+    def total_memory_bytes(self) -> float:
+        """Memory of all `count` devices."""
+        return self.count * self.memory_bytes
+
+    @property
+    def total_bandwidth(self) -> float:
+        """Bytes/s that all `count` devices read from their own memory."""
+        return self.count * self.memory_bandwidth
+
+    def all_reduce_s(self, num_bytes: float) -> float:
+        """Seconds to sum `num_bytes` over the devices with a ring; 0 for one device.
+
+        Each device sends and receives 2 (n - 1) / n of the bytes, and `link_bandwidth` counts both
+        directions.
+        """
+        traffic = 2 * 2 * (self.count - 1) / self.count * num_bytes
+        return traffic / self.link_bandwidth if self.count > 1 else 0.0
+
+
+def _gpu(
+    name: str, bf16_tflops: float, fp32_tflops: float, fp8_tflops: float, gb: float, gb_s: float,
+    link_gb_s: float,
+) -> Device:  # fmt: skip
+    return Device(
+        name=name,
+        bf16_flops=bf16_tflops * 1e12,
+        fp32_flops=fp32_tflops * 1e12,
+        fp8_flops=fp8_tflops * 1e12,
+        memory_bytes=gb * 1e9,
+        memory_bandwidth=gb_s * 1e9,
+        link_bandwidth=link_gb_s * 1e9,
+        launch_s=3e-6,
+    )
+
+
+_CPU = Device(  # a two-core laptop with AVX2: rough, one significant figure
+    name="cpu",
+    bf16_flops=5e10,  # emulated: slower than fp32
+    fp32_flops=1e11,
+    fp8_flops=5e10,
+    memory_bytes=8e9,
+    memory_bandwidth=2e10,
+    link_bandwidth=1e9,
+    launch_s=5e-6,
+)
+
+# name: bf16, fp32, fp8 TFLOP/s; GB; GB/s of memory; GB/s of NVLink (PCIe 4.0 x16 for the last two)
+DEVICES = {
+    device.name: device
+    for device in (
+        _gpu("a100-40", 312, 19.5, 312, 40, 1555, 600),
+        _gpu("a100-80", 312, 19.5, 312, 80, 2039, 600),
+        _gpu("h100", 989.4, 66.9, 1978.9, 80, 3350, 900),
+        _gpu("h200", 989.4, 66.9, 1978.9, 141, 4800, 900),
+        _gpu("b200", 2250, 75, 4500, 180, 8000, 1800),
+        _gpu("l40s", 362.05, 91.6, 733, 48, 864, 64),
+        _gpu("rtx4090", 165.2, 82.6, 330.3, 24, 1008, 64),
+        _CPU,
+    )
+}
+
+
+def find_device(name: str) -> Device:
+    """Return the device called `name`: "h100", or "h100x8" for eight of them.
+
+    Raises `ValueError` with the nearest known name.
+    """
+    if name in DEVICES:
+        return DEVICES[name]
+    counted = re.fullmatch(r"(.+)x([1-9]\d*)", name)
+    if counted is not None and counted[1] in DEVICES:
+        return replace(DEVICES[counted[1]], count=int(counted[2]))
+    stem = counted[1] if counted else name
+    nearest = difflib.get_close_matches(stem, DEVICES, n=1, cutoff=0.4)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    raise ValueError(f"device {name!r} is unknown; {hint}known: {', '.join(DEVICES)}, or DEVICExN")

@@ -1,0 +1,478 @@
+"""What compressing a parent will take and can reach, from its config alone: no weights, no torch.
+
+Every second is a roofline, max(FLOPs / peak, bytes / bandwidth), so the plan says what is possible
+and its shape, not what will be measured. Its "score" is a proxy, the share of the parent's block
+parameters that is removed; only `rank` and `score` know quality.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from fretsaw.hardware import Device, find_device
+from fretsaw.model.config import BlockConfig, ModelConfig, blocks_from_names
+from fretsaw.model.size import (
+    BYTES_PER_ELEMENT,
+    block_flops,
+    block_kv_bytes,
+    block_params,
+    embedding_params,
+    forward_flops,
+    head_flops,
+    num_params,
+)
+from fretsaw.progress import format_seconds
+from fretsaw.puzzle.search import Infeasible, Solution, search_table, smallest_cost
+from fretsaw.puzzle.table import Alternative, Table, default_alternatives
+from fretsaw.scenario import MIB, Scenario, limits, parse_targets
+
+EFFICIENCY = 0.4  # of peak FLOP/s that training and scoring reach
+DISK_BYTES_PER_S = 1e9
+SEQUENCE = 2048  # tokens a calibration and distillation sequence has
+CHUNK = 1024  # tokens whose logits are in memory at once
+MICRO_BATCH = 8192  # tokens of one distillation micro-batch
+EVAL_TOKENS = 131_072
+LAUNCHES = {"attention": 6, "ffn": 4, "head": 2}  # kernels of a subblock
+COST_SAMPLES = 9  # interleaved measurements of a cost
+SPEEDUPS = (1.25, 1.5, 2.0, 3.0)
+UNITS = {"prefill_ms": "ms", "decode_ms": "ms", "memory_mib": "MiB", "params": "parameters"}
+
+Alternatives = tuple[Sequence[str], Sequence[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePlan:
+    """What one stage holds in memory, how long it computes and what it leaves on disk."""
+
+    name: str
+    weights_mib: float = 0.0
+    activations_mib: float = 0.0  # the frontier, Gram matrices, keys and values
+    optimizer_mib: float = 0.0  # gradients, and Adam's two moments
+    logits_mib: float = 0.0  # one vocabulary chunk, teacher's and student's
+    seconds: float
+    disk_mib: float
+
+    @property
+    def memory_mib(self) -> float:
+        """All of it together."""
+        return self.weights_mib + self.activations_mib + self.optimizer_mib + self.logits_mib
+
+
+@dataclass(frozen=True)
+class Point:
+    """The child that keeps most parameters at a speed-up, by roofline."""
+
+    quantity: str  # decode or prefill
+    speedup: float
+    is_largest: bool  # the largest reachable: a limit of the search space, not a goal
+    params_share: float | None  # of all the parent's parameters; None where out of reach
+    memory_share: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A compression foreseen."""
+
+    config: ModelConfig
+    scenario: Scenario
+    device: Device
+    target: str
+    alternatives: Alternatives
+    space_log10: float  # log10 of the number of children
+    parent_costs: dict[str, float]
+    child: Solution | None  # the one at the target
+    infeasible: str | None  # why there is none
+    stages: tuple[StagePlan, ...]
+    front: tuple[Point, ...]
+
+
+# --- roofline -------------------------------------------------------------------------------------
+
+
+def roofline_table(config: ModelConfig, alternatives: Alternatives, scenario: Scenario) -> Table:
+    """Predict prefill_ms, decode_ms, memory_mib and params of every alternative of every layer.
+
+    Time of a pass over n tokens = max(FLOPs / peak, (weights + keys and values) / bandwidth) +
+    launches, plus an all-reduce a subblock where there are several devices; decode is `out` such
+    passes at the middle context, in + out / 2. Memory = weights + keys and values of batch x
+    (in + out) tokens. The score is a proxy: the share of the parent's block parameters removed.
+    """
+    parent_params = sum(block_params(config, block).total for block in config.blocks)
+    attention, ffn = alternatives
+    halves: dict[tuple[str, str], tuple[float, dict[str, float]]] = {}
+    for name in attention:
+        block = BlockConfig.from_names(name, "ffn_none")
+        halves["attention", name] = _subblock(config, block, "attention", scenario)
+    for name in ffn:
+        block = BlockConfig.from_names("attn_none", name)
+        halves["ffn", name] = _subblock(config, block, "ffn", scenario)
+    layers = []
+    for own in config.blocks:
+        size = block_params(config, own)
+        parents = {"attention": size.attention, "ffn": size.ffn}
+        layer: dict[str, dict[str, Alternative]] = {"attention": {}, "ffn": {}}
+        for (subblock, name), (params, costs) in halves.items():
+            removed = (parents[subblock] - params) / parent_params
+            layer[subblock][name] = Alternative(removed, costs)
+        layers.append(layer)
+    return Table(tuple(layers), _fixed(config, scenario), UNITS)
+
+
+def _subblock(
+    config: ModelConfig, block: BlockConfig, subblock: str, scenario: Scenario
+) -> tuple[float, dict[str, float]]:
+    """Return the parameters and the costs of a block of which only one subblock is there."""
+    params = block_params(config, block).total
+    if not params:
+        return 0.0, dict.fromkeys(UNITS, 0.0)
+    weight_bytes = params * BYTES_PER_ELEMENT[scenario.dtype]
+    kv_bytes = block_kv_bytes(config, block, scenario.dtype)
+
+    def pass_s(num_tokens: int, context: float, kv_tokens: float) -> float:
+        flops = num_tokens * block_flops(config, block, context=context).total
+        moved = weight_bytes + kv_tokens * kv_bytes
+        return _pass_s(config, scenario, flops, moved, num_tokens, LAUNCHES[subblock])
+
+    batch, tokens_in, tokens_out = scenario.batch, scenario.prompt_tokens, scenario.output_tokens
+    middle = tokens_in + tokens_out / 2
+    return params, {
+        "prefill_ms": 1e3 * pass_s(batch * tokens_in, tokens_in / 2, batch * tokens_in),
+        "decode_ms": 1e3 * tokens_out * pass_s(batch, middle, batch * middle),
+        "memory_mib": (weight_bytes + kv_bytes * batch * (tokens_in + tokens_out)) / MIB,
+        "params": params,
+    }
+
+
+def _fixed(config: ModelConfig, scenario: Scenario) -> dict[str, float]:
+    """Costs of embeddings, final norm and head; a prefill needs one token's logits a request."""
+    width = BYTES_PER_ELEMENT[scenario.dtype]
+    head_s = _pass_s(
+        config,
+        scenario,
+        scenario.batch * head_flops(config),
+        config.vocab_size * config.hidden_size * width,
+        scenario.batch,
+        LAUNCHES["head"],
+    )
+    params = embedding_params(config)
+    return {
+        "prefill_ms": 1e3 * head_s,
+        "decode_ms": 1e3 * scenario.output_tokens * head_s,
+        "memory_mib": params * width / MIB,
+        "params": params,
+    }
+
+
+def _pass_s(
+    config: ModelConfig,
+    scenario: Scenario,
+    flops: float,
+    moved_bytes: float,
+    num_tokens: int,
+    launches: int,
+) -> float:
+    device = find_device(scenario.device)
+    compute_s = flops / device.flops(scenario.dtype)
+    memory_s = moved_bytes / device.total_bandwidth
+    hidden_bytes = num_tokens * config.hidden_size * BYTES_PER_ELEMENT[scenario.dtype]
+    link_s = device.all_reduce_s(hidden_bytes)
+    return max(compute_s, memory_s) + launches * device.launch_s + link_s
+
+
+def _front(table: Table, parent: dict[str, float]) -> tuple[Point, ...]:
+    points = []
+    for quantity in ("decode", "prefill"):
+        cost = f"{quantity}_ms"
+        fastest = smallest_cost(table, cost)
+        largest = parent[cost] / fastest
+        for speedup in (*SPEEDUPS, largest):
+            bound = fastest if speedup == largest else parent[cost] / speedup
+            params_share, memory_share = None, None
+            if speedup <= largest:
+                costs = search_table(table, {cost: bound})[0].costs
+                params_share = costs["params"] / parent["params"]
+                memory_share = costs["memory_mib"] / parent["memory_mib"]
+            is_largest = speedup == largest
+            points.append(Point(quantity, speedup, is_largest, params_share, memory_share))
+    return tuple(points)
+
+
+# --- stages ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What the stages' forecasts are made from."""
+
+    parent: ModelConfig
+    child: ModelConfig
+    scenario: Scenario
+    device: Device
+    alternatives: Alternatives
+    calibration_tokens: int
+    distill_tokens: int
+
+    def weights_mib(self, config: ModelConfig) -> float:
+        return num_params(config) * BYTES_PER_ELEMENT[self.scenario.dtype] / MIB
+
+    def seconds(self, flops: float) -> float:
+        return flops / (EFFICIENCY * self.device.flops(self.scenario.dtype))
+
+    @property
+    def frontier_mib(self) -> float:
+        """Hidden states of all calibration tokens at one layer: read, and written."""
+        width = self.parent.hidden_size * BYTES_PER_ELEMENT[self.scenario.dtype]
+        return 2 * self.calibration_tokens * width / MIB
+
+    @property
+    def gram_mib(self) -> float:
+        """One layer's Gram matrix and its Cholesky factor, in fp32."""
+        return 2 * 4 * max(block.intermediate_size for block in self.parent.blocks) ** 2 / MIB
+
+    @property
+    def gram_flops(self) -> float:
+        """FLOPs to gather the FFNs' Gram matrices, X^T X, over the calibration tokens."""
+        return sum(2 * self.calibration_tokens * b.intermediate_size**2 for b in self.parent.blocks)
+
+    @property
+    def logits_mib(self) -> float:
+        """Teacher's and student's logits of one chunk, in fp32."""
+        return 2 * 4 * CHUNK * self.parent.vocab_size / MIB
+
+    def forward_flops(self, config: ModelConfig) -> float:
+        """FLOPs of one token in a sequence, its mean causal context being half of that."""
+        return forward_flops(config, context=SEQUENCE / 2)
+
+
+def _rank(work: _Work) -> StagePlan:
+    flops = work.calibration_tokens * work.forward_flops(work.parent) + work.gram_flops
+    per_layer = [b.intermediate_size + b.num_key_value_heads for b in work.parent.blocks]
+    return StagePlan(
+        name="rank",
+        weights_mib=work.weights_mib(work.parent),
+        activations_mib=work.frontier_mib + work.gram_mib,
+        seconds=work.seconds(flops),
+        disk_mib=12 * sum(per_layer) / MIB,  # an importance and a place in the order
+    )
+
+
+def _score(work: _Work) -> StagePlan:
+    """Replay: a candidate of layer i runs layers i to the last, and the head."""
+    parent, num_candidates = work.parent, sum(len(names) - 1 for names in work.alternatives)
+    per_block = [block_flops(parent, b, context=SEQUENCE / 2).total for b in parent.blocks]
+    replayed = sum((i + 1) * flops for i, flops in enumerate(per_block))
+    heads = parent.num_hidden_layers * head_flops(parent)
+    teacher = work.forward_flops(parent) + heads
+    flops = num_candidates * (replayed + heads) + teacher
+    return StagePlan(
+        name="score",
+        weights_mib=work.weights_mib(parent),
+        activations_mib=1.5 * work.frontier_mib + work.gram_mib,  # the last hidden states too
+        logits_mib=work.logits_mib,
+        seconds=work.seconds(work.calibration_tokens * flops + work.gram_flops),
+        disk_mib=200 * parent.num_hidden_layers * num_candidates / MIB,
+    )
+
+
+def _cost(work: _Work, table: Table) -> StagePlan:
+    """Each distinct subblock is timed in stacks of one and two."""
+    distinct = [a.costs for subblock in table.layers[0].values() for a in subblock.values()]
+    pass_ms = [c["prefill_ms"] + c["decode_ms"] / work.scenario.output_tokens for c in distinct]
+    largest = max(costs["memory_mib"] for costs in distinct)
+    params_mib = max(c["params"] for c in distinct) * BYTES_PER_ELEMENT[work.scenario.dtype] / MIB
+    return StagePlan(
+        name="cost",
+        weights_mib=2 * params_mib,
+        activations_mib=2 * max(0.0, largest - params_mib),
+        seconds=COST_SAMPLES * 3 * sum(pass_ms) / 1e3,
+        disk_mib=200 * len(distinct) / MIB,
+    )
+
+
+def _search(work: _Work) -> StagePlan:
+    figures = work.parent.num_hidden_layers * sum(len(names) for names in work.alternatives)
+    return StagePlan(
+        name="search", activations_mib=64, seconds=0.3 * figures / 448, disk_mib=200 * figures / MIB
+    )
+
+
+def _assemble(work: _Work) -> StagePlan:
+    """Sequential repair, parent and child side by side layer by layer, then one child saved."""
+    both = work.forward_flops(work.parent) + work.forward_flops(work.child)
+    child_mib = work.weights_mib(work.child)
+    moved_s = (work.weights_mib(work.parent) + child_mib) * MIB / DISK_BYTES_PER_S
+    return StagePlan(
+        name="assemble",
+        weights_mib=work.weights_mib(work.parent) + child_mib,
+        activations_mib=2 * work.frontier_mib + work.gram_mib,
+        seconds=work.seconds(work.calibration_tokens * both + work.gram_flops) + moved_s,
+        disk_mib=child_mib,
+    )
+
+
+def _distill(work: _Work) -> StagePlan:
+    """The student's forward, backward (twice that) and recomputation, and the teacher's forward.
+
+    fp32 weights of the student, the teacher in the scenario's format; gradients and two moments in
+    fp32; one hidden state a layer kept (activation checkpointing) and one block's inside. On disk:
+    the child, and a resume state of weights and moments while it runs.
+    """
+    parent, child = work.parent, work.child
+    student = num_params(child)
+    flops = 4 * work.forward_flops(child) + work.forward_flops(parent)
+    inside = max(4 * parent.hidden_size + 3 * b.intermediate_size for b in parent.blocks)
+    kept = 4 * MICRO_BATCH * (parent.hidden_size * parent.num_hidden_layers + inside) / MIB
+    child_mib = work.weights_mib(child)
+    return StagePlan(
+        name="distill",
+        weights_mib=work.weights_mib(parent) + 4 * student / MIB,
+        activations_mib=kept,
+        optimizer_mib=12 * student / MIB,
+        logits_mib=work.logits_mib,
+        seconds=work.seconds(work.distill_tokens * flops),
+        disk_mib=child_mib + 12 * student / MIB,
+    )
+
+
+def _eval(work: _Work) -> StagePlan:
+    both = work.forward_flops(work.parent) + work.forward_flops(work.child)
+    return StagePlan(
+        name="eval",
+        weights_mib=work.weights_mib(work.parent) + work.weights_mib(work.child),
+        activations_mib=4 * MICRO_BATCH * work.parent.hidden_size / MIB,
+        logits_mib=work.logits_mib,
+        seconds=work.seconds(EVAL_TOKENS * both),
+        disk_mib=0.1,
+    )
+
+
+# --- the plan -------------------------------------------------------------------------------------
+
+
+def make_plan(
+    config: ModelConfig,
+    *,
+    scenario: Scenario,
+    target: str,
+    calibration_tokens: int,
+    distill_tokens: int,
+    alternatives: Alternatives | None = None,
+) -> Plan:
+    """Foresee the compression of a parent, in seconds and without its weights.
+
+    Where the target is out of reach by roofline the plan says why and sizes the later stages for a
+    child as large as the parent. Raises `ValueError` for a target that is not understood and for a
+    device that hardware.py does not list.
+    """
+    device, targets = find_device(scenario.device), parse_targets(target)
+    alternatives = alternatives or default_alternatives(config)
+    table = roofline_table(config, alternatives, scenario)
+    own = roofline_table(config, _own_names(config), scenario)
+    parent_costs = _parent_costs(config, own)
+    child, infeasible = None, None
+    try:
+        child = search_table(table, limits(targets, parent_costs))[0]
+    except Infeasible as error:
+        infeasible = str(error)
+    choices = child.choices if child else [(b.attention_name, b.ffn_name) for b in config.blocks]
+    blocks = blocks_from_names((choice[0], choice[1]) for choice in choices)
+    work = _Work(
+        config,
+        replace(config, blocks=blocks),
+        scenario,
+        device,
+        alternatives,
+        calibration_tokens,
+        distill_tokens,
+    )
+    attention, ffn = alternatives
+    return Plan(
+        config=config,
+        scenario=scenario,
+        device=device,
+        target=target,
+        alternatives=alternatives,
+        space_log10=config.num_hidden_layers * math.log10(len(attention) * len(ffn)),
+        parent_costs=parent_costs,
+        child=child,
+        infeasible=infeasible,
+        stages=(
+            _rank(work),
+            _score(work),
+            _cost(work, table),
+            _search(work),
+            _assemble(work),
+            _distill(work),
+            _eval(work),
+        ),
+        front=_front(table, parent_costs),
+    )
+
+
+def _own_names(config: ModelConfig) -> Alternatives:
+    attention = dict.fromkeys(block.attention_name for block in config.blocks)
+    return tuple(attention), tuple(dict.fromkeys(block.ffn_name for block in config.blocks))
+
+
+def _parent_costs(config: ModelConfig, own: Table) -> dict[str, float]:
+    costs = dict(own.fixed)
+    for block, layer in zip(config.blocks, own.layers, strict=True):
+        for subblock, name in (("attention", block.attention_name), ("ffn", block.ffn_name)):
+            for cost, value in layer[subblock][name].costs.items():
+                costs[cost] += value
+    return costs
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+def render_plan(plan: Plan) -> str:
+    """Write the plan as aligned text for a terminal of 100 columns."""
+    config, parent = plan.config, plan.parent_costs
+    attention, ffn = plan.alternatives
+    lines = [
+        f"parent     {num_params(config) / 1e9:.3g}B parameters, {config.num_hidden_layers} layers",
+        f"scenario   {plan.scenario}",
+        f"target     {plan.target}",
+        f"attention  {' '.join(attention)}",
+        f"ffn        {' '.join(ffn)}",
+        f"space      10^{plan.space_log10:.0f} children",
+        "",
+        f"{'stage':<10}{'weights':>11}{'activat.':>11}{'optimizer':>11}{'logits':>9}"
+        f"{'memory MiB':>12}{'time':>13}{'disk MiB':>12}",
+    ]
+    for s in plan.stages:
+        too_much = s.memory_mib * MIB > plan.device.total_memory_bytes
+        lines.append(
+            f"{s.name:<10}{s.weights_mib:>11,.0f}{s.activations_mib:>11,.0f}"
+            f"{s.optimizer_mib:>11,.0f}{s.logits_mib:>9,.0f}{s.memory_mib:>12,.0f}"
+            f"{format_seconds(s.seconds):>13}{s.disk_mib:>12,.1f}" + ("  !" if too_much else "")
+        )
+    memory_mib = plan.device.total_memory_bytes / MIB
+    total_s, disk_mib = sum(s.seconds for s in plan.stages), sum(s.disk_mib for s in plan.stages)
+    lines += [
+        f"{'in all':<64}{format_seconds(total_s):>13}{disk_mib:>12,.1f}",
+        f"(! = more than the {memory_mib:,.0f} MiB of {plan.scenario.device}; times at "
+        f"{EFFICIENCY:.0%} of peak)",
+        "",
+        "at the scenario, by roofline:",
+        f"{'':<10}{'prefill ms':>14}{'decode ms':>14}{'memory MiB':>14}{'params':>10}",
+        _costs_line("parent", parent),
+    ]
+    lines.append(_costs_line("child", plan.child.costs) if plan.child else f"{plan.infeasible}")
+    lines += ["", "reachable by roofline (quality unknown: most parameters kept is only a proxy):"]
+    lines.append(f"{'speed-up':<24}{'params kept':>14}{'memory kept':>14}")
+    for p in plan.front:
+        label = f"{p.speedup:.4g}x {p.quantity}" + (" (the most)" if p.is_largest else "")
+        if p.params_share is None or p.memory_share is None:
+            lines.append(f"{label:<24}{'out of reach':>14}")
+        else:
+            lines.append(f"{label:<24}{p.params_share:>14.1%}{p.memory_share:>14.1%}")
+    return "\n".join(lines)
+
+
+def _costs_line(name: str, costs: dict[str, float]) -> str:
+    return (
+        f"{name:<10}{costs['prefill_ms']:>14,.1f}{costs['decode_ms']:>14,.1f}"
+        f"{costs['memory_mib']:>14,.0f}{costs['params'] / 1e9:>9.4g}B"
+    )

@@ -1,0 +1,78 @@
+"""Settings of the search's stages: rank, score, cost, search, assemble."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankSettings:
+    """Rank FFN channels and key-value heads by what they contribute on calibration text."""
+
+    tokens: int = 32_768
+    """Calibration tokens."""
+    seq_len: int = 256
+    """Tokens of one row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSettings:
+    """Score every alternative: KL from the parent with that one subblock replaced."""
+
+    repair_tokens: int = 32_768
+    """Training text on which narrowed FFNs are repaired in closed form."""
+    tokens: int = 16_384
+    """Held-out text on which the KL is measured."""
+    seq_len: int = 256
+    """Tokens of one row."""
+    batch_rows: int = 16
+    """Rows of one forward."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostSettings:
+    """Measure prefill and decode time of every alternative at a scenario."""
+
+    scenario: str = "batch=64,in=64,out=64,dtype=fp32,device=cpu"
+    """What is served, and on what."""
+    rounds: int = 9
+    """Interleaved repetitions; the median counts."""
+    layers: int = 4
+    """Stacks of this many and twice as many layers are timed; their difference is the cost."""
+    probes: int = 4
+    """Whole random children timed beside the parent, to calibrate sums of costs."""
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or self.layers < 1 or self.probes < 0:
+            raise ValueError(
+                f"rounds {self.rounds}, layers {self.layers}, probes {self.probes}; "
+                "give at least one round and one layer"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """Choose one alternative per subblock, exactly."""
+
+    target: str = "1.5x decode"
+    """What the child must reach, such as "1.5x decode", "60% memory", "0.7x params"."""
+    num_solutions: int = 1
+    """Solutions kept, best first."""
+    min_difference: int = 1
+    """Layers in which any two solutions differ at least."""
+    margin: float = 0.02
+    """Stay this fraction inside the bounds on time, since measured costs have noise."""
+    pareto_points: int = 9
+    """Points of the front of score against decode time that the report draws."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssembleSettings:
+    """Build a solution from the parent's weights, repaired layer by layer."""
+
+    solution: int = 0
+    """Which solution, counted from the best."""
+    repair: bool = True
+    """Refit output matrices in closed form, each on the child's own activations."""
+    tokens: int = 32_768
+    """Calibration tokens of the repair."""
+    seq_len: int = 256
+    """Tokens of one row."""

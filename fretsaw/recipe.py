@@ -1,0 +1,260 @@
+"""A recipe is a list of stages; a stage is a name, settings, and inputs by the names of others.
+
+Standard library only. `STAGES` is the one table of what exists: the command line, the recipes and
+the launcher all read it.
+"""
+
+import importlib
+import importlib.util
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fretsaw.bench.settings import BenchSettings
+from fretsaw.corpus.settings import CorpusSettings
+from fretsaw.distill.settings import DistillSettings, PretrainSettings
+from fretsaw.eval.settings import EvalSettings
+from fretsaw.puzzle.settings import (
+    AssembleSettings,
+    CostSettings,
+    RankSettings,
+    ScoreSettings,
+    SearchSettings,
+)
+from fretsaw.report.settings import ReportSettings
+
+
+@dataclass(frozen=True)
+class StageKind:
+    """What a stage does, where its function is, and what it reads."""
+
+    summary: str
+    function: str  # "module:function", imported only when the stage runs
+    settings: type
+    inputs: dict[str, str]  # name -> what it is
+    optional: frozenset[str] = frozenset()
+
+    def load(self) -> Callable[..., dict[str, Any]]:
+        """Import the function, and torch with it."""
+        module, name = self.function.split(":")
+        return getattr(importlib.import_module(module), name)
+
+
+_PARENT = "the checkpoint that is compressed: a folder or a Hub id"
+_CORPUS = "tokenised text, made by `fretsaw corpus`"
+_RANKING = "channel order, made by `fretsaw rank`"
+_SEARCH = "solutions, made by `fretsaw search`"
+
+STAGES: dict[str, StageKind] = {
+    "corpus": StageKind(
+        "text -> token ids, with a held-out part",
+        "fretsaw.corpus.build:build",
+        CorpusSettings,
+        {"parent": "whose tokenizer is used; without it one is trained", "data": "text files"},
+        frozenset({"parent", "data"}),
+    ),
+    "pretrain": StageKind(
+        "train a small Llama from random weights",
+        "fretsaw.distill.train:pretrain",
+        PretrainSettings,
+        {"corpus": _CORPUS},
+    ),
+    "rank": StageKind(
+        "rank FFN channels and key-value heads",
+        "fretsaw.puzzle.ranking:rank",
+        RankSettings,
+        {"parent": _PARENT, "corpus": _CORPUS},
+    ),
+    "score": StageKind(
+        "score every alternative: replace-1-block KL",
+        "fretsaw.puzzle.score:score",
+        ScoreSettings,
+        {"parent": _PARENT, "corpus": _CORPUS, "ranking": _RANKING},
+    ),
+    "cost": StageKind(
+        "measure every alternative's time at a scenario",
+        "fretsaw.puzzle.cost:cost",
+        CostSettings,
+        {"parent": _PARENT},
+    ),
+    "search": StageKind(
+        "choose the best child that meets a target, exactly",
+        "fretsaw.puzzle.choose:search",
+        SearchSettings,
+        {"scores": "made by `fretsaw score`", "costs": "made by `fretsaw cost`"},
+    ),
+    "assemble": StageKind(
+        "build the child from the parent's weights, repaired in closed form",
+        "fretsaw.puzzle.assemble:assemble",
+        AssembleSettings,
+        {"parent": _PARENT, "corpus": _CORPUS, "ranking": _RANKING, "search": _SEARCH},
+    ),
+    "distill": StageKind(
+        "heal the child by distillation from its parent",
+        "fretsaw.distill.train:distill",
+        DistillSettings,
+        {"child": "the checkpoint to train", "parent": _PARENT, "corpus": _CORPUS},
+        frozenset({"parent"}),
+    ),
+    "eval": StageKind(
+        "held-out loss, agreement with the parent, task accuracy",
+        "fretsaw.eval.evaluate:evaluate",
+        EvalSettings,
+        {"model": "the checkpoint to evaluate", "parent": _PARENT, "corpus": _CORPUS},
+        frozenset({"parent", "corpus"}),
+    ),
+    "bench": StageKind(
+        "measure child against parent at a scenario",
+        "fretsaw.bench.measure:bench",
+        BenchSettings,
+        {"parent": _PARENT, "child": "the checkpoint to compare", "search": _SEARCH},
+        frozenset({"search"}),
+    ),
+    "report": StageKind(
+        "one HTML page and a model card",
+        "fretsaw.report.html:report",
+        ReportSettings,
+        {
+            "parent": _PARENT,
+            "ranking": _RANKING,
+            "scores": "made by `fretsaw score`",
+            "costs": "made by `fretsaw cost`",
+            "search": _SEARCH,
+            "assembled": "the child before healing",
+            "child": "the healed child",
+            "eval": "made by `fretsaw eval`",
+            "bench": "made by `fretsaw bench`",
+        },
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a recipe. `name` is its folder; inputs name earlier stages, or are paths."""
+
+    name: str
+    settings: Any
+    inputs: dict[str, str | Path | list[str | Path]] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """The command this stage runs, told by the type of its settings."""
+        for name, kind in STAGES.items():
+            if kind.settings is type(self.settings):
+                return name
+        raise ValueError(f"stage {self.name!r}: {type(self.settings).__name__} belongs to no stage")
+
+
+def slug(text: str) -> str:
+    """Return a folder name for a target: "1.5x decode, 24GB" -> "1.5x-decode-24GB"."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-").replace("%", "pct")
+
+
+def compression(
+    *,
+    parent: str | Path,
+    target: str,
+    scenario: str,
+    corpus: str = "corpus",
+    under: str = "",
+    rank: RankSettings | None = None,
+    score: ScoreSettings | None = None,
+    cost: CostSettings | None = None,
+    assemble: AssembleSettings | None = None,
+    distill: DistillSettings | None = None,
+    evaluate: EvalSettings | None = None,
+) -> list[Stage]:
+    """Return the Puzzle path from a parent and a corpus to a healed, measured, reported child.
+
+    The first three stages depend on the parent alone; the others stand in a folder of the target's
+    own, so that a second target adds a folder and reruns nothing before the search.
+    """
+    at = under or slug(target)
+    return [
+        Stage("rank", rank or RankSettings(), {"parent": parent, "corpus": corpus}),
+        Stage(
+            "score",
+            score or ScoreSettings(),
+            {"parent": parent, "corpus": corpus, "ranking": "rank"},
+        ),
+        Stage("cost", cost or CostSettings(scenario=scenario), {"parent": parent}),
+        Stage(f"{at}/search", SearchSettings(target=target), {"scores": "score", "costs": "cost"}),
+        Stage(
+            f"{at}/assemble",
+            assemble or AssembleSettings(),
+            {"parent": parent, "corpus": corpus, "ranking": "rank", "search": f"{at}/search"},
+        ),
+        Stage(
+            f"{at}/distill",
+            distill or DistillSettings(),
+            {"child": f"{at}/assemble", "parent": parent, "corpus": corpus},
+        ),
+        Stage(
+            f"{at}/eval",
+            evaluate or EvalSettings(),
+            {"model": f"{at}/distill", "parent": parent, "corpus": corpus},
+        ),
+        Stage(
+            f"{at}/bench",
+            BenchSettings(scenario=scenario),
+            {"parent": parent, "child": f"{at}/distill", "search": f"{at}/search"},
+        ),
+        Stage(
+            f"{at}/report",
+            ReportSettings(),
+            {
+                "parent": parent,
+                "ranking": "rank",
+                "scores": "score",
+                "costs": "cost",
+                "search": f"{at}/search",
+                "assembled": f"{at}/assemble",
+                "child": f"{at}/distill",
+                "eval": f"{at}/eval",
+                "bench": f"{at}/bench",
+            },
+        ),
+    ]
+
+
+def find_recipe(name_or_path: str) -> Path:
+    """Return the file of a shipped recipe (by name) or of the user's own (by path)."""
+    path = Path(name_or_path)
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise ValueError(f"{path}: no such recipe file")
+        return path
+    here = Path(__file__).parent
+    folders = [folder for folder in (here / "recipes", here.parent / "recipes") if folder.is_dir()]
+    shipped = {file.stem: file for folder in folders for file in sorted(folder.glob("*.py"))}
+    if name_or_path not in shipped:
+        raise ValueError(
+            f"{name_or_path!r}: no such recipe; shipped: {', '.join(shipped)}; or give a .py file"
+        )
+    return shipped[name_or_path]
+
+
+def load_recipe(path: Path, arguments: dict[str, Any]) -> list[Stage]:
+    """Run the file's `recipe()`, with the arguments it takes (such as fast=True)."""
+    spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "recipe"):
+        raise ValueError(f"{path}: defines no recipe(); it returns the list of stages")
+    accepted = module.recipe.__code__.co_varnames[: _num_arguments(module.recipe)]
+    for name in arguments:
+        if name not in accepted:
+            raise ValueError(
+                f"{path}: its recipe() takes no {name}; it takes {accepted or 'nothing'}"
+            )
+    return module.recipe(**arguments)
+
+
+def _num_arguments(function: Callable) -> int:
+    code = function.__code__
+    return code.co_argcount + code.co_kwonlyargcount

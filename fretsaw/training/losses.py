@@ -1,0 +1,78 @@
+"""Training losses as pure functions of hidden states and head weights.
+
+The output head is applied in chunks of tokens: with a vocabulary of 128k the logits of a long batch
+are the largest tensor of all, and a chunk is recomputed in the backward pass instead of kept.
+Every function returns a *sum* over tokens, so that the caller divides by the global token count.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+MAX_LOGITS = 1 << 25  # elements of one chunk of logits: 128 MiB in float32
+
+
+def _sum_over_chunks(
+    loss: Callable[..., Tensor], vocab_size: int, *per_token: Tensor
+) -> Float[Tensor, ""]:
+    num_tokens = per_token[0].shape[0]
+    size = max(1, MAX_LOGITS // vocab_size)
+    if num_tokens <= size:
+        return loss(*per_token)
+    sums = [
+        checkpoint(loss, *(t[at : at + size] for t in per_token), use_reentrant=False)
+        for at in range(0, num_tokens, size)
+    ]
+    return torch.stack(sums).sum()
+
+
+def cross_entropy(
+    hidden: Float[Tensor, "tokens hidden"],
+    head_weight: Float[Tensor, "vocab hidden"],
+    targets: Int[Tensor, " tokens"],
+) -> Float[Tensor, ""]:
+    """Return the summed next-token cross-entropy in nats; targets of -100 do not count."""
+
+    def loss(hidden: Tensor, targets: Tensor) -> Tensor:
+        logits = F.linear(hidden, head_weight).float()
+        return F.cross_entropy(logits, targets, reduction="sum")
+
+    return _sum_over_chunks(loss, head_weight.shape[0], hidden, targets)
+
+
+def kl_divergence(
+    teacher_hidden: Float[Tensor, "tokens hidden"],
+    teacher_head: Float[Tensor, "vocab hidden"],
+    student_hidden: Float[Tensor, "tokens hidden"],
+    student_head: Float[Tensor, "vocab hidden"],
+) -> Float[Tensor, ""]:
+    """Return the summed KL(teacher || student) of next-token distributions, in nats.
+
+    Puzzle, arXiv 2411.19146, section 2: the logit term of global knowledge distillation.
+    """
+
+    def loss(teacher_hidden: Tensor, student_hidden: Tensor) -> Tensor:
+        with torch.no_grad():
+            teacher = F.linear(teacher_hidden, teacher_head).float().log_softmax(-1)
+        student = F.linear(student_hidden, student_head).float().log_softmax(-1)
+        return kl_from_log_probs(teacher, student).sum()
+
+    return _sum_over_chunks(loss, teacher_head.shape[0], teacher_hidden, student_hidden)
+
+
+def kl_from_log_probs(
+    teacher: Float[Tensor, "tokens vocab"], student: Float[Tensor, "tokens vocab"]
+) -> Float[Tensor, " tokens"]:
+    """Return sum_v p(v) (log p(v) - log q(v)) for every token, exactly 0 where p and q are equal."""
+    return (teacher.exp() * (teacher - student)).sum(-1)
+
+
+def cosine_distance(
+    teacher: Float[Tensor, "tokens hidden"], student: Float[Tensor, "tokens hidden"]
+) -> Float[Tensor, ""]:
+    """Return the summed 1 - cos of one layer's hidden states (Puzzle, section 2)."""
+    return (1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1)).sum()

@@ -1,0 +1,50 @@
+"""The embedded default: no network, no files, a laptop's CPU, minutes.
+
+Generated text trains a tokenizer and a small parent; the parent is compressed to 1.5x decode and
+healed; the page at the end shows what was kept and what it cost. `fast` is the same at a third of
+the length.
+"""
+
+from fretsaw.corpus.settings import CorpusSettings
+from fretsaw.distill.settings import DistillSettings, PretrainSettings, TrainSettings
+from fretsaw.eval.settings import EvalSettings
+from fretsaw.puzzle.settings import AssembleSettings, RankSettings, ScoreSettings
+from fretsaw.recipe import Stage, compression
+
+SCENARIO = "batch=128,in=64,out=64,dtype=fp32,device=cpu"
+SEQ_LEN = 256
+
+
+def recipe(fast: bool = False, target: str = "1.5x decode") -> list[Stage]:
+    """Return the stages; `fast` trains and heals less."""
+    pretrain_tokens, heal_tokens = (800_000, 150_000) if fast else (3_000_000, 600_000)
+    calibration = 16_384 if fast else 32_768
+    return [
+        Stage(
+            "corpus",
+            CorpusSettings(
+                source="world", max_tokens=pretrain_tokens, heldout_tokens=65_536, vocab_size=512
+            ),
+        ),
+        Stage(
+            "pretrain",
+            PretrainSettings(
+                train=TrainSettings(tokens=pretrain_tokens, learning_rate=3e-3, seq_len=SEQ_LEN)
+            ),
+            {"corpus": "corpus"},
+        ),
+        *compression(
+            parent="pretrain",
+            target=target,
+            scenario=SCENARIO,
+            rank=RankSettings(tokens=calibration),
+            score=ScoreSettings(repair_tokens=calibration, tokens=calibration // 2),
+            assemble=AssembleSettings(tokens=calibration),
+            distill=DistillSettings(
+                train=TrainSettings(tokens=heal_tokens, learning_rate=1e-3, seq_len=SEQ_LEN)
+            ),
+            evaluate=EvalSettings(
+                task="word_problems", num_problems=200 if fast else 800, tokens=32_768
+            ),
+        ),
+    ]

@@ -1,0 +1,126 @@
+"""The plan: roofline costs worked by hand, exact memory, what it says of a target, its speed."""
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from fretsaw.hardware import find_device
+from fretsaw.model.config import ModelConfig
+from fretsaw.model.size import embedding_params, kv_bytes, num_params
+from fretsaw.plan import LAUNCHES, Plan, make_plan, render_plan, roofline_table
+from fretsaw.puzzle.search import search_table
+from fretsaw.puzzle.table import default_alternatives
+from fretsaw.scenario import MIB, Scenario
+
+
+def llama_8b() -> ModelConfig:
+    return ModelConfig.uniform(
+        num_hidden_layers=32,
+        num_key_value_heads=8,
+        intermediate_size=14336,
+        vocab_size=128256,
+        hidden_size=4096,
+        num_attention_heads=32,
+        head_dim=128,
+    )
+
+
+def plan_of(config: ModelConfig, target: str, scenario: str = "") -> Plan:
+    return make_plan(
+        config,
+        scenario=Scenario.parse(scenario),
+        target=target,
+        calibration_tokens=65_536,
+        distill_tokens=10_000_000,
+    )
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_memory_and_params_are_exact(tied):
+    config = replace(llama_8b(), tie_word_embeddings=tied)
+    plan = plan_of(config, "1.5x decode", "batch=4,in=100,out=28")
+    kv_mib = kv_bytes(config, "bf16") * 4 * 128 / MIB
+    assert plan.parent_costs["params"] == num_params(config)
+    assert plan.parent_costs["memory_mib"] == pytest.approx(2 * num_params(config) / MIB + kv_mib)
+    assert embedding_params(config) == (1 if tied else 2) * 128256 * 4096 + 4096
+
+
+def test_an_ffn_decodes_at_the_bandwidth_and_prefills_at_the_peak():
+    config, scenario = llama_8b(), Scenario(batch=8, prompt_tokens=1000, output_tokens=10)
+    table = roofline_table(config, default_alternatives(config), scenario)
+    costs = table.layers[0]["ffn"]["ffn14336"].costs
+    h100 = find_device("h100")
+    params = 3 * 4096 * 14336 + 4096
+    launch_s = LAUNCHES["ffn"] * h100.launch_s
+    decode_s = 10 * (2 * params / h100.memory_bandwidth + launch_s)
+    prefill_s = 2 * 3 * 4096 * 14336 * 8000 / h100.bf16_flops + launch_s
+    assert costs["decode_ms"] == pytest.approx(1e3 * decode_s)
+    assert costs["prefill_ms"] == pytest.approx(1e3 * prefill_s)
+    assert table.layers[0]["ffn"]["ffn_none"].costs["decode_ms"] == 0
+    assert costs["decode_ms"] > table.layers[0]["ffn"]["ffn7168"].costs["decode_ms"]
+
+
+def test_the_score_is_the_share_of_block_parameters_removed():
+    config = llama_8b()
+    table = roofline_table(config, default_alternatives(config), Scenario())
+    (parent,) = search_table(table, {})
+    assert parent.score == 0
+    assert set(parent.choices) == {("gqa8", "ffn14336")}
+    emptied = sum(layer[s][f"{n}_none"].score for layer in table.layers
+                  for s, n in (("attention", "attn"), ("ffn", "ffn")))  # fmt: skip
+    assert emptied == pytest.approx(1)
+
+
+def test_a_target_is_met_by_the_child():
+    plan = plan_of(llama_8b(), "1.5x decode, 70% memory")
+    assert plan.child is not None
+    assert plan.infeasible is None
+    assert plan.child.costs["decode_ms"] <= plan.parent_costs["decode_ms"] / 1.5
+    assert plan.child.costs["memory_mib"] <= plan.parent_costs["memory_mib"] * 0.7
+    assert plan.space_log10 == pytest.approx(32 * 1.4771, abs=1e-2)  # 5 x 6 a layer
+    names = [stage.name for stage in plan.stages]
+    assert names == ["rank", "score", "cost", "search", "assemble", "distill", "eval"]
+    assert all(stage.seconds > 0 and stage.memory_mib > 0 for stage in plan.stages)
+
+
+def test_faster_points_keep_fewer_parameters():
+    points = [p for p in plan_of(llama_8b(), "1.5x decode").front if p.quantity == "decode"]
+    shares = [p.params_share for p in points]
+    assert [p.speedup for p in points][:4] == [1.25, 1.5, 2.0, 3.0]
+    assert points[-1].is_largest
+    assert None not in shares
+    assert shares == sorted(shares, key=lambda share: -(share or 0))
+
+
+def test_out_of_reach_is_said_and_planned_around():
+    plan = plan_of(llama_8b(), "500x decode")
+    assert plan.child is None
+    assert "decode_ms cannot go that low" in (plan.infeasible or "")
+    assert "decode_ms cannot go that low" in render_plan(plan)
+
+
+def test_a_tiny_model_on_a_cpu_has_points_out_of_reach():
+    config = ModelConfig.uniform(
+        num_hidden_layers=2, num_key_value_heads=2, intermediate_size=64, vocab_size=4096,
+        hidden_size=64, num_attention_heads=4, head_dim=16, tie_word_embeddings=True,
+    )  # fmt: skip
+    text = render_plan(plan_of(config, "1.1x decode", "batch=1,in=64,out=64,dtype=fp32,device=cpu"))
+    assert "out of reach" in text
+
+
+def test_an_unlisted_device_cannot_be_planned_for():
+    with pytest.raises(ValueError, match="did you mean 'h100'"):
+        plan_of(llama_8b(), "1.5x decode", "device=h1000")
+
+
+def test_a_70b_is_planned_within_seconds_and_100_columns():
+    config = ModelConfig.uniform(
+        num_hidden_layers=80, num_key_value_heads=8, intermediate_size=28672, vocab_size=128256,
+        hidden_size=8192, num_attention_heads=64, head_dim=128,
+    )  # fmt: skip
+    started = time.monotonic()
+    text = render_plan(plan_of(config, "2x decode, 60% memory", "device=h100x8"))
+    assert time.monotonic() - started < 5
+    assert "70.6B parameters, 80 layers" in text
+    assert max(map(len, text.splitlines())) <= 100
