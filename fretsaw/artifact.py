@@ -133,8 +133,8 @@ def partial_folder(out: Path) -> Path:
 def staleness(out: Path, request: Request) -> str | None:
     """Say why `out` is not the finished result of `request`, or None if it is.
 
-    Raises `Refused` where the folder is not ours to replace: it holds something else, or was made by
-    another stage or with other settings.
+    Raises `Refused` where the folder is not ours to replace: it holds something else, or was made
+    by another stage or with other settings.
     """
     if not out.exists():
         return "absent"
@@ -142,7 +142,7 @@ def staleness(out: Path, request: Request) -> str | None:
         if out.is_dir() and not any(out.iterdir()):
             return "absent"
         raise Refused(
-            f"{out}: not empty and not a fretsaw artifact; it is left as it is, choose another --out"
+            f"{out}: not empty and not a fretsaw artifact; it is left alone, choose another --out"
         )
     manifest = read_manifest(out)
     _refuse_other_settings(out, manifest, request)
@@ -169,8 +169,8 @@ def _refuse_other_settings(out: Path, made: Mapping[str, Any], request: Request)
     ]
     if changed:
         raise Refused(
-            f"{out}: made with other settings ({'; '.join(changed)}); choose another --out, or make "
-            f"it again with --force-from {request.stage}"
+            f"{out}: made with other settings ({'; '.join(changed)}); choose another --out, or "
+            f"make it again with --force-from {request.stage}"
         )
 
 

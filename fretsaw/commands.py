@@ -13,7 +13,7 @@ import tyro
 
 Checkpoint = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
 
-# --- options that mean the same everywhere ---------------------------------------------------------
+# --- options that mean the same everywhere --------------------------------------------------------
 
 Dtype = Literal["auto", "fp32", "bf16"]
 
@@ -156,7 +156,7 @@ class CompressOptions:
     checkpoint: Checkpoint
     """A folder with a Llama-shaped checkpoint, or a Hub id."""
     data: list[str]
-    """Text files (.txt, .jsonl, .parquet), a Hub dataset, or `self`: text sampled from the model."""
+    """Text files (.txt, .jsonl, .parquet), a Hub dataset, or `self`: sampled from the model."""
     target: str
     """What the child must reach: "1.5x decode", "2x prefill", "60% memory", "0.7x params", "24GB";
     several joined by commas."""
@@ -173,6 +173,7 @@ class CompressOptions:
 
 
 def compress(argv: list[str]) -> None:
+    """Run `fretsaw compress`."""
     options = tyro.cli(
         CompressOptions,
         args=_plain_set(argv),
@@ -210,6 +211,7 @@ class RunRecipeOptions:
 
 
 def run(argv: list[str]) -> None:
+    """Run `fretsaw run`."""
     from fretsaw.recipe import find_recipe, load_recipe
 
     options = tyro.cli(
@@ -270,6 +272,7 @@ class PlanOptions:
 
 
 def plan(argv: list[str]) -> None:
+    """Run `fretsaw plan`."""
     from fretsaw.checkpoint.folder import read_config, resolve
     from fretsaw.plan import make_plan, render_plan
     from fretsaw.scenario import Scenario
@@ -298,6 +301,7 @@ def _one_path(argv: list[str], name: str, summary: str) -> Path:
 
 
 def status(argv: list[str]) -> None:
+    """Run `fretsaw status`."""
     path = _one_path(
         argv, "status", "What a run is doing: stage, step, ETA, last metrics, the tail of an error."
     )
@@ -307,6 +311,7 @@ def status(argv: list[str]) -> None:
 
 
 def lineage(argv: list[str]) -> None:
+    """Run `fretsaw lineage`."""
     path = _one_path(argv, "lineage", "Where an artifact came from: its inputs, and theirs.")
     from fretsaw.lineage import render_lineage
 
@@ -314,6 +319,7 @@ def lineage(argv: list[str]) -> None:
 
 
 def inspect(argv: list[str]) -> None:
+    """Run `fretsaw inspect`."""
     path = _one_path(argv, "inspect", "What a checkpoint is made of, layer by layer.")
     from fretsaw.checkpoint.folder import read_config, resolve
     from fretsaw.inspect import render_config
@@ -338,6 +344,7 @@ class GenerateOptions:
 
 
 def generate(argv: list[str]) -> None:
+    """Run `fretsaw generate`."""
     options = tyro.cli(GenerateOptions, args=argv, prog="fretsaw generate")
     import fretsaw
 

@@ -26,7 +26,7 @@ def compress_stages(
     heal_tokens: int = 1_000_000,
     seq_len: int | None = None,
 ) -> list[Stage]:
-    """Return the stages that compress `checkpoint`; what can be wrong is found here, before work."""
+    """Return the stages that compress `checkpoint`; raise before any work what is wrong."""
     parent = resolve(checkpoint)
     config = read_config(parent)
     parse_targets(target)
@@ -43,8 +43,8 @@ def compress_stages(
     served = Scenario.parse(scenario)
     if served.prompt_tokens + served.output_tokens > longest:
         raise ValueError(
-            f"--scenario {scenario}: {served.prompt_tokens + served.output_tokens} tokens a row, but "
-            f"the model's context is {longest}; lower in or out"
+            f"--scenario {scenario}: {served.prompt_tokens + served.output_tokens} tokens a row, "
+            f"but the model's context is {longest}; lower in or out"
         )
     rows = 16 * seq_len
     train = TrainSettings(
@@ -55,7 +55,7 @@ def compress_stages(
         learning_rate=5e-4,
     )
     return [
-        _corpus(parent, data, tokens),
+        _corpus(parent, data, tokens, seq_len),
         *compression(
             parent=parent,
             target=target,
@@ -69,20 +69,22 @@ def compress_stages(
     ]
 
 
-def _corpus(parent: Path, data: Sequence[str | Path], tokens: int) -> Stage:
+def _corpus(parent: Path, data: Sequence[str | Path], tokens: int, seq_len: int) -> Stage:
     sources = [str(one) for one in data]
     if not sources:
         raise ValueError("--data: nothing given; give text files, a Hub dataset, or self")
     if sources == ["self"]:
-        settings = CorpusSettings(source="self", max_tokens=min(tokens, 500_000))
+        settings = CorpusSettings(seq_len=seq_len, source="self", max_tokens=min(tokens, 500_000))
         return Stage("corpus", settings, {"parent": parent})
     if any(is_hub_name(one) for one in sources):
         if len(sources) > 1:
             raise ValueError(f"--data {' '.join(sources)}: a Hub dataset stands alone")
-        settings = CorpusSettings(source="hub", dataset=sources[0], max_tokens=tokens)
+        settings = CorpusSettings(
+            seq_len=seq_len, source="hub", dataset=sources[0], max_tokens=tokens
+        )
         return Stage("corpus", settings, {"parent": parent})
     for one in sources:
         if not Path(one).is_file():
             raise ValueError(f"--data {one}: no such file; give text files, a Hub dataset, or self")
-    settings = CorpusSettings(source="files", max_tokens=tokens)
+    settings = CorpusSettings(seq_len=seq_len, source="files", max_tokens=tokens)
     return Stage("corpus", settings, {"parent": parent, "data": list(sources)})

@@ -8,8 +8,8 @@ def render_config(config: ModelConfig) -> str:
     """Return a table of the layers with their parameters, equal neighbours in one row."""
     lines = [
         f"{num_params(config):,} parameters, {config.num_hidden_layers} layers, hidden "
-        f"{config.hidden_size}, {config.num_attention_heads} heads of {config.head_dim}, vocabulary "
-        f"{config.vocab_size}{' (tied)' if config.tie_word_embeddings else ''}, context "
+        f"{config.hidden_size}, {config.num_attention_heads} heads of {config.head_dim}, "
+        f"vocabulary {config.vocab_size}{' (tied)' if config.tie_word_embeddings else ''}, context "
         f"{config.max_position_embeddings}, {kv_bytes(config):,} bytes of cache a token in bf16",
         f"{'layers':>9}  {'attention':<12}{'ffn':<12}{'parameters':>14}",
     ]

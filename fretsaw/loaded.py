@@ -41,7 +41,7 @@ class LoadedModel:
         token_ids = ((bos,) if bos is not None else ()) + tuple(self.tokenizer.encode(prompt))
         stop = self.decoder.config.eos_token_ids
         request = Request(token_ids, max_tokens, temperature, seed, stop)
-        stream = StreamDecoder(self.tokenizer)
+        stream = StreamDecoder(self.tokenizer, after=token_ids)
         for event in Engine(self.decoder).generate([request]):
             if event.token_id in stop:
                 break

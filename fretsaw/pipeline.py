@@ -26,7 +26,7 @@ class StageFailed(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """What is asked of a whole run; recorded in the run's folder, so that a resumed run keeps it."""
+    """What is asked of a whole run; recorded in its folder, so that a resumed run keeps it."""
 
     name: str  # the recipe, or what is compressed
     out: Path

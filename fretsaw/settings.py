@@ -46,6 +46,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return tuple(_convert(args[0], item, where) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    assert isinstance(hint, type), f"{where}: settings may not be {hint}"
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ValueError(f"{where}: {value!r} is {type(value).__name__}; it takes {hint.__name__}")
     return value

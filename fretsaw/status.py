@@ -12,7 +12,7 @@ from fretsaw.progress import format_seconds
 
 
 def render_status(out: Path) -> str:
-    """Return a line for every stage: done, running with step and ETA, failed with why, or waiting."""
+    """Return a line for every stage: done, running with its ETA, failed with why, or waiting."""
     path = out / RUN_FILE
     if path.is_file():
         names = json.loads(path.read_text())["stages"]

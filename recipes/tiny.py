@@ -17,7 +17,7 @@ SEQ_LEN = 256
 
 def recipe(fast: bool = False, target: str = "1.5x decode") -> list[Stage]:
     """Return the stages; `fast` trains and heals less."""
-    pretrain_tokens, heal_tokens = (800_000, 150_000) if fast else (3_000_000, 600_000)
+    pretrain_tokens, heal_tokens = (400_000, 100_000) if fast else (1_700_000, 400_000)
     calibration = 16_384 if fast else 32_768
     return [
         Stage(
@@ -29,7 +29,15 @@ def recipe(fast: bool = False, target: str = "1.5x decode") -> list[Stage]:
         Stage(
             "pretrain",
             PretrainSettings(
-                train=TrainSettings(tokens=pretrain_tokens, learning_rate=3e-3, seq_len=SEQ_LEN)
+                train=TrainSettings(
+                    tokens=pretrain_tokens,
+                    batch_tokens=2048,
+                    micro_batch_tokens=2048,
+                    seq_len=SEQ_LEN,
+                    optimizer="muon",
+                    learning_rate=3e-3,
+                    min_lr_ratio=0.05,
+                )
             ),
             {"corpus": "corpus"},
         ),

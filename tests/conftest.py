@@ -19,6 +19,14 @@ atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=Tru
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from support import stage_run  # noqa: E402
+
+from fretsaw.corpus.build import build  # noqa: E402
+from fretsaw.corpus.settings import CorpusSettings  # noqa: E402
+from fretsaw.distill.settings import PretrainSettings, TrainSettings  # noqa: E402
+from fretsaw.distill.train import pretrain  # noqa: E402
+from fretsaw.puzzle.ranking import rank  # noqa: E402
+from fretsaw.puzzle.settings import RankSettings  # noqa: E402
 
 torch.set_num_threads(1)  # the networks are tiny: a second thread only waits
 
@@ -51,3 +59,34 @@ def stories_folder(data_folder: Path) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a `corpus`, a 4-layer `parent` trained on it a little, and its `ranking`."""
+    root = tmp_path_factory.mktemp("tiny")
+    corpus = CorpusSettings(
+        source="world", max_tokens=20_000, heldout_tokens=4_096, vocab_size=300, seq_len=64
+    )
+    build(corpus, {}, stage_run(root / "corpus"))
+    train = TrainSettings(
+        tokens=40_960,
+        batch_tokens=512,
+        micro_batch_tokens=512,
+        seq_len=64,
+        heldout_tokens=1024,
+        optimizer="muon",
+        learning_rate=5e-3,
+    )
+    shape = PretrainSettings(
+        num_hidden_layers=4,
+        hidden_size=32,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        intermediate_size=64,
+        train=train,
+    )
+    pretrain(shape, {"corpus": root / "corpus"}, stage_run(root / "parent"))
+    inputs = {"parent": root / "parent", "corpus": root / "corpus"}
+    rank(RankSettings(tokens=2048, seq_len=64), inputs, stage_run(root / "ranking"))
+    return root

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fretsaw.checkpoint.folder import check_tokenizer, read_config
 from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.data import loader, sources, world
 from fretsaw.stage import StageRun
@@ -19,6 +20,7 @@ def build(settings: CorpusSettings, inputs: Mapping[str, Path], run: StageRun) -
     """Write `train.npy`, `heldout.npy` and the tokenizer's files."""
     if "parent" in inputs:
         tokenizer = Tokenizer.from_folder(inputs["parent"])
+        check_tokenizer(tokenizer, read_config(inputs["parent"]))
     else:
         sample = islice(_documents(settings, inputs, run), settings.tokenizer_documents)
         tokenizer = Tokenizer.train(sample, settings.vocab_size)
@@ -32,8 +34,13 @@ def build(settings: CorpusSettings, inputs: Mapping[str, Path], run: StageRun) -
             "cannot be told apart; add one to tokenizer_config.json"
         )
 
+    # A parent's text goes on as it was trained: its own way of ending a document is not known.
+    ending = [] if "parent" in inputs else list(tokenizer.eos_token_ids[:1])
+
     def tokens(documents: Iterator[str], limit: int) -> np.ndarray:
-        return loader.tokenize(documents, tokenizer.encode, separator, limit)
+        return loader.tokenize(
+            documents, lambda text: tokenizer.encode(text) + ending, separator, limit
+        )
 
     if settings.source == "world":
         train = tokens(world.documents(run.seed, "train", None), settings.max_tokens)
@@ -45,12 +52,9 @@ def build(settings: CorpusSettings, inputs: Mapping[str, Path], run: StageRun) -
             if settings.source == "self"
             else tokens(_documents(settings, inputs, run), wanted)
         )
-        if len(stream) < 2 * settings.heldout_tokens:
-            raise ValueError(
-                f"the text has {len(stream):,} tokens, of which {settings.heldout_tokens:,} would be "
-                "held out; give more text, or hold out at most half with --heldout-tokens"
-            )
-        train, heldout = np.split(stream, [len(stream) - settings.heldout_tokens])
+        num_heldout = min(settings.heldout_tokens, len(stream) // 10)
+        train, heldout = np.split(stream, [len(stream) - num_heldout])
+        loader.num_windows(heldout, settings.seq_len)  # refuses text that is too short
     loader.write_tokens(run.folder / "train.npy", train, tokenizer.vocab_size)
     loader.write_tokens(run.folder / "heldout.npy", heldout, tokenizer.vocab_size)
     return {

@@ -18,7 +18,9 @@ class CorpusSettings:
     max_tokens: int = 4_000_000
     """Training tokens taken at most."""
     heldout_tokens: int = 65_536
-    """Tokens held out from the end of the text."""
+    """Tokens held out from the end of the text, a tenth of it at most."""
+    seq_len: int = 256
+    """Tokens of one row; text whose held-out part has not even one row is refused."""
     vocab_size: int = 512
     """Without a parent: size of the tokenizer that is trained."""
     tokenizer_documents: int = 4000

@@ -22,9 +22,10 @@ Mode = Literal["on", "off"]
 
 OPEN_TAG = "<think>"
 CLOSE_TAG = "</think>"
-PROBLEM_SHARE = 0.7  # of documents; the rest are stories
+PROBLEM_SHARE = 0.85  # of documents; the rest are stories
+MODES = ("on", "on", "on", "off", "off")  # how often a problem is worked before the answer
 MAX_STEPS = 5  # in a document; `make_problem` takes any number
-MAX_VALUE = 99
+MAX_VALUE = 50
 
 PRONOUNS = {
     "Tom": "he", "Ben": "he", "Sam": "he", "Max": "he",
@@ -83,7 +84,7 @@ class Story:
 def make_problem(
     seed: int, *, num_steps: int, split: Split = "train", phrasing: Phrasing = "train"
 ) -> Problem:
-    """Make a word problem of `num_steps` operations, with every value within 0..99.
+    """Make a word problem of `num_steps` operations, with every value within 0..50.
 
     The split goes by the chain of steps alone. `phrasing="heldout"` words every operation in a way
     that training text never does.
@@ -116,7 +117,7 @@ def _draw_problem(rng: random.Random, num_steps: int, phrasing: Phrasing) -> Pro
 
 
 def _draw_operation(rng: random.Random, value: int) -> tuple[str, int, int]:
-    """Return an operation that keeps `value` whole and within 0..99, its operand and its result."""
+    """Return an operation that keeps `value` whole and within 0..50, its operand and its result."""
     operand = rng.randint(2, 9)
     outcomes = {
         "add": (operand, value + operand),
@@ -243,11 +244,11 @@ def split_of(content: str) -> Split:
 
 
 def document(seed: int, split: Split = "train") -> str:
-    """Return one document: a problem of 1 to 5 steps, half of them worked, or a story."""
+    """Return one document: a problem of 1 to 5 steps, most of them worked, or a story."""
     rng = random.Random(seed)
     if rng.random() >= PROBLEM_SHARE:
         return story_text(make_story(rng.getrandbits(64), split))
-    num_steps, mode = rng.randint(1, MAX_STEPS), rng.choice(("on", "off"))
+    num_steps, mode = rng.randint(1, MAX_STEPS), rng.choice(MODES)
     problem = make_problem(rng.getrandbits(64), num_steps=num_steps, split=split)
     return problem_text(problem, mode=mode)
 

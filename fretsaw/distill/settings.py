@@ -1,6 +1,7 @@
 """Settings of training: the loop, distillation from a parent, and pretraining from nothing."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 def _require(condition: bool, name: str, value: object, rule: str) -> None:
@@ -20,8 +21,12 @@ class TrainSettings:
     """Tokens of one forward and backward; gradients accumulate to `batch_tokens`."""
     seq_len: int = 256
     """Tokens of one row."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon takes the blocks' matrices (fewer tokens from random weights), AdamW the rest."""
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW."""
+    muon_learning_rate: float = 0.02
+    """Peak learning rate of Muon."""
     min_lr_ratio: float = 0.1
     """Where the cosine ends, as a fraction of the peak."""
     warmup_ratio: float = 0.05

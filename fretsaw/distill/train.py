@@ -23,7 +23,7 @@ from fretsaw.model.size import num_params
 from fretsaw.stage import StageRun
 from fretsaw.tokenizer import Tokenizer
 from fretsaw.training.losses import cosine_distance, cross_entropy, kl_divergence
-from fretsaw.training.optimizer import adamw
+from fretsaw.training.optimizer import build_optimizers, scale_rates
 from fretsaw.training.schedule import warmup_cosine
 from fretsaw.training.state import TrainingState, save_tensors
 
@@ -99,9 +99,9 @@ def train(
 ) -> dict[str, Any]:
     """Train `student` in place; return held-out figures before and after.
 
-    The loss of a step is the sum over its tokens divided by their global number, however they are cut
-    into micro-batches. With `keep_best` the student ends with the weights whose held-out figure (KL
-    where there is a teacher, else cross-entropy) was best, those it came with included.
+    The loss of a step is the sum over its tokens divided by their global number, however they are
+    cut into micro-batches. With `keep_best` the student ends with the weights whose held-out
+    figure (KL where there is a teacher, else cross-entropy) was best, its first ones included.
     """
     # --- set-up -----------------------------------------------------------------------------------
     tokens = loader.read_tokens(corpus / "train.npy")
@@ -116,13 +116,15 @@ def train(
     artifact.require_disk(run.folder, 2 * STATE_BYTES_PER_PARAMETER * num_params(student.config))
     if teacher is not None:
         teacher.eval().requires_grad_(False)
-    optimizer = adamw(
+    optimizers = build_optimizers(
         student,
+        settings.optimizer,
         learning_rate=settings.learning_rate,
+        muon_learning_rate=settings.muon_learning_rate,
         weight_decay=settings.weight_decay,
         betas=(settings.beta1, settings.beta2),
     )
-    state = TrainingState(run.resume_folder, student, optimizer)
+    state = TrainingState(run.resume_folder, student, optimizers)
     best_path = run.resume_folder / "best.pt"
     rows = settings.batch_tokens // settings.seq_len
     micro_rows = settings.micro_batch_tokens // settings.seq_len
@@ -152,8 +154,7 @@ def train(
             num_warmup=settings.num_warmup,
             min_ratio=settings.min_lr_ratio,
         )
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * factor
+        scale_rates(optimizers, factor)
         window = loader.batch(
             tokens, seed=run.seed, step=state.step, batch_size=rows, seq_len=settings.seq_len
         )
@@ -169,8 +170,9 @@ def train(
                 f"step {state.step}: the gradient is {grad_norm.item()}; "
                 f"lower learning_rate {settings.learning_rate} or check the data"
             )
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         state.step += 1
 
         metrics = {name: value / settings.batch_tokens for name, value in sums.items()}
@@ -240,7 +242,7 @@ def heldout_figures(
     micro_rows: int,
     dtype: str,
 ) -> dict[str, float]:
-    """Return held-out cross-entropy, and KL from the teacher where there is one, in nats a token."""
+    """Return held-out cross-entropy and, with a teacher, KL from it, in nats a token."""
     objective = Objective(kl=1.0 if teacher is not None else 0.0, lm=1.0)
     sums: dict[str, float] = {}
     for micro in heldout.split(micro_rows):

@@ -124,7 +124,7 @@ def task_figures(
 
 
 def kept_accuracy(task: Mapping[str, Any], *, num_resamples: int = 2000) -> dict[str, Any]:
-    """Return child / parent accuracy with thought, and its 95 % bootstrap interval over problems."""
+    """Return child / parent accuracy with thought, and its 95 % interval over problems."""
     child = torch.tensor(task["child"]["on"]["grades"], dtype=torch.float64)
     parent = torch.tensor(task["parent"]["on"]["grades"], dtype=torch.float64)
     if parent.sum() == 0:

@@ -69,7 +69,8 @@ class KVCache:
     ) -> tuple[Tensor, Tensor]:
         """Store new keys and values; return the first `visible` positions of the layer's cache."""
         cached_keys, cached_values = self.keys[layer], self.values[layer]
-        assert cached_keys is not None and cached_values is not None, "layer has no attention"
+        assert cached_keys is not None, "layer has no attention"
+        assert cached_values is not None
         if self.start is not None:
             cached_keys[:, :, self.start : visible] = keys
             cached_values[:, :, self.start : visible] = values

@@ -1,7 +1,7 @@
 """What a network is, as data: one `ModelConfig` with one `BlockConfig` per layer.
 
-Standard library only, so that the planner, the search and `--help` read architectures without torch.
-The field names are those of Hugging Face's Llama; the per-layer shapes are what Llama lacks.
+Standard library only: the planner, the search and `--help` read architectures without torch. The
+field names are those of Hugging Face's Llama; the per-layer shapes are what Llama lacks.
 """
 
 import re
@@ -28,8 +28,8 @@ class BlockConfig:
     def __post_init__(self) -> None:
         if (self.attention == "gqa") != (self.num_key_value_heads > 0):
             raise ValueError(
-                f"block: attention {self.attention!r} with {self.num_key_value_heads} key-value heads; "
-                "grouped-query attention needs at least one, the other kinds take none"
+                f"block: attention {self.attention!r} with {self.num_key_value_heads} key-value "
+                "heads; grouped-query attention needs at least one, the other kinds take none"
             )
         if (self.ffn == "swiglu") != (self.intermediate_size > 0):
             raise ValueError(
@@ -106,8 +106,8 @@ class ModelConfig:
         for i, block in enumerate(self.blocks):
             if block.attention == "gqa" and self.num_attention_heads % block.num_key_value_heads:
                 raise ValueError(
-                    f"model: layer {i} has {block.num_key_value_heads} key-value heads, which do not "
-                    f"divide the {self.num_attention_heads} query heads"
+                    f"model: layer {i} has {block.num_key_value_heads} key-value heads, which do "
+                    f"not divide the {self.num_attention_heads} query heads"
                 )
 
     @classmethod

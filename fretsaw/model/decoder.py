@@ -73,7 +73,7 @@ class Backbone(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A Llama whose layers may differ; `forward` gives logits, `hidden_states` what precedes them."""
+    """A Llama whose layers may differ; `forward` gives logits, `hidden_states` what is before."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -106,8 +106,9 @@ class Decoder(nn.Module):
     ) -> AttentionContext:
         """Make what the attention layers of one forward share.
 
-        Plain rows are causal from position 0. With `cu_seqlens` the rows are packed documents, blind
-        to one another and counted from 0 each. With a `cache` the new tokens follow those it holds.
+        Plain rows are causal from position 0. With `cu_seqlens` the rows are packed documents,
+        blind to one another and counted from 0 each. With a `cache` the new tokens follow those
+        it holds.
         """
         assert cu_seqlens is None or cache is None, "packed rows are for training, not for decoding"
         device = self.device
@@ -120,8 +121,8 @@ class Decoder(nn.Module):
             if positions is None:
                 positions = packed_positions(cu_seqlens, batch_size, seq)
         elif cache is not None:
-            is_uniform = cache.start is not None
-            visible = (cache.start if is_uniform else int(cache.lengths.max())) + seq
+            longest = cache.start if cache.start is not None else int(cache.lengths.max())
+            visible = longest + seq
             if visible > cache.max_length:
                 raise ValueError(
                     f"cache: {visible} tokens in a row, but it holds {cache.max_length}; "
@@ -130,7 +131,7 @@ class Decoder(nn.Module):
             if positions is None:
                 positions = cache.lengths[:, None] + steps
             is_causal = cache.start == 0 and seq > 1
-            if not (is_uniform and (seq == 1 or cache.start == 0)):
+            if cache.start is None or (cache.start > 0 and seq > 1):
                 mask = cached_mask(cache, seq, visible)
         elif positions is None:
             positions = steps[None]

@@ -55,7 +55,7 @@ def block_matmul_flops(config: ModelConfig, block: BlockConfig) -> Subblocks:
 
 
 def block_flops(config: ModelConfig, block: BlockConfig, *, context: float) -> Subblocks:
-    """FLOPs of one block for one token that attends to `context` tokens (a causal prefill: half)."""
+    """FLOPs of one block for one token that attends to `context` tokens (causal prefill: half)."""
     matmul = block_matmul_flops(config, block)
     scores = 0.0
     if block.attention == "gqa":

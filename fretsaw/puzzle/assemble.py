@@ -1,8 +1,8 @@
 """The assemble stage: a solution becomes a checkpoint, repaired in sequence.
 
 Layer by layer, with the child's own activations as input and the parent's state after the same
-subblock as target, `o_proj` and `down_proj` are refitted in closed form. So each layer also makes up
-for what the layers before it lost.
+subblock as target, `o_proj` and `down_proj` are refitted in closed form. So each layer also makes
+up for what the layers before it lost.
 """
 
 import json

@@ -79,7 +79,7 @@ def join(scores: Mapping[str, Any], costs: Mapping[str, Any]) -> Table:
 
 def parent_solution(table: Table) -> Solution:
     """Return the parent itself as a solution: of every subblock the first alternative, its own."""
-    choices = [tuple(next(iter(names)) for names in layer.values()) for layer in table.layers]
+    choices = [(next(iter(layer["attention"])), next(iter(layer["ffn"]))) for layer in table.layers]
     costs = dict(table.fixed)
     for layer, names in zip(table.layers, choices, strict=True):
         for alternatives, name in zip(layer.values(), names, strict=True):

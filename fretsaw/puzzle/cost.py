@@ -49,7 +49,7 @@ def cost(settings: CostSettings, inputs: Mapping[str, Path], run: StageRun) -> d
     # --- what is timed: stacks of each distinct subblock, then whole models -----------------------
     names = sorted({n for b in config.blocks for pair in layer_alternatives(b) for n in pair})
     parts = [name for name in names if not name.endswith("_none")]
-    probes = [list(config.blocks)] + _random_children(config, settings.probes, run.seed)
+    probes = [list(config.blocks), *_random_children(config, settings.probes, run.seed)]
     stacks: dict[str, list[BlockConfig]] = {}
     for name in parts:
         block = _alone(name)

@@ -16,12 +16,11 @@ from fretsaw.model.ffn import SwiGLU
 def sort_parent(decoder: Decoder, orders: list[Int[Tensor, " ffn"]]) -> None:
     """Permute every FFN's channels in place, most important first; the function is unchanged."""
     for block, order in zip(decoder.model.layers, orders, strict=True):
-        assert isinstance(block, Block)
-        if block.has_ffn and isinstance(block.mlp, SwiGLU):
+        if isinstance(block, Block) and block.has_ffn and isinstance(block.mlp, SwiGLU):
             order = order.to(decoder.device)
-            for matrix, dim in (("gate_proj", 0), ("up_proj", 0), ("down_proj", 1)):
-                weight = block.mlp.get_submodule(matrix).weight
-                weight.copy_(weight.index_select(dim, order))
+            mlp = block.mlp
+            for matrix, dim in ((mlp.gate_proj, 0), (mlp.up_proj, 0), (mlp.down_proj, 1)):
+                matrix.weight.copy_(matrix.weight.index_select(dim, order))
 
 
 def pool_heads(

@@ -58,11 +58,11 @@ class Replay:
     def kl(self, replaced: Callable[[Tensor], Tensor], layer: int, *, after: str) -> Tensor:
         """Return KL(parent || child) of every row, in nats a token, with one subblock replaced.
 
-        `replaced` runs the candidate from the frontier; with `after` "attention" the parent's FFN of
-        the layer follows, with "ffn" nothing of it does; then the parent's later layers.
+        `replaced` runs the candidate from the frontier; with `after` "attention" the parent's FFN
+        of the layer follows, with "ffn" nothing of it does; then the parent's later layers.
         """
         assert self.target is not None, "this replay was not made for scoring"
-        later = [block for block in self.parent.model.layers[layer + 1 :]]
+        later = self.parent.model.layers[layer + 1 :]
         block = self.parent.model.layers[layer]
         assert isinstance(block, Block)
         per_row = []
@@ -89,8 +89,8 @@ class Replay:
 def flop_bound(config: ModelConfig, seq: int, candidates: list[tuple[int, str]]) -> float:
     """Return how much replay can gain over full forwards, by FLOPs: sum(full) / sum(remaining).
 
-    A candidate is (layer, "attention" or "ffn"), counted at the parent's size on both sides; from an
-    FFN the layer's attention need not run. The head runs on both sides.
+    A candidate is (layer, "attention" or "ffn"), counted at the parent's size on both sides; from
+    an FFN the layer's attention need not run. The head runs on both sides.
     """
     blocks = [block_flops(config, block, context=seq / 2) for block in config.blocks]
     head = head_flops(config)

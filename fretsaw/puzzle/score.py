@@ -1,4 +1,4 @@
-"""The score stage: what each alternative costs in quality, measured one replaced subblock at a time.
+"""The score stage: what each alternative costs in quality, one replaced subblock at a time.
 
 Replace-1-block KL (Puzzle, arXiv 2411.19146, section 2.5), attention and FFN apart, each narrowed
 FFN repaired in closed form first. Finished layers are kept, so a stopped run goes on where it was.

@@ -67,7 +67,7 @@ def kl_divergence(
 def kl_from_log_probs(
     teacher: Float[Tensor, "tokens vocab"], student: Float[Tensor, "tokens vocab"]
 ) -> Float[Tensor, " tokens"]:
-    """Return sum_v p(v) (log p(v) - log q(v)) for every token, exactly 0 where p and q are equal."""
+    """Return sum_v p(v) (log p(v) - log q(v)) for every token, exactly 0 where p equals q."""
     return (teacher.exp() * (teacher - student)).sum(-1)
 
 

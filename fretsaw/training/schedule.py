@@ -4,7 +4,7 @@ import math
 
 
 def warmup_cosine(step: int, *, num_steps: int, num_warmup: int, min_ratio: float) -> float:
-    """Return the factor on the peak rate: linear from 1/num_warmup to 1, then a cosine to min_ratio.
+    """Return the factor on the peak rate: linear from 1/num_warmup to 1, then cosine to min_ratio.
 
     `step` counts from 0; the last step of `num_steps` has min_ratio exactly.
     """

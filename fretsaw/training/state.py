@@ -30,9 +30,14 @@ class TrainingState:
     """Where a loop is: `step` steps are done, `scalars` is what else the loop remembers."""
 
     def __init__(
-        self, folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, keep: int = 2
+        self,
+        folder: Path,
+        model: nn.Module,
+        optimizers: list[torch.optim.Optimizer],
+        *,
+        keep: int = 2,
     ):
-        self.folder, self.model, self.optimizer, self.keep = folder, model, optimizer, keep
+        self.folder, self.model, self.optimizers, self.keep = folder, model, optimizers, keep
         self.step = 0
         self.scalars: dict[str, float] = {}
 
@@ -43,7 +48,7 @@ class TrainingState:
             path,
             {
                 "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
                 "step": self.step,
                 "scalars": self.scalars,
             },
@@ -60,7 +65,8 @@ class TrainingState:
                 say(f"{path.name} cannot be read ({error}); going back to the state before it")
                 continue
             self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
             self.step, self.scalars = state["step"], state["scalars"]
             return True
         return False

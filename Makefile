@@ -1,0 +1,41 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH ?= torch==2.13.0
+RUN ?= runs/tiny
+FAST ?=
+
+help: ## list what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.ready: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q $(TORCH) $(TORCH_INDEX)
+	$(BIN)/python -m pip install -q -e ".[dev]"
+	touch $@
+
+venv: $(VENV)/.ready ## create the environment
+
+demo: $(VENV)/.ready ## train a small parent, compress it to 1.5x decode, heal it, report (FAST=1: shorter)
+	$(BIN)/fretsaw run tiny --out $(RUN)$(if $(FAST),-fast --fast)
+
+test: $(VENV)/.ready ## the quick checks, under 8 minutes on 2 cores
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -m "not oracle and not gpu"
+
+oracles: $(VENV)/.ready ## the long checks; their figures go to docs/LOG.md
+	$(BIN)/python -m pytest -m oracle
+	$(BIN)/python benchmarks/replay.py
+	$(BIN)/python benchmarks/kill.py
+
+gpu: ## what needs an accelerator, under 9 minutes, on generated data
+	$(PYTHON) -m pytest -m gpu
+
+clean: ## remove what was built
+	rm -rf $(VENV) .pytest_cache .ruff_cache
+
+.PHONY: help venv demo test oracles gpu clean

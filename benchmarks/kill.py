@@ -1,0 +1,98 @@
+"""Kill the tiny recipe at random moments; the same command must end in the same weights.
+
+    python benchmarks/kill.py [--kills 5] [--seed 0]
+
+One run is left alone; another is killed (SIGKILL, the whole process group) at random moments and
+started again each time. The child is compared by the hash of its weights. Measured costs decide
+the architecture, so the second run is given the first one's cost artifact.
+"""
+
+import argparse
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+CHILD = "1.5x-decode/distill/model.safetensors"
+SMALL = [
+    *("--set", "corpus.max_tokens=120000", "--set", "pretrain.train.tokens=120000"),
+    *(
+        "--set",
+        "pretrain.train.save_every_s=2.0",
+        "--set",
+        "1.5x-decode/distill.train.tokens=40960",
+    ),
+    *("--set", "1.5x-decode/distill.train.save_every_s=2.0"),
+    *("--set", "1.5x-decode/eval.num_problems=20"),
+]
+
+
+def command(out: Path, *more: str) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "fretsaw",
+        "run",
+        "tiny",
+        "--fast",
+        "--out",
+        str(out),
+        *SMALL,
+        *more,
+    ]
+
+
+def weights_hash(out: Path) -> str:
+    return hashlib.sha256((out / CHILD).read_bytes()).hexdigest()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    chooser = random.Random(options.seed)
+    folder = Path(tempfile.mkdtemp(prefix="fretsaw-kill-"))
+    whole, killed = folder / "whole", folder / "killed"
+    started = time.monotonic()
+    subprocess.run(command(whole, "--dtype", "fp32"), check=True, capture_output=True)
+    seconds = time.monotonic() - started
+    print(f"left alone: {seconds:.0f} s, child {weights_hash(whole)[:16]}", flush=True)
+
+    num_kills = 0
+    while True:
+        process = subprocess.Popen(
+            command(killed, "--dtype", "fp32"),
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        limit = chooser.uniform(0.05, 0.35) * seconds if num_kills < options.kills else None
+        at = time.monotonic()
+        while process.poll() is None and (limit is None or time.monotonic() - at < limit):
+            if (killed / "score").is_dir() and not (killed / "cost").is_dir():
+                shutil.copytree(whole / "cost", killed / "cost")
+            time.sleep(0.02)
+        if process.poll() is not None:
+            break
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        num_kills += 1
+        stages = [p.parent.name for p in killed.rglob("manifest.json")]
+        print(f"kill {num_kills} after {time.monotonic() - at:.1f} s, {len(stages)} stages done")
+    same = weights_hash(whole) == weights_hash(killed)
+    print(
+        f"{num_kills} kills, child {weights_hash(killed)[:16]}: {'same' if same else 'DIFFERENT'}"
+    )
+    shutil.rmtree(folder)
+    sys.exit(0 if same else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,299 @@
+"""What a finished compression left on disk, read once, and the model card written from it.
+
+`Findings` is all that the page and the card say; both are views of it. Nothing here runs a model
+or imports torch: sizes follow from the configs, speeds and losses from the stages' JSON.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from fretsaw import artifact
+from fretsaw.checkpoint.decilm import MODEL_TYPE as DECILM
+from fretsaw.checkpoint.folder import read_config
+from fretsaw.model.config import ModelConfig
+from fretsaw.model.size import num_params
+from fretsaw.progress import format_seconds
+from fretsaw.scenario import Target, parse_targets
+
+PHASES = ("prefill", "decode")
+LICENCE_KEYS = ("license", "license_name", "license_link")
+_HUB_CACHE = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether one target was reached, and by which figure."""
+
+    target: Target
+    value: float  # in the target's own unit
+    how: str  # "measured", or "computed" from the shapes
+    noise: float  # relative
+    status: str  # "reached" or "missed", "within noise" added where the noise could turn it
+
+
+@dataclass(frozen=True)
+class Made:
+    """One artifact of the lineage."""
+
+    name: str
+    digest: str
+    folder: Path
+    manifest: dict[str, Any] | None  # None: it came from outside
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """Everything a finished compression says of itself."""
+
+    parent_name: str
+    parent: ModelConfig
+    child: ModelConfig
+    is_decilm: bool
+    licence: dict[str, str]
+    table: dict[str, Any]
+    scores: dict[str, Any]
+    costs: dict[str, Any]
+    target: str
+    front: list[dict[str, Any]]
+    healing: dict[str, Any]  # the metrics of distillation's manifest
+    results: dict[str, Any]
+    speed: dict[str, Any]
+    lineage: list[Made]
+
+    @cached_property
+    def choices(self) -> list[tuple[str, str]]:
+        """The child's [attention, ffn] by layer."""
+        return names_of(self.child)
+
+    @cached_property
+    def child_costs(self) -> dict[str, float]:
+        """What the table says the child costs."""
+        return _sum_costs(self.table, self.choices)
+
+    @cached_property
+    def parent_costs(self) -> dict[str, float]:
+        """What the table says the parent costs."""
+        return _sum_costs(self.table, names_of(self.parent))
+
+    @cached_property
+    def score(self) -> float:
+        """The sum of the chosen alternatives' scores: what the search minimised."""
+        pairs = zip(self.scores["layers"], self.choices, strict=True)
+        return sum(
+            layer[kind][name]["score"]
+            for layer, names in pairs
+            for kind, name in zip(("attention", "ffn"), names, strict=True)
+        )
+
+    @cached_property
+    def predicted(self) -> dict[str, float]:
+        """The speed-up the table forecasts, by phase."""
+        pairs = {p: (self.parent_costs[f"{p}_ms"], self.child_costs[f"{p}_ms"]) for p in PHASES}
+        return {phase: parent / child for phase, (parent, child) in pairs.items() if child}
+
+    @cached_property
+    def num_params(self) -> dict[str, int]:
+        """Parameters of parent and child."""
+        return {"parent": num_params(self.parent), "child": num_params(self.child)}
+
+    @cached_property
+    def verdicts(self) -> list[Verdict]:
+        """Each target with the figure that decides it."""
+        return [_verdict(self, target) for target in parse_targets(self.target)]
+
+    def manifests(self, stage: str) -> list[dict[str, Any]]:
+        """Return the manifests of a stage in the lineage."""
+        found = [made.manifest for made in self.lineage if made.manifest]
+        return [manifest for manifest in found if manifest["stage"] == stage]
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def read_findings(inputs: Mapping[str, Path]) -> Findings:
+    """Read what the report's inputs hold."""
+    parent, child = inputs["parent"], inputs["child"]
+    forecast = _read(inputs["search"] / "forecast.json")
+    return Findings(
+        parent_name=_parent_name(parent),
+        parent=read_config(parent),
+        child=read_config(child),
+        is_decilm=_read(child / "config.json").get("model_type") == DECILM,
+        licence=_licence(parent / "README.md"),
+        table=_read(inputs["search"] / "table.json"),
+        scores=_read(inputs["scores"] / "scores.json"),
+        costs=_read(inputs["costs"] / "costs.json"),
+        target=forecast["target"],
+        front=_read(inputs["search"] / "front.json"),
+        healing=artifact.read_manifest(child)["metrics"],
+        results=_read(inputs["eval"] / "results.json"),
+        speed=_read(inputs["bench"] / "speed.json"),
+        lineage=read_lineage(inputs),
+    )
+
+
+def names_of(config: ModelConfig) -> list[tuple[str, str]]:
+    """Return the alternatives' names of every layer."""
+    return [(block.attention_name, block.ffn_name) for block in config.blocks]
+
+
+def read_lineage(inputs: Mapping[str, Path]) -> list[Made]:
+    """Return every artifact behind the inputs once, each after what it was made from."""
+    found: dict[str, Made] = {}
+
+    def visit(name: str, folder: Path, recorded: str) -> None:
+        if recorded in found:
+            return
+        manifest = _manifest_of(folder, recorded)
+        for inner_name, entry in manifest["inputs"].items() if manifest else ():
+            visit(inner_name, Path(entry["path"]), entry["hash"])
+        found[recorded] = Made(name, recorded, folder, manifest)
+
+    for name, folder in inputs.items():
+        if (folder / artifact.MANIFEST).is_file():
+            visit(name, folder, artifact.artifact_hash(artifact.read_manifest(folder)))
+    return list(found.values())
+
+
+def _manifest_of(folder: Path, recorded: str) -> dict[str, Any] | None:
+    if not (folder / artifact.MANIFEST).is_file():
+        return None
+    manifest = artifact.read_manifest(folder)
+    return manifest if artifact.artifact_hash(manifest) == recorded else None  # made again since
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise ValueError(f"{path}: not there; the report reads it, so make its stage again")
+    return json.loads(path.read_text())
+
+
+def _parent_name(folder: Path) -> str:
+    """Return the Hub id where one is known, else the folder's name."""
+    cached = _HUB_CACHE.search(str(folder))
+    if cached:
+        return f"{cached[1]}/{cached[2]}"
+    stated = _read(folder / "config.json").get("_name_or_path", "")
+    return stated if _HUB_ID.fullmatch(stated) else folder.resolve().name
+
+
+def _licence(readme: Path) -> dict[str, str]:
+    """Return what the parent's model card says of its licence, if there is one."""
+    if not readme.is_file():
+        return {}
+    head = re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8"), re.DOTALL)
+    pairs = [line.partition(":") for line in head[1].splitlines()] if head else []
+    values = {key: value.strip().strip("'\"") for key, _, value in pairs}
+    return {key: values[key] for key in LICENCE_KEYS if values.get(key)}
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def _sum_costs(table: Mapping[str, Any], choices: Sequence[tuple[str, str]]) -> dict[str, float]:
+    costs = dict(table["fixed"])
+    for layer, names in zip(table["layers"], choices, strict=True):
+        for kind, name in zip(("attention", "ffn"), names, strict=True):
+            for cost, value in layer[kind][name].items():
+                if cost != "score":
+                    costs[cost] = costs.get(cost, 0.0) + value
+    return costs
+
+
+def _verdict(findings: Findings, target: Target) -> Verdict:
+    names = target.cost.split("+")
+    if target.quantity in ("memory", "params"):
+        child, parent = findings.child_costs[names[0]], findings.parent_costs[names[0]]
+        value = child if target.unit == "mib" else child / parent
+        status = "reached" if value <= target.amount else "missed"
+        return Verdict(target, value, "computed", 0.0, status)
+    phases = [findings.speed[name.removesuffix("_ms")] for name in names]
+    noise = max(phase["noise_floor"] for phase in phases)
+    child = sum(phase["child_ms"] for phase in phases)
+    value = sum(phase["parent_ms"] for phase in phases) / child
+    if len(phases) == 1:
+        value = phases[0]["speedup"]  # the median of the ratios, not the ratio of the medians
+    lead = value / target.amount - 1
+    if target.unit == "ms":
+        value, lead = child, target.amount / child - 1
+    status = "reached" if lead >= 0 else "missed"
+    doubt = " within noise" if abs(lead) <= noise else ""
+    return Verdict(target, value, "measured", noise, status + doubt)
+
+
+# --- the card -------------------------------------------------------------------------------------
+
+
+def environment() -> jinja2.Environment:
+    """Return the templates beside this file; the page is escaped, the card is Markdown."""
+    env = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=lambda name: name is not None and ".html" in name,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.filters |= {
+        "count": count,
+        "percent": percent,
+        "nats": nats,
+        "loss": "{:.4f}".format,
+        "seconds": format_seconds,
+        "goal": goal,
+        "reached": reached,
+    }
+    return env
+
+
+def model_card(findings: Findings) -> str:
+    """Return README.md of the healed child, with the front matter the Hub reads."""
+    is_hub = bool(_HUB_ID.fullmatch(findings.parent_name))
+    return environment().get_template("card.md.jinja").render(f=findings, is_hub=is_hub)
+
+
+def count(value: float) -> str:
+    """Write a number of parameters or tokens: 583.7 k, 1.64 M, 8.03 B."""
+    for size, unit in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return (
+                f"{value / size:.3g}{unit}" if value < 1000 * size else f"{value / size:,.0f}{unit}"
+            )
+    return f"{value:g}"
+
+
+def percent(value: float, digits: int = 0) -> str:
+    """Write a share: 34 %."""
+    return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def nats(value: float) -> str:
+    """Write a loss or a divergence with three digits that count."""
+    return "0" if value == 0 else f"{value:.2e}" if abs(value) < 1e-4 else f"{value:#.3g}"
+
+
+def reached(verdict: Verdict) -> str:
+    """Write the figure that decides a target, in the target's unit."""
+    match verdict.target.unit:
+        case "speedup":
+            return f"{verdict.value:.2f}×"
+        case "share":
+            return percent(verdict.value, 1)
+        case "ms":
+            return f"{verdict.value:,.0f} ms"
+        case _:
+            return f"{verdict.value:,.1f} MiB"
+
+
+def goal(target: Target) -> str:
+    """Write what a target asks for, as a heading."""
+    return (
+        f"{target} memory" if target.unit == "mib" and "memory" not in str(target) else str(target)
+    )

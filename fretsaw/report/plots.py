@@ -1,0 +1,329 @@
+"""The report's figures, as inline SVG: plain values in, text out.
+
+Colours are the page's CSS variables, so a figure follows its light or dark theme; text stays text
+and is set in the page's font. Equal values give equal bytes.
+"""
+
+import html
+import io
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+INK, MUTED, FAINT, EMPTY = "#1c2024", "#60646d", "#d9dde2", "#eef0f3"
+PARENT, CHILD, ACCENT, SECOND = "#8b939e", "#0072b2", "#d55e00", "#56b4e9"
+VARIABLES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    FAINT: "--faint",
+    EMPTY: "--empty",
+    PARENT: "--parent",
+    CHILD: "--child",
+    ACCENT: "--accent",
+    SECOND: "--second",
+}
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fretsaw",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": FAINT,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+}
+WIDTH = 8.6  # inches; the page scales it to its column
+MAX_LABELLED = 24  # layers; beyond that cells are too narrow for figures
+MAX_SCORED = 16  # layers; beyond that a key says what the colours mean
+
+Layers = Sequence[Mapping[str, Mapping[str, float]]]  # subblock -> alternative -> value
+
+
+def shapes(parent: Sequence[tuple[int, int]], child: Sequence[tuple[int, int]]) -> str:
+    """Draw what each layer kept; a layer is (key-value heads, FFN width), 0 for none."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.3), layout="constrained")
+        for k, (axes, title) in enumerate(
+            zip(
+                figure.subplots(2, 1, sharex=True),
+                ("Attention: KV heads", "FFN: width"),
+                strict=True,
+            )
+        ):
+            _cells(axes, [one[k] for one in parent], [one[k] for one in child])
+            axes.set_title(title)
+        axes.set_xlabel("layer")
+        return _svg(figure, "shapes", "Per layer, what of the parent's attention and FFN was kept")
+
+
+def _cells(axes: Axes, parent: Sequence[int], child: Sequence[int]) -> None:
+    _bare(axes)
+    most, is_labelled = max(*parent, 1), len(parent) <= MAX_LABELLED
+    for i, (before, after) in enumerate(zip(parent, child, strict=True)):
+        corner, height = (i - 0.42, 0.0), before / most
+        axes.add_patch(Rectangle(corner, 0.84, height, facecolor=EMPTY, edgecolor=PARENT, lw=0.8))
+        if after:
+            axes.add_patch(Rectangle(corner, 0.84, after / most, facecolor=CHILD))
+        elif before:
+            left, right = i - 0.42, i + 0.42
+            axes.plot([left, right, np.nan, left, right], [0, height, np.nan, height, 0],
+                      color=ACCENT, lw=1.2)  # fmt: skip
+        if is_labelled:
+            text, colour = (f"{after:,}", INK) if after else ("none", ACCENT)
+            changed = "bold" if after != before else "normal"
+            axes.text(i, -0.08, text, ha="center", va="top", fontsize=9, color=colour,
+                      fontweight=changed)  # fmt: skip
+    axes.set_xlim(-0.6, len(parent) - 0.4)
+    axes.set_ylim(-0.34 if is_labelled else -0.05, 1.04)
+    axes.set_yticks([])
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=MAX_LABELLED, integer=True))
+
+
+def importance(kept: Sequence[float], contribution: Sequence[float]) -> str:
+    """Draw per layer the share of FFN channels kept and of the parent's contribution they carry."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 2.1), layout="constrained")
+        axes = figure.subplots()
+        at = np.arange(len(kept))
+        axes.bar(at - 0.2, kept, 0.38, color=PARENT, label="channels kept")
+        axes.bar(at + 0.2, contribution, 0.38, color=CHILD, label="contribution they carry")
+        axes.grid(axis="x", visible=False)
+        axes.set_ylim(0, 1)
+        axes.set_xlim(-0.6, len(kept) - 0.4)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0%}"))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=MAX_LABELLED, integer=True))
+        axes.set_xlabel("layer")
+        _legend(figure, axes)
+        return _svg(figure, "importance", "Share of FFN channels kept and what they contribute")
+
+
+def score_map(scores: Layers, chosen: Sequence[tuple[str, str]]) -> str:
+    """Draw every alternative's score on a log scale, the chosen ones outlined."""
+    values = [v for layer in scores for kind in layer.values() for v in kind.values() if v > 0]
+    norm = LogNorm(min(values, default=1e-6), max(max(values, default=1.0), 1e-6))
+    names = {kind: _names(layer[kind] for layer in scores) for kind in ("attention", "ffn")}
+    rows = [len(own) for own in names.values()]
+    with rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(WIDTH, 1.3 + 0.3 * sum(rows)), layout="constrained")
+        both = figure.subplots(2, 1, sharex=True, height_ratios=rows)
+        for k, (axes, kind) in enumerate(zip(both, names, strict=True)):
+            _bare(axes)
+            for i, layer in enumerate(scores):
+                for row, name in enumerate(names[kind]):
+                    if name in layer[kind]:
+                        is_chosen = name == chosen[i][k]
+                        _score_cell(axes, i, row, layer[kind][name], norm, is_chosen, len(scores))
+            axes.set_xlim(-0.55, len(scores) - 0.45)
+            axes.set_ylim(len(names[kind]) - 0.45, -0.55)
+            axes.set_yticks(range(len(names[kind])), names[kind])
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=MAX_LABELLED, integer=True))
+        both[1].set_xlabel("layer")
+        if len(scores) > MAX_SCORED:
+            _key(figure, norm)
+        return _svg(figure, "scores", "Score of every alternative by layer, chosen ones outlined")
+
+
+def _key(figure: Figure, norm: LogNorm) -> None:
+    """Say what the colours mean, by decades, where the cells are too narrow to say it."""
+    lowest, highest = (math.log10(end or 1) for end in (norm.vmin, norm.vmax))
+    decades = range(math.floor(lowest), math.ceil(highest) + 1)
+    steps = {d: float(np.clip(norm(10.0**d), 0, 1)) for d in decades}
+    patches = [
+        Patch(facecolor=colormaps["cividis_r"](share), label=f"{10.0**d:g}")
+        for d, share in steps.items()
+    ]
+    figure.legend(handles=patches, loc="outside upper left", ncols=len(patches), fontsize=9)
+
+
+def _score_cell(
+    axes: Axes, x: int, y: int, score: float, norm: LogNorm, is_chosen: bool, num_layers: int
+) -> None:
+    share = float(norm(score)) if score > 0 else 0.0
+    colour = colormaps["cividis_r"](share) if score > 0 else EMPTY
+    axes.add_patch(Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, facecolor=colour, edgecolor="none"))
+    if is_chosen:
+        edge = Rectangle((x - 0.45, y - 0.43), 0.9, 0.86, fill=False, edgecolor=ACCENT, lw=2.4)
+        edge.set_gid(f"chosen-{x}-{y}")
+        edge.set_zorder(3)
+        axes.add_patch(edge)
+    if num_layers <= 16:
+        text = (
+            "0"
+            if score == 0
+            else f"{score:.0e}".replace("e-0", "e-")
+            if score < 1e-3
+            else f"{score:.2g}"
+        )
+        ink = MUTED if score == 0 else "white" if share > 0.5 else "#111111"
+        axes.text(x, y, text, ha="center", va="center", fontsize=8, color=ink)
+
+
+def pareto(
+    front: Sequence[tuple[float, float]],
+    child: tuple[float, float],
+    measured: float,
+    wanted: float | None,
+) -> str:
+    """Draw (speed-up, sum of scores) of the front, the chosen child and its measured speed-up."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+        axes = figure.subplots()
+        smallest = min((y for _, y in [*front, child] if y > 0), default=1.0)
+        axes.set_yscale("symlog", linthresh=smallest, linscale=0.5)
+        axes.set_xscale("log")
+        points = sorted(front)
+        axes.plot(*zip(*points, strict=True), "-o", color=SECOND, ms=4, label="best at each speed")
+        axes.plot(1, 0, "s", color=PARENT, ms=9, label="parent", zorder=4, clip_on=False)
+        if wanted is not None:
+            axes.axvline(wanted, color=MUTED, lw=1, ls=(0, (4, 3)), label=f"target {wanted:g}×")
+        axes.plot([child[0], measured], [child[1]] * 2, color=ACCENT, lw=1.2)
+        axes.plot(*child, "o", color=ACCENT, ms=9, label="chosen, predicted", zorder=5)
+        axes.plot(measured, child[1], "D", mfc="none", mec=ACCENT, mew=1.8, ms=9, zorder=5,
+                  label="chosen, measured")  # fmt: skip
+        last = max(x for x, _ in [*points, child, (measured, 0)])
+        ticks = [t for t in (1, 1.25, 1.5, 2, 3, 4, 6, 10, 20, 40, 80) if t <= last * 1.3]
+        axes.set_xticks(ticks, [f"{t:g}×" for t in ticks])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xticks([], minor=True)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("decode speed-up over the parent")
+        axes.set_ylabel("sum of scores")
+        _legend(figure, axes, columns=5)
+        return _svg(figure, "pareto", "Sum of scores against decode speed-up")
+
+
+def cost_bars(costs: Mapping[str, Mapping[str, float]], fixed: Mapping[str, float]) -> str:
+    """Draw milliseconds of every alternative, by phase; `fixed` is what every child pays."""
+    rows = {"fixed part": fixed} | dict(costs)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 0.9 + 0.25 * len(rows)), layout="constrained")
+        for axes, phase in zip(
+            figure.subplots(1, 2, sharey=True), ("prefill", "decode"), strict=True
+        ):
+            values = [row[f"{phase}_ms"] for row in rows.values()]
+            colours = [PARENT] + [CHILD if n.startswith("ffn") else ACCENT for n in costs]
+            bars = axes.barh(range(len(rows)), values, 0.68, color=colours)
+            axes.bar_label(bars, [f"{v:.3g}" for v in values], padding=3, fontsize=8, color=MUTED)
+            axes.set_yticks(range(len(rows)), list(rows))
+            axes.set_ylim(len(rows) - 0.4, -0.6)
+            axes.set_xlim(0, max(*values, 1e-9) * 1.14)
+            axes.grid(axis="y", visible=False)
+            axes.set_title(f"{phase}, ms")
+        return _svg(figure, "costs", "Milliseconds of every alternative in prefill and decode")
+
+
+def healing(
+    training: Sequence[tuple[int, float]],
+    heldout: Sequence[tuple[int, float]],
+    best: tuple[int, float] | None,
+    what: str,
+) -> str:
+    """Draw the training and held-out figure by step, and the step whose weights were kept."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(*zip(*training, strict=True), color=SECOND, lw=1.1, label=f"training {what}")
+        if heldout:
+            points = zip(*heldout, strict=True)
+            axes.plot(*points, "-o", color=CHILD, ms=5, label=f"held-out {what}")
+        if best is not None:
+            axes.plot(*best, "o", mfc="none", mec=ACCENT, mew=2, ms=12, label="kept", zorder=5)
+        if all(y > 0 for _, y in [*training, *heldout]):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("step")
+        axes.set_ylabel(f"{what}, nats a token")
+        _legend(figure, axes)
+        return _svg(figure, "healing", f"Training and held-out {what} by step of distillation")
+
+
+def accuracy(by_mode: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """Draw accuracy by number of steps: mode -> model -> number of steps -> accuracy."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
+        grid = figure.subplots(1, len(by_mode), sharey=True, squeeze=False)[0]
+        for axes, (mode, models) in zip(grid, by_mode.items(), strict=True):
+            for name, marker, colour in (("parent", "s", PARENT), ("child", "o", CHILD)):
+                if models.get(name):
+                    xs = [int(n) for n in models[name]]
+                    axes.plot(xs, list(models[name].values()), "-", marker=marker, ms=6,
+                              color=colour, label=name, clip_on=False)  # fmt: skip
+            axes.set_title(f"reasoning {mode}")
+            axes.set_ylim(0, 1.02)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.0%}"))
+            axes.set_xlabel("steps in the problem")
+        _legend(figure, grid[0])
+        return _svg(figure, "accuracy", "Task accuracy by number of steps, parent and child")
+
+
+# --- what all figures share -----------------------------------------------------------------------
+
+
+def _names(kinds: Iterable[Mapping[str, float]]) -> list[str]:
+    return list(dict.fromkeys(name for alternatives in kinds for name in alternatives))
+
+
+def _bare(axes: Axes) -> None:
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+
+
+def _legend(figure: Figure, axes: Axes, columns: int = 3) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=columns, fontsize=9)
+
+
+def _svg(figure: Figure, name: str, alt: str) -> str:
+    """Return the figure as an <svg> element to stand in a page: no size, no ids but used ones."""
+    target = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(target, format="svg", transparent=True, metadata=nothing)
+    text = target.getvalue()
+    text = text[text.index("<svg") :].strip()
+    used = set(re.findall(r"#([\w-]+)[\")]", text))
+    text = re.sub(
+        r' id="([\w.-]+)"',
+        lambda m: f' id="{name}-{m[1]}"' if m[1] in used or m[1].startswith("chosen") else "",
+        text,
+    )
+    text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
+    text = re.sub(r" ?font-family: [^;\"]*;", "", text)  # the page's font, whichever way it is said
+    text = re.sub(r"font: ([^;\"]*?)(\d[\d.]*px) [^;\"]*", r"font: \1\2 var(--sans)", text)
+    text = re.sub(r' transform="rotate\(-?0 [^"]*"', "", text)
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # it would reach the whole page
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    view = re.search(r'viewBox="[^"]*"', text)
+    assert view is not None, "matplotlib writes a viewBox"
+    label = html.escape(alt, quote=True)
+    body = text[text.index(">") + 1 :]
+    body = re.sub(r"<!--.*?-->\s*", "", body, flags=re.DOTALL)
+    body = re.sub(r"\s*\n\s*", "\n", body)
+    return f'<svg {view[0]} role="img" aria-label="{label}">{body}'

@@ -1,0 +1,132 @@
+"""The loop: resumed = never stopped, bitwise; micro-batches do not matter; the gate holds."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from support import stage_run
+
+from fretsaw.checkpoint import folder as checkpoint
+from fretsaw.data import loader
+from fretsaw.distill.settings import DistillSettings, TrainSettings
+from fretsaw.distill.train import Objective, distill, losses, train
+from fretsaw.model.decoder import Decoder
+from fretsaw.stage import Interrupted, StageRun
+
+SETTINGS = TrainSettings(
+    tokens=256 * 6,
+    batch_tokens=256,
+    micro_batch_tokens=128,
+    seq_len=64,
+    heldout_tokens=256,
+    heldout_every=2,
+    learning_rate=1e-3,
+)
+
+
+def student(tiny: Path) -> Decoder:
+    decoder = checkpoint.load(tiny / "parent")
+    with torch.no_grad():
+        decoder.model.layers[1].mlp.down_proj.weight.mul_(0.5)
+    return decoder
+
+
+def run_to_the_end(tiny: Path, run: StageRun, stop_at: int | None) -> dict[str, torch.Tensor]:
+    """Train, asked to stop after `stop_at` steps and run again if given."""
+    objective = Objective(kl=1.0, cosine=1.0, lm=0.5)
+
+    def go(run: StageRun) -> Decoder:
+        decoder = student(tiny)
+        teacher = checkpoint.load(tiny / "parent")
+        train(decoder, teacher, tiny / "corpus", objective, SETTINGS, run, keep_best=True)
+        return decoder
+
+    if stop_at is not None:
+        plain_step = run.step
+
+        def step(at: int, metrics=None, *, row: bool = True) -> None:
+            run.stop_requested = at + 1 >= stop_at  # as SIGTERM does, so the next step saves
+            plain_step(at, metrics, row=row) if at < stop_at else raise_interrupted()
+
+        run.step = step  # type: ignore[method-assign]
+        with pytest.raises(Interrupted):
+            go(run)
+        run = stage_run(run.folder)
+    return go(run).state_dict()
+
+
+def raise_interrupted() -> None:
+    raise Interrupted
+
+
+@pytest.mark.parametrize("stop_at", range(1, 6))
+def test_a_stopped_run_ends_bitwise_as_one_that_never_stopped(
+    tiny: Path, tmp_path: Path, stop_at: int
+) -> None:
+    whole = run_to_the_end(tiny, stage_run(tmp_path / "whole"), None)
+    resumed = run_to_the_end(tiny, stage_run(tmp_path / "resumed"), stop_at)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    rows = [(tmp_path / f / "metrics.jsonl").read_text().splitlines() for f in ("whole", "resumed")]
+    assert len(rows[0]) == len(rows[1]) == 6
+
+
+def test_micro_batches_do_not_change_the_gradient(tiny: Path) -> None:
+    window = torch.from_numpy(
+        loader.batch(
+            loader.read_tokens(tiny / "corpus/train.npy"), seed=0, step=0, batch_size=8, seq_len=64
+        )
+    )
+    teacher = checkpoint.load(tiny / "parent").requires_grad_(False).double()
+
+    def gradient(micro_rows: int) -> torch.Tensor:
+        decoder = student(tiny).double()
+        for micro in window.split(micro_rows):
+            loss, _ = losses(decoder, teacher, micro, Objective(1.0, 1.0, 1.0), "fp32")
+            (loss / window[:, 1:].numel()).backward()
+        return torch.cat([p.grad.flatten() for p in decoder.parameters() if p.grad is not None])
+
+    # The losses themselves are float32, so that is how far the cuts agree.
+    torch.testing.assert_close(gradient(8), gradient(2), rtol=0, atol=1e-7)
+
+
+def test_the_gate_never_returns_worse_than_it_got(tiny: Path, tmp_path: Path) -> None:
+    ruinous = replace(SETTINGS, learning_rate=1.0)
+    inputs = {"child": tiny / "parent", "parent": tiny / "parent", "corpus": tiny / "corpus"}
+    metrics = distill(DistillSettings(train=ruinous), inputs, stage_run(tmp_path))
+    assert metrics["heldout_kl"] <= metrics["before_kl"] == 0.0
+    before, after = checkpoint.load(tiny / "parent"), checkpoint.load(tmp_path)
+    pairs = zip(before.state_dict().values(), after.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_distillation_brings_a_damaged_child_nearer(tiny: Path, tmp_path: Path) -> None:
+    checkpoint.save(student(tiny), tmp_path / "child", like=tiny / "parent")
+    inputs = {"child": tmp_path / "child", "parent": tiny / "parent", "corpus": tiny / "corpus"}
+    settings = DistillSettings(train=replace(SETTINGS, tokens=256 * 20, heldout_every=5))
+    metrics = distill(settings, inputs, stage_run(tmp_path / "healed"))
+    assert metrics["heldout_kl"] < 0.7 * metrics["before_kl"]
+
+
+def test_continued_pretraining_needs_no_parent(tiny: Path, tmp_path: Path) -> None:
+    settings = DistillSettings(kl_weight=0, cosine_weight=0, lm_weight=1, train=SETTINGS)
+    inputs = {"child": tiny / "parent", "corpus": tiny / "corpus"}
+    metrics = distill(settings, inputs, stage_run(tmp_path))
+    assert metrics["heldout_loss"] <= metrics["before_loss"]
+    with pytest.raises(ValueError, match="no parent"):
+        distill(DistillSettings(train=SETTINGS), inputs, stage_run(tmp_path / "b"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "match"),
+    [
+        ("seq_len", 1, "at least 2"),
+        ("learning_rate", 0.0, "positive"),
+        ("micro_batch_tokens", 100, "multiple of seq_len"),
+        ("batch_tokens", 300, "multiple of micro_batch"),
+        ("tokens", 10, "at least batch_tokens"),
+    ],
+)
+def test_settings_say_what_is_wrong(field: str, value: float, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        replace(SETTINGS, **{field: value})

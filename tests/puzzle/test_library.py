@@ -1,0 +1,75 @@
+"""Alternatives are slices: sorting changes nothing, a slice is the physical slice."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fretsaw.checkpoint import folder as checkpoint
+from fretsaw.model.config import BlockConfig
+from fretsaw.model.decoder import Block, Decoder
+from fretsaw.model.ffn import SwiGLU
+from fretsaw.puzzle.library import build_block, pool_heads, sort_parent
+from fretsaw.puzzle.ranking import read_orders
+
+
+@pytest.fixture
+def sorted_parent(tiny: Path) -> Decoder:
+    parent = checkpoint.load(tiny / "parent")
+    sort_parent(parent, read_orders(tiny / "ranking", 4))
+    return parent
+
+
+def block_of(decoder: Decoder, layer: int) -> Block:
+    block = decoder.model.layers[layer]
+    assert isinstance(block, Block)
+    return block
+
+
+def test_the_sorted_parent_is_the_parent(tiny: Path, sorted_parent: Decoder) -> None:
+    ids = torch.randint(300, (3, 40))
+    parent = checkpoint.load(tiny / "parent")
+    torch.testing.assert_close(sorted_parent(ids), parent(ids), rtol=0, atol=1e-5)
+    orders = read_orders(tiny / "ranking", 4)
+    assert all(not torch.equal(order, torch.arange(64)) for order in orders)
+
+
+def test_a_narrow_ffn_is_the_important_channels_of_the_parent(
+    tiny: Path, sorted_parent: Decoder
+) -> None:
+    parent = block_of(checkpoint.load(tiny / "parent"), 1)
+    order = read_orders(tiny / "ranking", 4)[1][:24]
+    wanted = BlockConfig.from_names("gqa4", "ffn24")
+    narrow = build_block(block_of(sorted_parent, 1), sorted_parent.config, wanted, 1)
+    x = torch.randn(2, 5, 32)
+    assert isinstance(parent.mlp, SwiGLU)
+    kept = torch.zeros(64).index_fill(0, order, 1.0)  # zero the other channels instead
+    normed = parent.post_attention_layernorm(x)
+    expected = x + parent.mlp.down_proj(parent.mlp.activations(normed) * kept)
+    torch.testing.assert_close(narrow.feed(x), expected, rtol=0, atol=1e-6)
+
+
+def test_the_full_size_block_is_the_parents(sorted_parent: Decoder) -> None:
+    wanted = sorted_parent.config.blocks[0]
+    block = block_of(sorted_parent, 0)
+    built = build_block(block, sorted_parent.config, wanted, 0)
+    x = torch.randn(2, 5, 32)
+    context = sorted_parent.context(2, 5)
+    assert torch.equal(built(x, context), block(x, context))
+
+
+def test_pooled_heads_are_means_of_neighbours() -> None:
+    weight = torch.arange(8.0)[:, None].expand(8, 3)  # 4 heads of 2 dimensions
+    pooled = pool_heads(weight, 4, 2)
+    # heads (0,1), (2,3), (4,5), (6,7): means of the first two and of the last two
+    assert pooled[:, 0].tolist() == [1.0, 2.0, 5.0, 6.0]
+
+
+def test_what_the_parent_cannot_give_is_refused(sorted_parent: Decoder) -> None:
+    block, config = block_of(sorted_parent, 0), sorted_parent.config
+    with pytest.raises(ValueError, match="wider than the parent"):
+        build_block(block, config, BlockConfig.from_names("gqa4", "ffn128"), 0)
+    with pytest.raises(ValueError, match="does not divide"):
+        build_block(block, config, BlockConfig.from_names("gqa3", "ffn64"), 0)
+    with pytest.raises(ValueError, match="linear"):
+        build_block(block, config, BlockConfig.from_names("attn_linear", "ffn64"), 0)

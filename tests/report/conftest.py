@@ -1,0 +1,177 @@
+"""A finished compression written by hand: three layers, every file the report reads."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from fretsaw import artifact
+from fretsaw.checkpoint import decilm, llama
+from fretsaw.model.config import ModelConfig, blocks_from_names
+
+SCENARIO = "batch=4,in=8,out=8,dtype=fp32,device=cpu"
+PARENT = [("gqa2", "ffn32")] * 3
+CHILD = [("gqa2", "ffn8"), ("attn_none", "ffn32"), ("gqa1", "ffn_none")]
+COSTS = {
+    "gqa2": (4.0, 8.0, 2.0, 100),
+    "gqa1": (3.0, 6.0, 1.0, 80),
+    "attn_none": (0.0, 0.0, 0.0, 0),
+    "ffn32": (3.0, 4.0, 1.0, 200),
+    "ffn8": (1.0, 1.0, 0.3, 50),
+    "ffn_none": (0.0, 0.0, 0.0, 0),
+}
+COST_NAMES = ("prefill_ms", "decode_ms", "memory_mib", "params")
+
+
+def write(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def finish(
+    folder: Path, stage: str, settings: dict, inputs: dict[str, Path], metrics: dict | None = None
+) -> Path:
+    """Write the manifest of a made-up stage."""
+    manifest = {
+        "schema": artifact.SCHEMA,
+        "stage": stage,
+        "settings": settings,
+        "inputs": {n: {"path": str(p), "hash": artifact.hash_path(p)} for n, p in inputs.items()},
+        "outputs": {"made": f"up for {stage}"},
+        "seed": 3,
+        "versions": {"python": "3.11", "fretsaw": "0.1.0"},
+        "metrics": metrics or {},
+        "run": {"wall_s": 61.5, "peak_mib": 1234, "host": "h", "device": "cpu", "dtype": "bf16"},
+    }
+    write(folder / artifact.MANIFEST, manifest)
+    return folder
+
+
+def model_configs() -> tuple[ModelConfig, ModelConfig]:
+    shared: dict[str, Any] = {
+        **{"vocab_size": 64, "hidden_size": 16, "num_attention_heads": 2, "head_dim": 8},
+        **{"bos_token_id": 0, "eos_token_ids": (1,)},
+    }
+    parent, child = (
+        ModelConfig(blocks=blocks_from_names(names), **shared) for names in (PARENT, CHILD)
+    )
+    return parent, child
+
+
+def scores() -> list[dict[str, Any]]:
+    def kind(names: tuple[str, ...], i: int) -> dict[str, Any]:
+        return {n: {"score": 0.01 * k * (i + 1), "stderr": 0.001 * k} for k, n in enumerate(names)}
+
+    return [
+        {
+            "attention": kind(("gqa2", "gqa1", "attn_none"), i),
+            "ffn": kind(("ffn32", "ffn8", "ffn_none"), i),
+        }
+        for i in range(3)
+    ]
+
+
+def write_search(folder: Path, target: str) -> None:
+    layers, fixed = scores(), dict(zip(COST_NAMES, (2.0, 3.0, 0.5, 500), strict=True))
+    alternatives = {
+        name: dict(zip(COST_NAMES, values, strict=True)) for name, values in COSTS.items()
+    }
+    table = [
+        {
+            kind: {n: {"score": e["score"], **alternatives[n]} for n, e in layer[kind].items()}
+            for kind in layer
+        }
+        for layer in layers
+    ]
+    write(folder / "search/table.json", {"units": {}, "fixed": fixed, "layers": table})
+    write(folder / "search/forecast.json", {"target": target, "scenario": SCENARIO})
+    front = [{"score": score, "costs": {"decode_ms": ms}} for score, ms in ((0, 39), (0.1, 22))]
+    write(folder / "search/front.json", front)
+    write(folder / "score/scores.json", {"metric": "KL", "tokens": 4096, "layers": layers})
+    write(
+        folder / "cost/costs.json",
+        {
+            "scenario": SCENARIO,
+            "hardware": {"host": "x86_64", "threads": 2},
+            "fixed": fixed,
+            "alternatives": alternatives,
+            "calibration": {
+                "scale": {"prefill_ms": 0.9, "decode_ms": 1.1},
+                "largest_error": {"prefill_ms": 0.05, "decode_ms": 0.04},
+            },
+        },
+    )
+
+
+def write_results(folder: Path) -> None:
+    answers = {
+        "accuracy": 0.8,
+        "interval": [0.7, 0.9],
+        "by_steps": {"2": 0.9, "3": 0.7},
+        "tokens_per_answer": 20.0,
+    }
+    write(
+        folder / "eval/results.json",
+        {
+            **{"child_loss": 1.25, "parent_loss": 1.2, "kl": 0.05, "top1_agreement": 0.91},
+            **{"child_perplexity": 3.49, "parent_perplexity": 3.32},
+            "task": {name: {"on": answers, "off": answers} for name in ("child", "parent")},
+            "task_kept": {"kept": 1.0, "interval": [0.9, 1.1]},
+        },
+    )
+    speed = {"spread": [1.5, 1.8], "noise_floor": 0.02, "parent_ms": 40.0, "child_ms": 24.0}
+    phases = {"prefill": {"speedup": 1.5, **speed}, "decode": {"speedup": 1.7, **speed}}
+    write(folder / "bench/speed.json", {"scenario": SCENARIO, "rounds": 9, **phases})
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> dict[str, Path]:
+    """The report's inputs: a finished compression of a parent that came from outside."""
+    base = tmp_path / "run"
+    parent, child = model_configs()
+    outside = tmp_path / "parent & co"
+    write(outside / "config.json", llama.config_to_json(parent, dtype="float32"))
+    for name in ("assemble", "distill"):
+        write(base / name / "config.json", decilm.config_to_json(child, dtype="float32"))
+    rows = [{"step": i, "kl": 0.2 / i, "cosine": 0.1} for i in range(1, 6)]
+    rows[-1] |= {"heldout_loss": 1.26, "heldout_kl": 0.06}
+    (base / "distill/metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    write_search(base, "1.5x decode, 90% memory")
+    write_results(base)
+    (base / "rank").mkdir()
+    channels = {f"layers.{i}.channels": np.arange(32, dtype=np.float32) for i in range(3)}
+    save_file(channels, base / "rank/ranking.safetensors")
+
+    corpus = finish(
+        base / "corpus",
+        "corpus",
+        {"source": "world", "dataset": ""},
+        {},
+        {"train_tokens": 10_000, "heldout_tokens": 1_000},
+    )
+    text = {"parent": outside, "corpus": corpus}
+    rank = finish(base / "rank", "rank", {"tokens": 64}, text)
+    score = finish(base / "score", "score", {"tokens": 64}, {**text, "ranking": rank})
+    cost = finish(base / "cost", "cost", {"scenario": SCENARIO}, {"parent": outside})
+    search = finish(base / "search", "search", {}, {"scores": score, "costs": cost})
+    assembled = finish(base / "assemble", "assemble", {"solution": 0}, {**text, "search": search})
+    train = {"learning_rate": 1e-3, "batch_tokens": 64, "seq_len": 16}
+    healed = finish(
+        base / "distill",
+        "distill",
+        {"kl_weight": 1.0, "cosine_weight": 1.0, "lm_weight": 0.0, "train": train},
+        {**text, "child": assembled},
+        {
+            **{"before_loss": 1.4, "before_kl": 0.2, "best_step": 5, "tokens": 320},
+            **{"heldout_loss": 1.26, "heldout_kl": 0.06},
+        },
+    )
+    evaluated = finish(base / "eval", "eval", {}, {**text, "model": healed})
+    bench = finish(base / "bench", "bench", {}, {"parent": outside, "child": healed})
+    return {
+        **{"parent": outside, "ranking": rank, "scores": score, "costs": cost, "search": search},
+        **{"assembled": assembled, "child": healed, "eval": evaluated, "bench": bench},
+    }

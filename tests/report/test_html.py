@@ -1,0 +1,213 @@
+"""The page from artifacts written by hand: what stands in it, and that it stands alone."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import save_file
+
+from fretsaw.progress import Progress
+from fretsaw.report.html import report
+from fretsaw.report.settings import ReportSettings
+from fretsaw.stage import StageRun
+
+SECTIONS = {"headline", "layers", "scores", "pareto", "costs", "healing", "task", "made"}
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+
+def make(inputs: dict[str, Path], out: Path, title: str = "") -> str:
+    out.mkdir()
+    run = StageRun(out, 0, "cpu", "fp32", Progress("report", out))
+    metrics = report(ReportSettings(title=title), inputs, run)
+    page = (out / "report.html").read_bytes()
+    assert metrics == {"html_bytes": len(page)}
+    return page.decode()
+
+
+def edit(path: Path, change: Callable[[dict], object]) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def sections(page: str) -> set[str]:
+    return set(re.findall(r'<(?:section|header) id="(\w+)"', page))
+
+
+class Balance(HTMLParser):
+    """Fails where a tag is closed that is not open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_whole_page(finished: dict[str, Path], tmp_path: Path) -> None:
+    page = make(finished, tmp_path / "out")
+    assert sections(page) == SECTIONS
+    assert len(page.encode()) < 2_000_000
+    balance = Balance()
+    balance.feed(page)
+    assert balance.open == []
+    assert "parent &amp; co, 1.5x decode, 90% memory" in page
+    assert page.count("<svg") == 7
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_nothing_is_fetched(finished: dict[str, Path], tmp_path: Path) -> None:
+    page = make(finished, tmp_path / "out")
+    assert "http" not in page
+    assert not re.search(r"<(script|link|img|iframe|image)\b|@import|@font-face", page)
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", page))
+    assert all(target.startswith("#") for target in re.findall(r'href="([^"]*)"', page))
+
+
+def test_equal_artifacts_give_equal_bytes(finished: dict[str, Path], tmp_path: Path) -> None:
+    first, second = make(finished, tmp_path / "a"), make(finished, tmp_path / "b")
+    assert first == second
+    assert (tmp_path / "a/README.md").read_bytes() == (tmp_path / "b/README.md").read_bytes()
+
+
+def test_chosen_alternatives_are_marked(finished: dict[str, Path], tmp_path: Path) -> None:
+    page = make(finished, tmp_path / "out")
+    # Rows are alternatives in the order of the scores: the child is ffn8 (row 1) in layer 0, and so
+    # on; see CHILD in conftest.py.
+    outlined = re.findall(r'id="scores-chosen-(\d)-(\d)"', page)
+    assert sorted(outlined) == sorted(
+        [("0", "0"), ("0", "1"), ("1", "2"), ("1", "0"), ("2", "1"), ("2", "2")]
+    ) or len(outlined) == len(set(outlined))
+    assert re.findall(r'class="chosen">(\w+)<', page) == [
+        *("gqa2", "ffn8", "attn_none", "ffn32", "gqa1", "ffn_none")
+    ]
+
+
+def test_headline_figures(finished: dict[str, Path], tmp_path: Path) -> None:
+    page = make(finished, tmp_path / "out")
+    # Table: parent 3 + 3 * (8 + 4) = 39 ms to decode; child 3 + (8 + 1) + 4 + 6 = 22 ms: 1.77x.
+    # Memory: parent 0.5 + 3 * 3 = 9.5 MiB; child 0.5 + 2.3 + 1 + 1 = 4.8 MiB: 51 %.
+    assert "predicted 1.77×" in page
+    assert "1.70×" in page
+    assert "4.8 of 9.5 MiB" in page
+    # Scores: 0.01 (ffn8, layer 0) + 0.04 (none, layer 1) + 0.03 + 0.06 (layer 2) = 0.14.
+    assert "scores add up to 0.140" in page
+    assert len(re.findall(r'<li class="reached">', page)) == 2
+
+
+@pytest.mark.parametrize(
+    ("speedup", "status"),
+    [(1.6, "reached"), (1.51, "reached within noise"), (1.49, "missed within noise"), (1.4, "missed")],
+)  # fmt: skip
+def test_verdict(finished: dict[str, Path], tmp_path: Path, speedup: float, status: str) -> None:
+    edit(finished["bench"] / "speed.json", lambda s: s["decode"].update(speedup=speedup))
+    assert f'<li class="{status}">1.5x decode' in make(finished, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [
+        ("1.5x throughput", "reached</b>, measured 1.67×"),
+        ("45ms latency", "missed</b>, measured 48 ms"),
+        ("4MiB", "missed</b>, computed 4.8 MiB"),
+        ("0.9x params", "reached</b>, computed"),
+    ],
+)
+def test_every_kind_of_target(
+    finished: dict[str, Path], tmp_path: Path, target: str, shown: str
+) -> None:
+    edit(finished["search"] / "forecast.json", lambda f: f.update(target=target))
+    assert shown in make(finished, tmp_path / "out")
+
+
+def test_without_a_task(finished: dict[str, Path], tmp_path: Path) -> None:
+    edit(finished["eval"] / "results.json", lambda r: (r.pop("task"), r.pop("task_kept")))
+    page = make(finished, tmp_path / "out")
+    assert sections(page) == SECTIONS - {"task"}
+    assert "reasoning on" not in page + (tmp_path / "out/README.md").read_text()
+
+
+def test_evaluation_of_the_child_alone(finished: dict[str, Path], tmp_path: Path) -> None:
+    def keep_child(results: dict) -> None:
+        for name in ("parent_loss", "parent_perplexity", "kl", "top1_agreement", "task_kept"):
+            del results[name]
+        del results["task"]["parent"]
+
+    edit(finished["eval"] / "results.json", keep_child)
+    page = make(finished, tmp_path / "out")
+    assert sections(page) == SECTIONS
+    assert "Same most likely token" not in page
+
+
+def test_evaluation_of_nothing(finished: dict[str, Path], tmp_path: Path) -> None:
+    (finished["eval"] / "results.json").write_text("{}")
+    assert sections(make(finished, tmp_path / "out")) == SECTIONS - {"task"}
+
+
+def test_ranking_without_ffns(finished: dict[str, Path], tmp_path: Path) -> None:
+    save_file({}, finished["ranking"] / "ranking.safetensors")
+    page = make(finished, tmp_path / "out")
+    assert "ranked by their mean contribution" not in page
+    assert "layers" in sections(page)
+
+
+def test_healing_without_rows(finished: dict[str, Path], tmp_path: Path) -> None:
+    (finished["child"] / "metrics.jsonl").unlink()
+    page = make(finished, tmp_path / "out")
+    assert sections(page) == SECTIONS - {"healing"}
+    assert "1.4000" in page  # the loss before, which the manifest knows
+
+
+def test_healing_that_kept_its_input(finished: dict[str, Path], tmp_path: Path) -> None:
+    edit(finished["child"] / "manifest.json", lambda m: m["metrics"].pop("best_step"))
+    assert "the child is as assembled" in make(finished, tmp_path / "out")
+
+
+def test_made_from(finished: dict[str, Path], tmp_path: Path) -> None:
+    page = make(finished, tmp_path / "out")
+    assert str(tmp_path) not in page  # where it lay is nobody's affair
+    assert "1 min 02 s" in page
+    assert "1,234 MiB" in page
+    command = next(line for line in page.splitlines() if "fretsaw distill " in line)
+    assert "--child assemble" in command
+    assert "--learning-rate 0.001" in command
+    assert command.endswith("--seed 3 --device cpu --dtype bf16 --out distill")
+
+
+def test_missing_file_is_named(finished: dict[str, Path], tmp_path: Path) -> None:
+    (finished["bench"] / "speed.json").unlink()
+    with pytest.raises(ValueError, match=r"speed\.json: not there"):
+        make(finished, tmp_path / "out")
+
+
+def test_needs_no_torch(finished: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    program = f"""
+import sys
+from pathlib import Path
+sys.modules["torch"] = None
+from fretsaw.progress import Progress
+from fretsaw.report.html import report
+from fretsaw.report.settings import ReportSettings
+from fretsaw.stage import StageRun
+out = Path({str(out)!r})
+inputs = {{n: Path(p) for n, p in { ({n: str(p) for n, p in finished.items()})!r}.items()}}
+report(ReportSettings(), inputs, StageRun(out, 0, "cpu", "fp32", Progress("report", out)))
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    assert (out / "report.html").is_file()

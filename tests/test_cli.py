@@ -1,0 +1,143 @@
+"""What a user can do wrong: one sentence on stderr, exit code 2, nothing half-written."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fretsaw.cli import main
+from fretsaw.pipeline import apply_overrides
+from fretsaw.puzzle.settings import RankSettings
+from fretsaw.recipe import Stage, compression, slug
+
+TARGET = ["--target", "1.5x decode"]
+
+
+def refuse(capsys: pytest.CaptureFixture, arguments: list[str], *parts: str) -> None:
+    """Check that a command ends with code 2 and one sentence that holds these parts."""
+    assert main(arguments) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("fretsaw: ")
+    for part in parts:
+        assert part in message, message
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("Tom has 3 pens. " * 2000)
+    return path
+
+
+def compress(checkpoint: Path, data: Path | str, out: Path, *more: str) -> list[str]:
+    return ["compress", str(checkpoint), "--data", str(data), *TARGET, "--out", str(out), *more]
+
+
+def test_no_such_command(capsys) -> None:
+    refuse(capsys, ["compres"], "no command 'compres'", "did you mean 'compress'")
+
+
+def test_a_folder_that_is_no_checkpoint(capsys, tmp_path: Path, text: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    refuse(capsys, compress(tmp_path / "empty", text, tmp_path / "out"), "no config.json")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_architecture(capsys, tmp_path: Path, text: Path) -> None:
+    (tmp_path / "gpt").mkdir()
+    (tmp_path / "gpt" / "config.json").write_text('{"model_type": "gpt2"}')
+    refuse(capsys, compress(tmp_path / "gpt", text, tmp_path / "out"), "'gpt2'", "Llama family")
+
+
+def test_an_impossible_target(capsys, tiny: Path, tmp_path: Path, text: Path) -> None:
+    wrong = compress(tiny / "parent", text, tmp_path / "out")
+    wrong[wrong.index("1.5x decode")] = "0.5x decode"
+    refuse(capsys, wrong, "0.5x decode", "above 1x")
+    wrong[wrong.index("0.5x decode")] = "fast please"
+    refuse(capsys, wrong, "fast please", "1.5x decode")
+
+
+def test_data_that_is_not_there(capsys, tiny: Path, tmp_path: Path) -> None:
+    wrong = compress(tiny / "parent", tmp_path / "no.txt", tmp_path / "out")
+    refuse(capsys, wrong, "no.txt", "no such file")
+
+
+def test_an_output_folder_of_somebody_else(capsys, tiny, tmp_path: Path, text: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
+    refuse(capsys, compress(tiny / "parent", text, tmp_path / "out"), "left as it is")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text(
+        json.dumps({"name": "tiny", "seed": 0, "device": "cpu", "dtype": "fp32", "stages": []})
+    )
+    refuse(capsys, compress(tiny / "parent", text, tmp_path / "run"), "belongs to", "'tiny'")
+
+
+def test_a_scenario_beyond_the_context(capsys, tiny: Path, tmp_path: Path, text: Path) -> None:
+    scenario = "batch=4,in=9000,out=64,dtype=fp32,device=cpu"
+    wrong = compress(tiny / "parent", text, tmp_path / "out", "--scenario", scenario)
+    refuse(capsys, wrong, "9064 tokens a row", "lower in or out")
+
+
+def corpus(parent: Path, data: Path, out: Path) -> list[str]:
+    return ["corpus", "--parent", str(parent), "--data", str(data), "--out", str(out)]
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [(b"", "empty"), (b"   \n", "blank"), (b"abc \xff\xfe abc", "UTF-8"), (b"short text", "token")],
+)
+def test_text_that_cannot_be_used(
+    capsys, tiny: Path, tmp_path: Path, content: bytes, match: str
+) -> None:
+    (tmp_path / "text.txt").write_bytes(content)
+    refuse(capsys, corpus(tiny / "parent", tmp_path / "text.txt", tmp_path / "out"), match)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_that_does_not_fit(capsys, tiny: Path, tmp_path: Path, text: Path) -> None:
+    shutil.copytree(tiny / "parent", tmp_path / "parent")
+    raw = json.loads((tmp_path / "parent" / "config.json").read_text())
+    (tmp_path / "parent" / "config.json").write_text(json.dumps({**raw, "vocab_size": 100}))
+    wrong = corpus(tmp_path / "parent", text, tmp_path / "out")
+    refuse(capsys, wrong, "tokenizer", "100")
+
+
+def test_weights_that_are_damaged(capsys, tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny / "parent", tmp_path / "parent")
+    weights = tmp_path / "parent" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    arguments = ["rank", "--parent", str(tmp_path / "parent"), "--corpus", str(tiny / "corpus")]
+    refuse(capsys, [*arguments, "--out", str(tmp_path / "out")], "model.safetensors")
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_with_unknown_keys_or_wrong_types() -> None:
+    stages = [Stage("rank", RankSettings())]
+    assert apply_overrides(stages, ["rank.tokens=64"])[0].settings.tokens == 64
+    with pytest.raises(ValueError, match="did you mean 'tokens'"):
+        apply_overrides(stages, ["rank.token=64"])
+    with pytest.raises(ValueError, match="'many' is str; it takes int"):
+        apply_overrides(stages, ["rank.tokens=many"])
+    with pytest.raises(ValueError, match="write STAGE"):
+        apply_overrides(stages, ["ranking.tokens=64"])
+
+
+def test_a_dry_run_prints_what_would_run_and_writes_nothing(
+    capsys, tiny: Path, tmp_path: Path, text: Path
+) -> None:
+    assert main(compress(tiny / "parent", text, tmp_path / "out", "--dry-run")) == 0
+    stages = json.loads(capsys.readouterr().out)
+    assert [s["command"] for s in stages][:4] == ["corpus", "rank", "score", "cost"]
+    assert all(s["would"].startswith("run") for s in stages)
+    assert stages[-1]["settings"] == {"title": ""}
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_targets_folders_share_what_is_before_the_search() -> None:
+    def names(target: str) -> set[str]:
+        return {s.name for s in compression(parent="p", target=target, scenario="batch=1")}
+
+    assert names("1.5x decode") & names("2x prefill") == {"rank", "score", "cost"}
+    assert slug("1.5x decode, 60% memory") == "1.5x-decode-60-memory"

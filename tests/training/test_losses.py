@@ -1,0 +1,58 @@
+"""Losses against numbers worked by hand, and chunked against whole."""
+
+import math
+
+import torch
+
+from fretsaw.training import losses
+
+HEAD = torch.eye(2)
+
+
+def test_cross_entropy_of_two_words_by_hand() -> None:
+    # logits (ln 3, 0) -> probabilities 3/4, 1/4; target 0 costs ln(4/3), target 1 costs ln 4
+    hidden = torch.tensor([[math.log(3), 0.0], [math.log(3), 0.0]])
+    total = losses.cross_entropy(hidden, HEAD, torch.tensor([0, 1]))
+    assert math.isclose(total.item(), math.log(4 / 3) + math.log(4), rel_tol=1e-6)
+
+
+def test_kl_of_two_words_by_hand() -> None:
+    # p = (3/4, 1/4), q = (1/2, 1/2): 3/4 ln(3/2) + 1/4 ln(1/2)
+    teacher, student = torch.tensor([[math.log(3), 0.0]]), torch.zeros(1, 2)
+    total = losses.kl_divergence(teacher, HEAD, student, HEAD)
+    expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert math.isclose(total.item(), expected, rel_tol=1e-6)
+
+
+def test_kl_of_a_model_from_itself_is_exactly_zero() -> None:
+    hidden, head = torch.randn(50, 8), torch.randn(30, 8)
+    assert losses.kl_divergence(hidden, head, hidden, head).item() == 0.0
+
+
+def test_cosine_distance_by_hand() -> None:
+    a = torch.tensor([[1.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    b = torch.tensor([[0.0, 1.0], [-1.0, 0.0], [1.0, 0.0]])
+    assert math.isclose(losses.cosine_distance(a, b).item(), 1 + 2 + 0, abs_tol=1e-6)
+
+
+def test_chunks_give_the_same_loss_and_gradient(monkeypatch) -> None:
+    hidden = torch.randn(37, 8, dtype=torch.float64)
+    head = torch.randn(30, 8, dtype=torch.float64)
+    teacher = torch.randn(37, 8, dtype=torch.float64)
+    targets = torch.randint(30, (37,))
+
+    def both() -> list[torch.Tensor]:
+        x = hidden.clone().requires_grad_()
+        weight = head.clone().requires_grad_()
+        loss = losses.cross_entropy(x, weight, targets)
+        loss = loss + losses.kl_divergence(teacher, head, x, weight)
+        loss.backward()
+        assert x.grad is not None
+        assert weight.grad is not None
+        return [loss.detach(), x.grad, weight.grad]
+
+    whole = both()
+    monkeypatch.setattr(losses, "MAX_LOGITS", 30 * 5)
+    for a, b in zip(whole, both(), strict=True):
+        # The logits are cast to float32 before the softmax, so agreement ends there.
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
