@@ -23,6 +23,8 @@ from typing import Any
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+REQUEST = "request.json"  # of a run that is not complete
+PRECISION = "precision.json"  # the same: what it computes on
 RESUME = "resume"  # state that only a continuing run needs; gone when the artifact is complete
 LIVE_FILES = ("metrics.jsonl", "status.json", "log.txt")  # kept, but not part of the result
 
@@ -170,8 +172,15 @@ def _refuse_other_settings(out: Path, made: Mapping[str, Any], request: Request)
     if changed:
         raise Refused(
             f"{out}: made with other settings ({'; '.join(changed)}); choose another --out, or "
-            f"make it again with --force-from {request.stage}"
+            f"make it again {_remedy(out)}"
         )
+
+
+def _remedy(out: Path) -> str:
+    for run in out.absolute().parents:
+        if (run / "run.json").is_file():
+            return f"with --force-from {out.absolute().relative_to(run)}"
+    return "after removing that folder"
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -212,14 +221,25 @@ def _take_name(beside: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def recorded_precision(out: Path) -> tuple[str, str] | None:
+    """Return the device and dtype that an interrupted run of `out` was using."""
+    path = partial_folder(out) / PRECISION
+    if not path.is_file():
+        return None
+    device, dtype = json.loads(path.read_text())
+    return device, dtype
+
+
 def open_partial(out: Path, request: Request, *, force: bool = False) -> Path:
     """Return the folder to work in, with the state of an interrupted run of the same request.
 
     Where the interrupted run had other settings it is refused (or discarded with `force`); where an
     input changed since, its work is worthless and is discarded.
     """
+    if out.exists() and not (out / MANIFEST).is_file() and any(out.iterdir()):
+        raise Refused(f"{out}: not empty and not a fretsaw artifact; choose another --out")
     partial = partial_folder(out)
-    identity, path = request.identity(), partial / "request.json"
+    identity, path = request.identity(), partial / REQUEST
     if path.is_file() and not force:
         before = json.loads(path.read_text())
         _refuse_other_settings(out, before, request)
@@ -236,16 +256,17 @@ def complete(
 ) -> dict[str, Any]:
     """Write the manifest, drop what only a continuing run needs, and give the folder its name."""
     partial = partial_folder(out)
+    hashes = json.loads((partial / REQUEST).read_text())["inputs"]  # as they were at the start
     shutil.rmtree(partial / RESUME, ignore_errors=True)
-    (partial / "request.json").unlink(missing_ok=True)
+    for name in (REQUEST, PRECISION):
+        (partial / name).unlink(missing_ok=True)
     files = sorted(p for p in partial.rglob("*") if p.is_file() and p.name not in LIVE_FILES)
     manifest = {
         "schema": SCHEMA,
         "stage": request.stage,
         "settings": request.settings,
         "inputs": {
-            name: {"path": str(path), "hash": hash_path(path)}
-            for name, path in request.inputs.items()
+            name: {"path": str(path), "hash": hashes[name]} for name, path in request.inputs.items()
         },
         "outputs": {str(p.relative_to(partial)): hash_file(p) for p in files},
         "seed": request.seed,
@@ -253,7 +274,7 @@ def complete(
         "metrics": dict(metrics),
         "run": {
             "wall_s": round(seconds, 3),
-            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "peak_mib": peak_mib(),
             "host": platform.node(),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **extra,
@@ -264,10 +285,16 @@ def complete(
     return manifest
 
 
+def peak_mib() -> int:
+    """Return the most memory this process has held, which macOS counts in bytes, Linux in KiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (1 << 20 if platform.system() == "Darwin" else 1 << 10)
+
+
 def versions() -> dict[str, str]:
     """Return the versions of what computes, read without importing it."""
     found = {"python": platform.python_version()}
-    for name in ("fretsaw", "torch", "numpy", "scipy", "tokenizers"):
+    for name in ("fretsaw", "torch", "numpy", "scipy", "tokenizers", "safetensors", "matplotlib"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found

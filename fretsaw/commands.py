@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 Checkpoint = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
+Repeated = Annotated[list[str], tyro.conf.UseAppendAction]
 
 # --- options that mean the same everywhere --------------------------------------------------------
 
@@ -44,6 +45,7 @@ def stage(name: str, argv: list[str]) -> None:
     """Run one stage from the command line; its options are its settings' fields."""
     from fretsaw import artifact
     from fretsaw.checkpoint.folder import resolve
+    from fretsaw.pipeline import settle
     from fretsaw.recipe import STAGES
     from fretsaw.stage import execute
 
@@ -74,10 +76,8 @@ def stage(name: str, argv: list[str]) -> None:
             inputs[input_name] = resolve(value)
     common = options.common
     device, dtype = common.device, common.dtype
-    if "auto" in (device, dtype) and name != "search":
-        from fretsaw.training.precision import settle
-
-        device, dtype = settle(device, dtype)
+    if "auto" in (device, dtype) and name not in ("search", "report"):
+        device, dtype = artifact.recorded_precision(common.out) or settle(device, dtype)
     execute(
         kind.load(),
         artifact.Request.of(name, options.settings, inputs, common.seed),
@@ -143,8 +143,8 @@ class Steering:
     """Begin at this stage."""
     force_from: str | None = None
     """Make this stage and all after it again, whatever is there."""
-    set: list[str] = dataclasses.field(default_factory=list)
-    """Settings to change, as stage.key=value."""
+    set: Repeated = dataclasses.field(default_factory=list)
+    """A setting to change, as stage.key=value; may be given again."""
     dry_run: bool = False
     """Print the resolved settings and what would run, as JSON, and do nothing."""
 
@@ -182,13 +182,15 @@ def compress(argv: list[str]) -> None:
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
     from fretsaw.compress import compress_stages
+    from fretsaw.pipeline import settled
 
+    device, _ = settled(options.common.out, options.common.device, options.common.dtype)
     stages = compress_stages(
         options.checkpoint,
         data=options.data,
         target=options.target,
         scenario=options.scenario,
-        device=options.common.device,
+        device=device,
         tokens=options.tokens,
         heal_tokens=options.heal_tokens,
         seq_len=options.seq_len,
@@ -202,8 +204,8 @@ class RunRecipeOptions:
 
     recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
     """A shipped recipe's name or a .py file whose recipe() returns the stages."""
-    arg: list[str] = dataclasses.field(default_factory=list)
-    """Arguments of recipe(), as key=value."""
+    arg: Repeated = dataclasses.field(default_factory=list)
+    """An argument of recipe(), as key=value; may be given again."""
     fast: bool = False
     """Short for --arg fast=true: the smaller preset, where the recipe has one."""
     common: Common
@@ -284,7 +286,7 @@ def plan(argv: list[str]) -> None:
         description="Forecast memory, time, disk and the reachable front, from the config alone.",
     )
     plan = make_plan(
-        read_config(resolve(options.checkpoint)),
+        read_config(resolve(options.checkpoint, weights=False)),
         scenario=Scenario.parse(options.scenario),
         target=options.target,
         calibration_tokens=options.calibration_tokens,
@@ -324,7 +326,7 @@ def inspect(argv: list[str]) -> None:
     from fretsaw.checkpoint.folder import read_config, resolve
     from fretsaw.inspect import render_config
 
-    print(render_config(read_config(resolve(path))))
+    print(render_config(read_config(resolve(path, weights=False))))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shlex
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +38,24 @@ class RunOptions:
     only: str | None = None
     start_from: str | None = None
     force_from: str | None = None
+
+
+def settle(device: str, dtype: str) -> tuple[str, str]:
+    """Return a device and a dtype for "auto"; torch is imported only where something is open."""
+    if "auto" not in (device, dtype):
+        return device, dtype
+    from fretsaw.training.precision import settle as measure
+
+    return measure(device, dtype)
+
+
+def settled(out: Path, device: str, dtype: str) -> tuple[str, str]:
+    """Return what a run in `out` computes on: as recorded there, else settled now."""
+    path = out / RUN_FILE
+    if path.is_file():
+        where = json.loads(path.read_text())
+        return where.get("device", device), where.get("dtype", dtype)
+    return settle(device, dtype)
 
 
 def apply_overrides(stages: list[Stage], overrides: Sequence[str]) -> list[Stage]:
@@ -119,6 +139,8 @@ def run(stages: list[Stage], options: RunOptions, *, dry_run: bool = False) -> N
         if code != 0:
             raise StageFailed(stage.name, code)
     say(f"{options.name}: all done in {format_seconds(time.monotonic() - started)} -> {out}")
+    for page in [out / stage.name / "report.html" for stage in stages if stage.kind == "report"]:
+        say(f"the report: {page}")
 
 
 def _check_stages(stages: Sequence[Stage], options: RunOptions) -> None:
@@ -164,13 +186,12 @@ def _claim(out: Path, stages: Sequence[Stage], options: RunOptions) -> dict[str,
             raise artifact.Refused(
                 f"{out}: not empty and not a fretsaw run; it is left as it is, choose another --out"
             )
-        from fretsaw.training.precision import settle
-
         device, dtype = settle(options.device, options.dtype)
         where = {"name": options.name, "seed": options.seed, "device": device, "dtype": dtype}
         known = []
     out.mkdir(parents=True, exist_ok=True)
     where["stages"] = known + [stage.name for stage in stages]
+    where["command"] = shlex.join(["fretsaw", *sys.argv[1:]])
     artifact.write_json(path, where)
     return where
 

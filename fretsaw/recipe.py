@@ -6,6 +6,7 @@ the launcher all read it.
 
 import importlib
 import importlib.util
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -150,7 +151,7 @@ class Stage:
 
 def slug(text: str) -> str:
     """Return a folder name for a target: "1.5x decode, 24GB" -> "1.5x-decode-24GB"."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-").replace("%", "pct")
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text.replace("%", "pct")).strip("-")
 
 
 def compression(
@@ -166,6 +167,7 @@ def compression(
     assemble: AssembleSettings | None = None,
     distill: DistillSettings | None = None,
     evaluate: EvalSettings | None = None,
+    bench: BenchSettings | None = None,
 ) -> list[Stage]:
     """Return the Puzzle path from a parent and a corpus to a healed, measured, reported child.
 
@@ -199,7 +201,7 @@ def compression(
         ),
         Stage(
             f"{at}/bench",
-            BenchSettings(scenario=scenario),
+            bench or BenchSettings(scenario=scenario),
             {"parent": parent, "child": f"{at}/distill", "search": f"{at}/search"},
         ),
         Stage(
@@ -246,15 +248,16 @@ def load_recipe(path: Path, arguments: dict[str, Any]) -> list[Stage]:
     spec.loader.exec_module(module)
     if not hasattr(module, "recipe"):
         raise ValueError(f"{path}: defines no recipe(); it returns the list of stages")
-    accepted = module.recipe.__code__.co_varnames[: _num_arguments(module.recipe)]
-    for name in arguments:
-        if name not in accepted:
-            raise ValueError(
-                f"{path}: its recipe() takes no {name}; it takes {accepted or 'nothing'}"
-            )
+    accepted = inspect.signature(module.recipe).parameters
+    unknown = [name for name in arguments if name not in accepted]
+    needed = [
+        name
+        for name, parameter in accepted.items()
+        if parameter.default is parameter.empty and name not in arguments
+    ]
+    if unknown or needed:
+        wrong = f"takes no {unknown[0]!r}" if unknown else f"needs {needed[0]!r}"
+        raise ValueError(
+            f"{path}: its recipe() {wrong}; give --arg NAME=VALUE for {', '.join(accepted)}"
+        )
     return module.recipe(**arguments)
-
-
-def _num_arguments(function: Callable) -> int:
-    code = function.__code__
-    return code.co_argcount + code.co_kwonlyargcount

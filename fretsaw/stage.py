@@ -60,13 +60,17 @@ def execute(
         say(f"{request.stage}: done already in {out}")
         return artifact.read_manifest(out)
     folder = artifact.open_partial(out, request, force=force)
+    artifact.write_json(folder / artifact.PRECISION, [device, dtype])
     progress = Progress(request.stage, folder)
     run = StageRun(folder, request.seed, device, dtype, progress)
 
     def request_stop(signal_number: int, frame: object) -> None:
+        if run.stop_requested:  # asked twice: at once, without saving
+            raise KeyboardInterrupt
         run.stop_requested = True
 
-    previous = signal.signal(signal.SIGTERM, request_stop)
+    stops = (signal.SIGTERM, signal.SIGINT)
+    previous = [signal.signal(stop, request_stop) for stop in stops]
     started = time.monotonic()
     error_path = folder / "error.txt"
     error_path.unlink(missing_ok=True)
@@ -78,7 +82,8 @@ def execute(
         raise
     finally:
         progress.close()
-        signal.signal(signal.SIGTERM, previous)
+        for stop, handler in zip(stops, previous, strict=True):
+            signal.signal(stop, handler)
     seconds = time.monotonic() - started
     manifest = artifact.complete(
         out, request, metrics, seconds=seconds, extra={"device": device, "dtype": dtype}

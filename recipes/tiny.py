@@ -5,20 +5,30 @@ healed; the page at the end shows what was kept and what it cost. `fast` is the 
 the length.
 """
 
+from dataclasses import replace
+
+from fretsaw.bench.settings import BenchSettings
 from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.distill.settings import DistillSettings, PretrainSettings, TrainSettings
 from fretsaw.eval.settings import EvalSettings
-from fretsaw.puzzle.settings import AssembleSettings, RankSettings, ScoreSettings
+from fretsaw.puzzle.settings import AssembleSettings, CostSettings, RankSettings, ScoreSettings
 from fretsaw.recipe import Stage, compression
 
 SCENARIO = "batch=128,in=64,out=64,dtype=fp32,device=cpu"
-SEQ_LEN = 256
 
 
 def recipe(fast: bool = False, target: str = "1.5x decode") -> list[Stage]:
     """Return the stages; `fast` trains and heals less."""
-    pretrain_tokens, heal_tokens = (400_000, 100_000) if fast else (1_700_000, 400_000)
+    pretrain_tokens, heal_tokens = (400_000, 100_000) if fast else (1_400_000, 500_000)
     calibration = 16_384 if fast else 32_768
+    train = TrainSettings(
+        tokens=pretrain_tokens,
+        batch_tokens=2048,
+        micro_batch_tokens=2048,
+        optimizer="muon",
+        learning_rate=3e-3,
+        min_lr_ratio=0.05,
+    )
     return [
         Stage(
             "corpus",
@@ -28,17 +38,7 @@ def recipe(fast: bool = False, target: str = "1.5x decode") -> list[Stage]:
         ),
         Stage(
             "pretrain",
-            PretrainSettings(
-                train=TrainSettings(
-                    tokens=pretrain_tokens,
-                    batch_tokens=2048,
-                    micro_batch_tokens=2048,
-                    seq_len=SEQ_LEN,
-                    optimizer="muon",
-                    learning_rate=3e-3,
-                    min_lr_ratio=0.05,
-                )
-            ),
+            PretrainSettings(train=train),
             {"corpus": "corpus"},
         ),
         *compression(
@@ -48,11 +48,13 @@ def recipe(fast: bool = False, target: str = "1.5x decode") -> list[Stage]:
             rank=RankSettings(tokens=calibration),
             score=ScoreSettings(repair_tokens=calibration, tokens=calibration // 2),
             assemble=AssembleSettings(tokens=calibration),
+            cost=CostSettings(scenario=SCENARIO, rounds=3 if fast else 5),
             distill=DistillSettings(
-                train=TrainSettings(tokens=heal_tokens, learning_rate=1e-3, seq_len=SEQ_LEN)
+                train=replace(train, tokens=heal_tokens, muon_learning_rate=0.01, min_lr_ratio=0.1)
             ),
             evaluate=EvalSettings(
-                task="word_problems", num_problems=200 if fast else 800, tokens=32_768
+                task="word_problems", num_problems=200 if fast else 600, tokens=32_768
             ),
+            bench=BenchSettings(scenario=SCENARIO, rounds=5 if fast else 11),
         ),
     ]

@@ -32,14 +32,15 @@ def imports(path: Path) -> list[tuple[int, str]]:
     """Return (line, room) of every import of our own."""
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module]
-            if node.module == "fretsaw":
-                names = [f"fretsaw.{alias.name}" for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
+            is_ours = node.module == "fretsaw"
+            names = [f"fretsaw.{a.name}" for a in node.names] if is_ours else [node.module or ""]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        found += [(node.lineno, n.split(".")[1]) for n in names if n.startswith("fretsaw.")]
+        else:
+            continue
+        rooms = [name.split(".")[1] for name in names if name.startswith("fretsaw.")]
+        found += [(node.lineno, room) for room in rooms]
     return found
 
 

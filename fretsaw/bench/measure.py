@@ -6,25 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fretsaw.artifact import write_json
 from fretsaw.bench.settings import BenchSettings
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.engine.engine import Engine, Request
+from fretsaw.engine.timing import torch_dtype
 from fretsaw.model.decoder import Decoder
 from fretsaw.progress import say
 from fretsaw.scenario import Scenario
 from fretsaw.stage import StageRun
 
 SPEED = "speed.json"
-TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def bench(settings: BenchSettings, inputs: Mapping[str, Path], run: StageRun) -> dict[str, Any]:
     """Write medians of interleaved ratios, and the forecast beside them where there is one."""
     scenario = Scenario.parse(settings.scenario)
-    dtype = TORCH_DTYPES[scenario.dtype]
+    dtype = torch_dtype(scenario.dtype)
     models = {
         name: checkpoint.load(inputs[name], device=run.device, dtype=dtype)
         for name in ("parent", "child")
@@ -38,7 +36,7 @@ def bench(settings: BenchSettings, inputs: Mapping[str, Path], run: StageRun) ->
         # The parent once more: how far two runs of the same model differ is the noise floor.
         rounds[-1]["parent again"] = serve(models["parent"], scenario)
         run.step(i + 1, row=False)
-    result: dict[str, Any] = {"scenario": str(scenario), "rounds": settings.rounds}
+    result: dict[str, Any] = {"scenario": str(scenario), "rounds": rounds}
     for phase in ("prefill", "decode"):
         ms = f"{phase}_ms"
         ratios = [r["parent"][ms] / r["child"][ms] for r in rounds]
@@ -53,8 +51,7 @@ def bench(settings: BenchSettings, inputs: Mapping[str, Path], run: StageRun) ->
     if "search" in inputs:
         forecast = json.loads((inputs["search"] / "forecast.json").read_text())
         result["target"] = forecast["target"]
-        for phase in ("prefill", "decode"):
-            predicted = forecast["speedup"][phase]
+        for phase, predicted in _predicted(inputs["search"], forecast, models["child"]).items():
             result[phase]["predicted"] = predicted
             result[phase]["prediction_error"] = predicted / result[phase]["speedup"] - 1
     write_json(run.folder / SPEED, result)
@@ -65,6 +62,16 @@ def bench(settings: BenchSettings, inputs: Mapping[str, Path], run: StageRun) ->
             f"bench: {phase} {figures['speedup']:.2f}x the parent{predicted} "
             f"(noise {figures['noise_floor']:.1%}) at {scenario}"
         )
+    return {f"{phase}_speedup": result[phase]["speedup"] for phase in ("decode", "prefill")}
+
+
+def _predicted(search: Path, forecast: Mapping[str, Any], child: Decoder) -> dict[str, float]:
+    """Return the speed-ups foreseen for the solution that this child is, if it is one."""
+    choices = [[block.attention_name, block.ffn_name] for block in child.config.blocks]
+    for solution in json.loads((search / "solutions.json").read_text()):
+        if solution["choices"] == choices:
+            parent, costs = forecast["parent"], solution["costs"]
+            return {p: parent[f"{p}_ms"] / costs[f"{p}_ms"] for p in ("prefill", "decode")}
     return {}
 
 

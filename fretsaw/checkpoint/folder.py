@@ -38,14 +38,18 @@ TOKENIZER_FILES = (
 )
 _REMOTE_CODE = ("configuration_decilm.py", "modeling_decilm.py")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_SMALL_FILES = ("*.json", "tokenizer*", "*.jinja", "README.md", "LICENSE*")
 _DERIVED = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$")  # old buffers, recomputed
 
 
 # --- finding -------------------------------------------------------------------------------------
 
 
-def resolve(name_or_path: str | Path) -> Path:
-    """Return a local folder as it is, or download a Hub id (`owner/name`) and return its folder."""
+def resolve(name_or_path: str | Path, *, weights: bool = True) -> Path:
+    """Return a local folder as it is, or download a Hub id (`owner/name`) and return its folder.
+
+    Without `weights` only the configuration is fetched.
+    """
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         return path
@@ -56,16 +60,16 @@ def resolve(name_or_path: str | Path) -> Path:
         raise ValueError(
             f"{name}: no such folder; give a checkpoint folder or a Hub id (owner/name)"
         )
-    return _download(name)
+    return _download(name, (*_SMALL_FILES, "*.safetensors") if weights else ("*config.json",))
 
 
-def _download(name: str) -> Path:
+def _download(name: str, patterns: tuple[str, ...]) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     try:
         folder = snapshot_download(
             name,
-            allow_patterns=["*.json", "*.safetensors", "tokenizer*", "*.jinja"],
+            allow_patterns=list(patterns),
             ignore_patterns=["original/*", "consolidated*"],
         )
     except errors.GatedRepoError as error:
@@ -121,6 +125,13 @@ def read_config(folder: Path) -> ModelConfig:
         eos = (*llama.token_ids(generation.get("eos_token_id")), *config.eos_token_ids)
         config = replace(config, eos_token_ids=tuple(dict.fromkeys(eos)))
     return config
+
+
+def read_dtype(folder: Path) -> str:
+    """Return the precision a checkpoint's config states, float32 where it states none."""
+    raw = _read_json(folder / "config.json")
+    names = {name: short for short, name in llama.DTYPE_NAMES.items()}
+    return names.get(raw.get("dtype") or raw.get("torch_dtype") or "", "fp32")
 
 
 def load(

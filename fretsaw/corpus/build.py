@@ -71,7 +71,8 @@ def _documents(
         return world.documents(run.seed, "train", None)
     if settings.source == "hub":
         return sources.read_documents([settings.dataset])
-    files = [str(path) for name, path in sorted(inputs.items()) if name.startswith("data")]
+    names = sorted((name for name in inputs if name.startswith("data")), key=lambda n: (len(n), n))
+    files = [str(inputs[name]) for name in names]
     if not files:
         raise ValueError("corpus: no text; give --data FILES")
     return sources.read_documents(files)

@@ -103,6 +103,12 @@ def rows(
     return _gather(tokens, range(num_rows), seq_len)
 
 
+def first_rows(path: Path, seq_len: int, max_tokens: int) -> Int64[np.ndarray, "rows {seq_len}+1"]:
+    """Return the first rows of a corpus file, up to `max_tokens` and at least one."""
+    tokens = read_tokens(path)
+    return rows(tokens, seq_len, min(max(1, max_tokens // seq_len), num_windows(tokens, seq_len)))
+
+
 def _gather(
     tokens: Tokens, windows: Iterable[int], seq_len: int
 ) -> Int64[np.ndarray, "rows {seq_len}+1"]:

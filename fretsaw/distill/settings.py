@@ -41,8 +41,8 @@ class TrainSettings:
     """Largest norm of the gradient."""
     heldout_tokens: int = 16_384
     """Tokens of every held-out measurement."""
-    heldout_every: int = 100
-    """Steps between held-out measurements."""
+    heldout_every: int = 0
+    """Steps between held-out measurements; 0 is a tenth of all."""
     save_every_s: float = 30.0
     """Seconds between saved states; it never changes the result."""
     compile: bool = False
@@ -66,12 +66,17 @@ class TrainSettings:
             self.tokens >= batch, "tokens", self.tokens, f"must be at least batch_tokens {batch}"
         )
         _require(0 <= self.warmup_ratio <= 1, "warmup_ratio", self.warmup_ratio, "lies in 0 to 1")
-        _require(self.heldout_every > 0, "heldout_every", self.heldout_every, "must be positive")
+        _require(self.heldout_every >= 0, "heldout_every", self.heldout_every, "is 0 or more")
 
     @property
     def num_steps(self) -> int:
         """Optimizer steps."""
         return self.tokens // self.batch_tokens
+
+    @property
+    def heldout_interval(self) -> int:
+        """Steps between held-out measurements."""
+        return self.heldout_every or max(1, self.num_steps // 10)
 
     @property
     def num_warmup(self) -> int:
@@ -81,7 +86,7 @@ class TrainSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillSettings:
-    """Train a child to agree with its parent (Puzzle, section 2: cosine + KL, no LM loss).
+    """Train a child to agree with its parent (Puzzle's choice: cosine + KL, no LM loss).
 
     With both teacher terms at 0 and `lm_weight` 1 this is continued pretraining.
     """

@@ -83,7 +83,9 @@ def distill(settings: DistillSettings, inputs: Mapping[str, Path], run: StageRun
         run,
         keep_best=settings.keep_best,
     )
-    checkpoint.write(student, run.folder, like=inputs["child"])
+    like = inputs["parent" if "parent" in inputs else "child"]
+    dtype = checkpoint.read_dtype(like)
+    checkpoint.write(student, run.folder, like=inputs["child"], dtype=dtype)
     return metrics
 
 
@@ -106,11 +108,7 @@ def train(
     # --- set-up -----------------------------------------------------------------------------------
     tokens = loader.read_tokens(corpus / "train.npy")
     heldout = _to_tensor(
-        loader.rows(
-            loader.read_tokens(corpus / "heldout.npy"),
-            settings.seq_len,
-            max(1, settings.heldout_tokens // settings.seq_len),
-        ),
+        loader.first_rows(corpus / "heldout.npy", settings.seq_len, settings.heldout_tokens),
         run.device,
     )
     artifact.require_disk(run.folder, 2 * STATE_BYTES_PER_PARAMETER * num_params(student.config))
@@ -138,7 +136,8 @@ def train(
         before = heldout_figures(student, teacher, heldout, micro_rows, run.dtype)
         state.scalars = {f"before_{name}": value for name, value in before.items()}
         state.scalars["best"] = before["kl" if teacher is not None else "loss"]
-        save_tensors(best_path, student.state_dict())
+        if keep_best:
+            save_tensors(best_path, student.state_dict())
         state.save()
     run.progress.rewind(state.step)
     phase = "distilling" if teacher is not None else "training"
@@ -178,13 +177,12 @@ def train(
         metrics = {name: value / settings.batch_tokens for name, value in sums.items()}
         metrics |= {"lr": settings.learning_rate * factor, "grad_norm": grad_norm.item()}
         is_last = state.step == settings.num_steps
-        if is_last or state.step % settings.heldout_every == 0:
+        if is_last or state.step % settings.heldout_interval == 0:
             figures = heldout_figures(student, teacher, heldout, micro_rows, run.dtype)
             metrics |= {f"heldout_{name}": value for name, value in figures.items()}
             figure = figures["kl" if teacher is not None else "loss"]
-            if figure < state.scalars["best"] or not keep_best:
-                state.scalars["best"] = figure
-                state.scalars["best_step"] = state.step
+            if keep_best and figure < state.scalars["best"]:
+                state.scalars |= {"best": figure, "best_step": state.step}
                 save_tensors(best_path, student.state_dict())
         metrics["tokens_per_s"] = settings.batch_tokens / (time.monotonic() - started)
         if is_last or run.stop_requested or time.monotonic() - saved_at > settings.save_every_s:

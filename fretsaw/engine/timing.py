@@ -4,8 +4,11 @@ Times are those of the engine's own `prefill` and `decode`, so what is measured 
 decode step is timed in the middle of the output, where its context is the mean one.
 """
 
+import platform
+import re
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -22,6 +25,28 @@ class Load:
     output_tokens: int
 
 
+def torch_dtype(name: str) -> torch.dtype:
+    """Return the precision a scenario names, where the engine has it."""
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if name not in dtypes:
+        raise ValueError(
+            f"scenario: dtype={name} is not served by the embedded engine; use {', '.join(dtypes)}"
+        )
+    return dtypes[name]
+
+
+def describe_hardware(device: str) -> dict[str, str | int]:
+    """Return what identifies the machine behind a measured time."""
+    if device.startswith("cuda"):
+        return {"device": torch.cuda.get_device_name(device)}
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        found = re.search(r"model name\s*: (.*)", cpuinfo.read_text())
+        name = found[1] if found else name
+    return {"device": name, "threads": torch.get_num_threads()}
+
+
 def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -34,6 +59,7 @@ def time_prefill(decoder: Decoder, load: Load) -> float:
     shape = (load.batch, load.prompt_tokens)
     prompts = torch.randint(decoder.config.vocab_size, shape, generator=generator)
     rows = prompts.tolist()
+    prefill(decoder, rows, new_cache(decoder, load.batch, load.prompt_tokens))  # warms up
     cache = new_cache(decoder, load.batch, load.prompt_tokens)
     _synchronise(decoder.device)
     started = time.perf_counter()

@@ -31,13 +31,9 @@ def evaluate(settings: EvalSettings, inputs: Mapping[str, Path], run: StageRun) 
         models["parent"] = checkpoint.load(inputs["parent"], device=run.device)
     results: dict[str, Any] = {}
     if "corpus" in inputs:
-        heldout = loader.read_tokens(inputs["corpus"] / "heldout.npy")
-        num_rows = min(
-            max(1, settings.tokens // settings.seq_len),
-            loader.num_windows(heldout, settings.seq_len),
-        )
-        rows = torch.from_numpy(loader.rows(heldout, settings.seq_len, num_rows)).to(run.device)
-        results |= text_figures(models, rows, settings.batch_rows, run)
+        heldout = inputs["corpus"] / "heldout.npy"
+        rows = torch.from_numpy(loader.first_rows(heldout, settings.seq_len, settings.tokens))
+        results |= text_figures(models, rows.to(run.device), settings.batch_rows, run)
     if settings.task == "word_problems":
         tokenizer = Tokenizer.from_folder(inputs["model"])
         results["task"] = {

@@ -24,7 +24,7 @@ class SwiGLU(nn.Module):
 
 
 class LinearFfn(nn.Module):
-    """One matrix in place of an FFN (Puzzle, arXiv 2411.19146, section 2)."""
+    """One matrix in place of an FFN (Puzzle, arXiv 2411.19146)."""
 
     def __init__(self, hidden_size: int):
         super().__init__()

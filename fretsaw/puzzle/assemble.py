@@ -102,10 +102,11 @@ def _refit_ffn(block: Block, mlp: SwiGLU, own: Replay, wanted: Replay) -> float 
 def _refit(projection: nn.Linear, activations: Any, own: Replay, wanted: Replay) -> float | None:
     hidden, width = projection.weight.shape
     halves = [Moments.zeros(width, hidden, projection.weight.device) for _ in range(2)]
-    for i, (x, target) in enumerate(zip(own.batches(), wanted.batches(), strict=True)):
+    for x, target in zip(own.batches(), wanted.batches(), strict=True):
         entering = activations(x)
         missing = target - (x + projection(entering))
-        halves[i % 2].add(entering.flatten(0, 1), missing.flatten(0, 1))
+        for i, half in enumerate(halves):
+            half.add(entering[i::2].flatten(0, 1), missing[i::2].flatten(0, 1))
     repair = solve(*halves)
     projection.weight += repair.correction.to(projection.weight.dtype)
     return repair.ridge

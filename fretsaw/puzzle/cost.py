@@ -1,16 +1,14 @@
 """The cost stage: measured prefill and decode time of every alternative, memory in closed form.
 
-A subblock is timed as the difference between stacks of 2n and n layers that hold nothing else, all
-stacks interleaved, medians over rounds. Sums of parts are then calibrated on whole models: the
-parent and a few random children are timed too, and `measured = fixed + scale * sum` is fitted.
-Every entry is kept as it is measured, under a key of shape, scenario and hardware, so a resumed or
-later run sees the same figures.
+Timed are stacks of n and of 2n equal blocks, each alternative beside the parent's other half, the
+parent itself and a few random children, all interleaved. One additive model is fitted to all of them;
+how well it foretells a child it has not seen is written beside the costs. Every measurement is kept
+as it is made, under a key of shape, scenario and hardware, so a resumed run sees the same figures.
 """
 
 import json
-import platform
 import random
-import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +19,13 @@ import torch
 
 from fretsaw.artifact import canonical_json, write_json
 from fretsaw.checkpoint import folder as checkpoint
-from fretsaw.engine.timing import Load, time_decode, time_prefill
+from fretsaw.engine.timing import (
+    Load,
+    describe_hardware,
+    time_decode,
+    time_prefill,
+    torch_dtype,
+)
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Decoder
 from fretsaw.model.size import BYTES_PER_ELEMENT, block_kv_bytes, block_params, embedding_params
@@ -31,11 +35,11 @@ from fretsaw.scenario import Scenario
 from fretsaw.stage import StageRun
 
 COSTS = "costs.json"
+FIXED = "fixed"  # what every model pays: embeddings, head, sampling, dispatch
 PHASES: dict[str, Callable[[Decoder, Load], float]] = {
     "prefill_ms": time_prefill,
     "decode_ms": time_decode,
 }
-TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def cost(settings: CostSettings, inputs: Mapping[str, Path], run: StageRun) -> dict[str, Any]:
@@ -43,80 +47,43 @@ def cost(settings: CostSettings, inputs: Mapping[str, Path], run: StageRun) -> d
     config = checkpoint.read_config(inputs["parent"])
     scenario = Scenario.parse(settings.scenario)
     load = Load(scenario.batch, scenario.prompt_tokens, scenario.output_tokens)
-    dtype = TORCH_DTYPES[scenario.dtype]
+    dtype = torch_dtype(scenario.dtype)
     kept = Entries(run.resume_folder / COSTS)
 
-    # --- what is timed: stacks of each distinct subblock, then whole models -----------------------
+    # --- what is timed: stacks of equal blocks, the parent, a few random children ------------------
     names = sorted({n for b in config.blocks for pair in layer_alternatives(b) for n in pair})
-    parts = [name for name in names if not name.endswith("_none")]
-    probes = [list(config.blocks), *_random_children(config, settings.probes, run.seed)]
-    stacks: dict[str, list[BlockConfig]] = {}
-    for name in parts:
-        block = _alone(name)
-        stacks[f"{name} x{settings.layers}"] = [block] * settings.layers
-        stacks[f"{name} x{2 * settings.layers}"] = [block] * 2 * settings.layers
-    stacks |= {f"whole {i}": blocks for i, blocks in enumerate(probes)}
+    models = {
+        f"{block.attention_name} {block.ffn_name} x{depth}": [block] * depth
+        for block in _blocks_beside_the_parents(config, names)
+        for depth in (settings.layers, 2 * settings.layers)
+    }
+    models["parent"] = list(config.blocks)
+    models |= _random_children(config, settings.probes, run.seed)
 
     # --- interleaved measurement ------------------------------------------------------------------
-    run.progress.start("timing", settings.rounds * len(stacks), unit="model")
-    hardware = {
-        "host": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-    }
-    keys = {
-        name: canonical_json(
-            [
-                str(scenario),
-                hardware,
-                _shape(config),
-                [(b.attention_name, b.ffn_name) for b in blocks],
-            ]
-        )
-        for name, blocks in stacks.items()
-    }
+    run.progress.start("timing", settings.rounds * len(models), unit="model")
+    hardware = describe_hardware(run.device)
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in models}
     num_done = 0
     for round_index in range(settings.rounds):
-        for name, blocks in stacks.items():
+        for name, blocks in models.items():
             num_done += 1
-            entry = f"{keys[name]}#{round_index}"
-            if entry not in kept:
+            shapes = [(block.attention_name, block.ffn_name) for block in blocks]
+            key = canonical_json([str(scenario), hardware, _shape(config), shapes, round_index])
+            if key not in kept:
                 decoder = _random_decoder(config, blocks, dtype, run.device)
-                if round_index == 0:  # the first call pays for allocation and dispatch
-                    for time_phase in PHASES.values():
-                        time_phase(decoder, load)
-                kept.add(entry, {phase: f(decoder, load) for phase, f in PHASES.items()})
+                kept.add(key, {phase: f(decoder, load) for phase, f in PHASES.items()})
+            measured[name].append(kept[key])
             run.step(num_done, row=False)
-    times = {
-        name: {
-            phase: statistics.median(kept[f"{key}#{r}"][phase] for r in range(settings.rounds))
-            for phase in PHASES
-        }
-        for name, key in keys.items()
-    }
 
-    # --- from stacks to subblocks, and the calibration of sums ------------------------------------
-    marginal = {
-        name: {
-            phase: max(
-                0.0,
-                times[f"{name} x{2 * settings.layers}"][phase]
-                - times[f"{name} x{settings.layers}"][phase],
-            )
-            / settings.layers
-            for phase in PHASES
-        }
-        for name in parts
-    }
-    fixed, scale, errors = {}, {}, {}
-    for phase in PHASES:
-        sums = np.array([_sum(marginal, blocks, phase) for blocks in probes])
-        measured = np.array([times[f"whole {i}"][phase] for i in range(len(probes))])
-        fixed[phase], scale[phase] = fit_line(sums, measured)
-        predicted = fixed[phase] + scale[phase] * sums
-        errors[phase] = float(np.abs(predicted / measured - 1).max())
+    # --- one additive model of all of them --------------------------------------------------------
+    times = {phase: drift_free_medians(measured, phase) for phase in PHASES}
+    fits = {phase: fit_additive(models, times[phase]) for phase in PHASES}
+    left_out = {phase: left_out_errors(models, times[phase]) for phase in PHASES}
+    fixed: dict[str, float] = {phase: fits[phase][FIXED] for phase in PHASES}
     alternatives = {
         name: {
-            **{phase: scale[phase] * marginal.get(name, {}).get(phase, 0.0) for phase in PHASES},
+            **{phase: fits[phase].get(name, 0.0) for phase in PHASES},
             **_closed_form(config, name, scenario),
         }
         for name in names
@@ -132,16 +99,85 @@ def cost(settings: CostSettings, inputs: Mapping[str, Path], run: StageRun) -> d
             "units": {"prefill_ms": "ms", "decode_ms": "ms", "memory_mib": "MiB", "params": "1"},
             "fixed": fixed,
             "alternatives": alternatives,
-            "parent": times["whole 0"],
-            "calibration": {"scale": scale, "largest_error": errors},
+            "parent": {phase: times[phase]["parent"] for phase in PHASES},
+            "left_out_error": left_out,
         },
     )
     write_json(run.folder / "measurements.json", kept.values)
     return {
         "alternatives": len(names),
-        **{f"scale_{phase}": value for phase, value in scale.items()},
-        **{f"largest_error_{phase}": value for phase, value in errors.items()},
+        **{
+            f"left_out_error_{phase}": max(left_out[phase].values(), default=0.0)
+            for phase in PHASES
+        },
     }
+
+
+def _blocks_beside_the_parents(config: ModelConfig, names: list[str]) -> list[BlockConfig]:
+    """Return every alternative in a block whose other half is the parent's, as it will be served."""
+    whole = [b for b in config.blocks if b.attention != "none" and b.ffn != "none"]
+    own = Counter(whole or config.blocks).most_common(1)[0][0]
+    blocks = [
+        BlockConfig.from_names(own.attention_name, name)
+        if name.startswith("ffn")
+        else BlockConfig.from_names(name, own.ffn_name)
+        for name in names
+    ]
+    return list(dict.fromkeys(blocks))
+
+
+def drift_free_medians(
+    measured: Mapping[str, list[dict[str, float]]], phase: str
+) -> dict[str, float]:
+    """Return each model's median over rounds, each round taken relative to its own mean.
+
+    A machine that slows down for a while slows a whole round; what is left is how models compare.
+    """
+    table = np.array([[entry[phase] for entry in entries] for entries in measured.values()])
+    level = table.mean(axis=0)
+    medians = np.median(table / level, axis=1) * np.median(level)
+    return dict(zip(measured, medians.tolist(), strict=True))
+
+
+def fit_additive(
+    models: Mapping[str, list[BlockConfig]], times: Mapping[str, float]
+) -> dict[str, float]:
+    """Return cost by name (and what is fixed) of time = fixed + sum of the parts of all layers.
+
+    Non-negative least squares of the relative error, over stacks of n and 2n layers and whole models
+    alike: so a part's cost is what one more of it adds among neighbours as they are served.
+    """
+    from scipy.optimize import nnls
+
+    parts = sorted(
+        {name for blocks in models.values() for block in blocks for name in _names_of(block)}
+    )
+    counts = {
+        model: Counter(name for block in blocks for name in _names_of(block))
+        for model, blocks in models.items()
+    }
+    design = np.array([[1.0, *(counts[model][part] for part in parts)] for model in models])
+    measured = np.array([times[model] for model in models])
+    solution, _ = nnls(design / measured[:, None], np.ones(len(measured)))
+    return dict(zip([FIXED, *parts], solution.tolist(), strict=True))
+
+
+def left_out_errors(
+    models: Mapping[str, list[BlockConfig]], times: Mapping[str, float]
+) -> dict[str, float]:
+    """Return the relative error of each random child's time when the fit has not seen it."""
+    errors = {}
+    for child in (name for name in models if name.startswith("child")):
+        fit = fit_additive({m: blocks for m, blocks in models.items() if m != child}, times)
+        names = [name for block in models[child] for name in _names_of(block)]
+        predicted = fit[FIXED] + sum(fit.get(name, 0.0) for name in names)
+        errors[child] = abs(predicted / times[child] - 1)
+    return errors
+
+
+def _names_of(block: BlockConfig) -> list[str]:
+    """Return the parts of a block that take time."""
+    return [n for n in (block.attention_name, block.ffn_name) if not n.endswith("_none")]
 
 
 class Entries:
@@ -177,24 +213,6 @@ def _parse_line(line: str) -> tuple[str, dict[str, float]] | None:
     return key, value
 
 
-def fit_line(sums: np.ndarray, measured: np.ndarray) -> tuple[float, float]:
-    """Return (fixed, scale) of measured = fixed + scale * sum, least squares relative to measured.
-
-    The scale is held in [0.5, 2] and the fixed part is not negative: beyond that the parts were
-    measured wrongly, and the fit must not hide it. With one model, or equal sums, the scale is 1.
-    """
-    if len(sums) < 2 or np.ptp(sums) < 1e-9:
-        return max(0.0, float(measured[0] - sums[0])), 1.0
-    weights = 1 / measured
-    design = np.stack([np.ones_like(sums), sums], axis=1) * weights[:, None]
-    (fixed, scale), *_ = np.linalg.lstsq(design, measured * weights, rcond=None)
-    scale = float(np.clip(scale, 0.5, 2.0))
-    if fixed < 0:
-        scale = float(np.clip((sums / measured).sum() / ((sums / measured) ** 2).sum(), 0.5, 2.0))
-        return 0.0, scale
-    return float(np.average(measured - scale * sums, weights=weights)), scale
-
-
 def _alone(name: str) -> BlockConfig:
     is_ffn = name.startswith("ffn")
     return BlockConfig.from_names("attn_none" if is_ffn else name, name if is_ffn else "ffn_none")
@@ -204,15 +222,15 @@ def _shape(config: ModelConfig) -> list[int]:
     return [config.hidden_size, config.num_attention_heads, config.head_dim, config.vocab_size]
 
 
-def _random_children(config: ModelConfig, count: int, seed: int) -> list[list[BlockConfig]]:
+def _random_children(config: ModelConfig, count: int, seed: int) -> dict[str, list[BlockConfig]]:
     chooser = random.Random(seed)
-    return [
-        [
+    return {
+        f"child {i}": [
             BlockConfig.from_names(*(chooser.choice(names) for names in layer_alternatives(block)))
             for block in config.blocks
         ]
-        for _ in range(count)
-    ]
+        for i in range(count)
+    }
 
 
 def _random_decoder(
@@ -222,13 +240,6 @@ def _random_decoder(
     with torch.device(device):
         decoder = Decoder(replace(config, blocks=tuple(blocks)))
     return decoder.to(dtype).eval().requires_grad_(False)
-
-
-def _sum(
-    marginal: Mapping[str, Mapping[str, float]], blocks: list[BlockConfig], phase: str
-) -> float:
-    names = [name for block in blocks for name in (block.attention_name, block.ffn_name)]
-    return sum(marginal[name][phase] for name in names if name in marginal)
 
 
 def _closed_form(config: ModelConfig, name: str, scenario: Scenario) -> dict[str, float]:

@@ -74,9 +74,8 @@ def calibration_rows(
     corpus: Path, tokens: int, seq_len: int, device: str
 ) -> Int[Tensor, "rows seq"]:
     """Return the first rows of the training text, as many as the text has up to `tokens`."""
-    train = loader.read_tokens(corpus / "train.npy")
-    num_rows = min(max(1, tokens // seq_len), loader.num_windows(train, seq_len))
-    return torch.from_numpy(loader.rows(train, seq_len, num_rows))[:, :-1].to(device)
+    rows = loader.first_rows(corpus / "train.npy", seq_len, tokens)
+    return torch.from_numpy(rows)[:, :-1].to(device)
 
 
 def read_orders(ranking: Path, num_layers: int) -> list[Int[Tensor, " ffn"]]:

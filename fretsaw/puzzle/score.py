@@ -1,6 +1,6 @@
 """The score stage: what each alternative costs in quality, one replaced subblock at a time.
 
-Replace-1-block KL (Puzzle, arXiv 2411.19146, section 2.5), attention and FFN apart, each narrowed
+Replace-1-block KL (Puzzle, arXiv 2411.19146), attention and FFN apart, each narrowed
 FFN repaired in closed form first. Finished layers are kept, so a stopped run goes on where it was.
 """
 
@@ -35,11 +35,8 @@ def score(settings: ScoreSettings, inputs: Mapping[str, Path], run: StageRun) ->
     parent = checkpoint.load(inputs["parent"], device=run.device)
     config = parent.config
     sort_parent(parent, read_orders(inputs["ranking"], config.num_hidden_layers))
-    heldout = loader.read_tokens(inputs["corpus"] / "heldout.npy")
-    num_rows = min(
-        max(1, settings.tokens // settings.seq_len), loader.num_windows(heldout, settings.seq_len)
-    )
-    rows = torch.from_numpy(loader.rows(heldout, settings.seq_len, num_rows))[:, :-1]
+    heldout = inputs["corpus"] / "heldout.npy"
+    rows = torch.from_numpy(loader.first_rows(heldout, settings.seq_len, settings.tokens))[:, :-1]
     replay = Replay(parent, rows.to(run.device), settings.batch_rows, score=True)
     repair_rows = calibration_rows(
         inputs["corpus"], settings.repair_tokens, settings.seq_len, run.device
@@ -106,9 +103,11 @@ def _gram_matrices(block: Block, replay: Replay) -> tuple[Moments, Moments] | No
         return None
     hidden, width = block.mlp.down_proj.weight.shape
     halves = tuple(Moments.zeros(width, hidden, replay.frontier.device) for _ in range(2))
-    for i, rows in enumerate(replay.batches()):
-        activations = block.mlp.activations(block.post_attention_layernorm(rows)).flatten(0, 1)
-        halves[i % 2].add(activations, activations.new_zeros(len(activations), hidden))
+    for rows in replay.batches():
+        activations = block.mlp.activations(block.post_attention_layernorm(rows))
+        for i, half in enumerate(halves):
+            x = activations[i::2].flatten(0, 1)
+            half.add(x, x.new_zeros(len(x), hidden))
     return halves[0], halves[1]
 
 

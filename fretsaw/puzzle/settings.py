@@ -38,7 +38,7 @@ class CostSettings:
     layers: int = 4
     """Stacks of this many and twice as many layers are timed; their difference is the cost."""
     probes: int = 4
-    """Whole random children timed beside the parent, to calibrate sums of costs."""
+    """Whole random children timed beside the parent."""
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.layers < 1 or self.probes < 0:

@@ -262,10 +262,8 @@ def model_card(findings: Findings) -> str:
 def count(value: float) -> str:
     """Write a number of parameters or tokens: 583.7 k, 1.64 M, 8.03 B."""
     for size, unit in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
-        if value >= size:
-            return (
-                f"{value / size:.3g}{unit}" if value < 1000 * size else f"{value / size:,.0f}{unit}"
-            )
+        if value >= 0.9995 * size:  # what rounds to one million is one
+            return f"{value / size:.3g}{unit}" if value < 999.5 * size else f"{value:,.0f}"
     return f"{value:g}"
 
 

@@ -133,8 +133,10 @@ def score_map(scores: Layers, chosen: Sequence[tuple[str, str]]) -> str:
             for i, layer in enumerate(scores):
                 for row, name in enumerate(names[kind]):
                     if name in layer[kind]:
-                        is_chosen = name == chosen[i][k]
-                        _score_cell(axes, i, row, layer[kind][name], norm, is_chosen, len(scores))
+                        is_labelled = len(scores) <= MAX_SCORED
+                        _score_cell(axes, i, row, layer[kind][name], norm, is_labelled)
+                        if name == chosen[i][k]:
+                            _outline(axes, i, row).set_gid(f"chosen-{i}-{name}")
             axes.set_xlim(-0.55, len(scores) - 0.45)
             axes.set_ylim(len(names[kind]) - 0.45, -0.55)
             axes.set_yticks(range(len(names[kind])), names[kind])
@@ -157,27 +159,21 @@ def _key(figure: Figure, norm: LogNorm) -> None:
     figure.legend(handles=patches, loc="outside upper left", ncols=len(patches), fontsize=9)
 
 
-def _score_cell(
-    axes: Axes, x: int, y: int, score: float, norm: LogNorm, is_chosen: bool, num_layers: int
-) -> None:
+def _score_cell(axes: Axes, x: int, y: int, score: float, norm: LogNorm, is_labelled: bool) -> None:
     share = float(norm(score)) if score > 0 else 0.0
     colour = colormaps["cividis_r"](share) if score > 0 else EMPTY
     axes.add_patch(Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, facecolor=colour, edgecolor="none"))
-    if is_chosen:
-        edge = Rectangle((x - 0.45, y - 0.43), 0.9, 0.86, fill=False, edgecolor=ACCENT, lw=2.4)
-        edge.set_gid(f"chosen-{x}-{y}")
-        edge.set_zorder(3)
-        axes.add_patch(edge)
-    if num_layers <= 16:
-        text = (
-            "0"
-            if score == 0
-            else f"{score:.0e}".replace("e-0", "e-")
-            if score < 1e-3
-            else f"{score:.2g}"
-        )
+    if is_labelled:
+        short = f"{score:.0e}".replace("e-0", "e-") if score < 1e-3 else f"{score:.2g}"
         ink = MUTED if score == 0 else "white" if share > 0.5 else "#111111"
-        axes.text(x, y, text, ha="center", va="center", fontsize=8, color=ink)
+        axes.text(x, y, short if score else "0", ha="center", va="center", fontsize=8, color=ink)
+
+
+def _outline(axes: Axes, x: int, y: int) -> Rectangle:
+    edge = Rectangle((x - 0.45, y - 0.43), 0.9, 0.86, fill=False, edgecolor=ACCENT, lw=2.4)
+    edge.set_zorder(3)
+    axes.add_patch(edge)
+    return edge
 
 
 def pareto(

@@ -52,7 +52,7 @@ def kl_divergence(
 ) -> Float[Tensor, ""]:
     """Return the summed KL(teacher || student) of next-token distributions, in nats.
 
-    Puzzle, arXiv 2411.19146, section 2: the logit term of global knowledge distillation.
+    Puzzle, arXiv 2411.19146: the logit term of global knowledge distillation.
     """
 
     def loss(teacher_hidden: Tensor, student_hidden: Tensor) -> Tensor:
@@ -74,5 +74,5 @@ def kl_from_log_probs(
 def cosine_distance(
     teacher: Float[Tensor, "tokens hidden"], student: Float[Tensor, "tokens hidden"]
 ) -> Float[Tensor, ""]:
-    """Return the summed 1 - cos of one layer's hidden states (Puzzle, section 2)."""
+    """Return the summed 1 - cos of one layer's hidden states (Puzzle, arXiv 2411.19146)."""
     return (1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1)).sum()

@@ -28,7 +28,7 @@ SETTINGS = TrainSettings(
 def student(tiny: Path) -> Decoder:
     decoder = checkpoint.load(tiny / "parent")
     with torch.no_grad():
-        decoder.model.layers[1].mlp.down_proj.weight.mul_(0.5)
+        decoder.get_parameter("model.layers.1.mlp.down_proj.weight").mul_(0.5)
     return decoder
 
 

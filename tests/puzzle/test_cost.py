@@ -3,31 +3,66 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from support import stage_run
 
 from fretsaw.checkpoint.folder import read_config
+from fretsaw.model.config import BlockConfig
 from fretsaw.model.size import kv_bytes, num_params
-from fretsaw.puzzle.cost import Entries, cost, fit_line
+from fretsaw.puzzle.cost import (
+    Entries,
+    cost,
+    drift_free_medians,
+    fit_additive,
+    left_out_errors,
+)
 from fretsaw.puzzle.settings import CostSettings
 
 
-def test_the_line_is_found() -> None:
-    sums = np.array([10.0, 6.0, 4.0])
-    fixed, scale = fit_line(sums, 3 + 1.2 * sums)
-    assert (fixed, scale) == (pytest.approx(3), pytest.approx(1.2))
+COSTS = {"fixed": 3.0, "gqa4": 2.0, "gqa2": 1.5, "ffn64": 4.0, "ffn16": 1.0}
 
 
-def test_the_line_never_has_a_negative_intercept() -> None:
-    sums = np.array([10.0, 6.0, 4.0])
-    fixed, scale = fit_line(sums, 1.5 * sums - 1)
-    assert fixed == 0
-    assert 1.2 < scale < 1.5
+def stack(*names: str) -> list[BlockConfig]:
+    return [BlockConfig.from_names(*name.split("/")) for name in names]
 
 
-def test_one_model_fixes_the_intercept() -> None:
-    assert fit_line(np.array([4.0]), np.array([6.0])) == (2.0, 1.0)
+MODELS = {
+    "x2": stack("gqa4/ffn64", "gqa4/ffn64"),
+    "x1": stack("gqa4/ffn64"),
+    "narrow": stack("gqa4/ffn16"),
+    "fewer": stack("gqa2/ffn64"),
+    "bare": stack("attn_none/ffn64"),
+    "child 0": stack("gqa2/ffn16", "attn_none/ffn64", "gqa4/ffn_none"),
+}
+
+
+def time_of(blocks: list[BlockConfig]) -> float:
+    names = [name for b in blocks for name in (b.attention_name, b.ffn_name)]
+    return COSTS["fixed"] + sum(COSTS.get(name, 0.0) for name in names)
+
+
+def test_additive_times_are_taken_apart_exactly() -> None:
+    times = {name: time_of(blocks) for name, blocks in MODELS.items()}
+    assert fit_additive(MODELS, times) == pytest.approx(COSTS)
+    assert left_out_errors(MODELS, times)["child 0"] == pytest.approx(0, abs=1e-9)
+
+
+def test_costs_are_never_negative() -> None:
+    times = {name: time_of(blocks) for name, blocks in MODELS.items()}
+    times["narrow"] = 0.5  # an outlier: the narrow FFN would cost less than nothing
+    assert min(fit_additive(MODELS, times).values()) >= 0
+
+
+def test_a_slow_round_changes_nothing() -> None:
+    quiet = {"a": [{"decode_ms": 2.0}] * 3, "b": [{"decode_ms": 6.0}] * 3}
+    drifting = {
+        name: [
+            {"decode_ms": entry["decode_ms"] * slow}
+            for entry, slow in zip(rows, (1, 5, 1), strict=True)
+        ]
+        for name, rows in quiet.items()
+    }
+    assert drift_free_medians(drifting, "decode_ms") == drift_free_medians(quiet, "decode_ms")
 
 
 def test_a_half_written_entry_is_measured_again(tmp_path: Path) -> None:

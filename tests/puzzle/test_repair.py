@@ -15,7 +15,8 @@ def moments(x: torch.Tensor, missing: torch.Tensor) -> Moments:
 def test_the_correction_is_the_ridge_solution() -> None:
     x, missing = torch.randn(400, 6).double(), torch.randn(400, 3).double()
     repair = solve(moments(x, missing), moments(x, missing))
-    assert repair.ridge == 1e-4  # on the text it was fitted on, the least ridge is best
+    assert repair.ridge is not None
+    assert repair.ridge == 1e-4, "on the text it was fitted on, the least ridge is best"
     ridge = repair.ridge * (x.T @ x).diagonal().mean()
     augmented = np.vstack([x.numpy(), np.sqrt(ridge.item()) * np.eye(6)])
     target = np.vstack([missing.numpy(), np.zeros((6, 3))])

@@ -98,10 +98,7 @@ def write_search(folder: Path, target: str) -> None:
             "hardware": {"host": "x86_64", "threads": 2},
             "fixed": fixed,
             "alternatives": alternatives,
-            "calibration": {
-                "scale": {"prefill_ms": 0.9, "decode_ms": 1.1},
-                "largest_error": {"prefill_ms": 0.05, "decode_ms": 0.04},
-            },
+            "left_out_error": {p: {"child 0": 0.04} for p in ("prefill_ms", "decode_ms")},
         },
     )
 
@@ -124,7 +121,7 @@ def write_results(folder: Path) -> None:
     )
     speed = {"spread": [1.5, 1.8], "noise_floor": 0.02, "parent_ms": 40.0, "child_ms": 24.0}
     phases = {"prefill": {"speedup": 1.5, **speed}, "decode": {"speedup": 1.7, **speed}}
-    write(folder / "bench/speed.json", {"scenario": SCENARIO, "rounds": 9, **phases})
+    write(folder / "bench/speed.json", {"scenario": SCENARIO, "rounds": [{}] * 9, **phases})
 
 
 @pytest.fixture
@@ -133,9 +130,9 @@ def finished(tmp_path: Path) -> dict[str, Path]:
     base = tmp_path / "run"
     parent, child = model_configs()
     outside = tmp_path / "parent & co"
-    write(outside / "config.json", llama.config_to_json(parent, dtype="float32"))
+    write(outside / "config.json", llama.config_to_json(parent, dtype="fp32"))
     for name in ("assemble", "distill"):
-        write(base / name / "config.json", decilm.config_to_json(child, dtype="float32"))
+        write(base / name / "config.json", decilm.config_to_json(child, dtype="fp32"))
     rows = [{"step": i, "kl": 0.2 / i, "cosine": 0.1} for i in range(1, 6)]
     rows[-1] |= {"heldout_loss": 1.26, "heldout_kl": 0.06}
     (base / "distill/metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -44,7 +44,7 @@ def test_base_model_is_the_hub_id_where_known(finished: dict[str, Path]) -> None
 
 def test_a_plain_llama_needs_no_remote_code(finished: dict[str, Path]) -> None:
     findings = read_findings(finished)
-    config = llama.config_to_json(findings.parent, dtype="float32")
+    config = llama.config_to_json(findings.parent, dtype="fp32")
     (finished["child"] / "config.json").write_text(json.dumps(config))
     head, text = card_of(finished)
     assert "custom_code" not in head["tags"]
@@ -61,6 +61,6 @@ def test_tables_are_tables(finished: dict[str, Path]) -> None:
 
 def test_figures() -> None:
     assert [count(n) for n in (64, 583_680, 999_900, 8_030_000_000)] == [
-        *("64", "584 k", "1,000 k", "8.03 B")
+        *("64", "584 k", "1 M", "8.03 B")
     ]
     assert [nats(x) for x in (0, 3e-6, 0.0146, 2.4879)] == ["0", "3.00e-06", "0.0146", "2.49"]

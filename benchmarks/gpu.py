@@ -1,0 +1,117 @@
+"""What an accelerator changes: the whole path on generated data, and scoring at the shape of an 8B.
+
+    make gpu                                        (under 9 minutes on an H200)
+    python benchmarks/gpu.py --device cpu --small   (the same code, tried anywhere)
+
+No network and no files: the parent of the first part is trained here, that of the second is random.
+Prints one JSON object.
+"""
+
+import argparse
+import dataclasses
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fretsaw.artifact import Request
+from fretsaw.model.config import BlockConfig, ModelConfig
+from fretsaw.model.decoder import Block, Decoder
+from fretsaw.pipeline import resolve_inputs
+from fretsaw.puzzle.library import build_block
+from fretsaw.puzzle.replay import Replay
+from fretsaw.recipe import STAGES, find_recipe, load_recipe
+from fretsaw.stage import execute
+
+LLAMA_8B = ModelConfig.uniform(
+    num_hidden_layers=32,
+    num_key_value_heads=8,
+    intermediate_size=14336,
+    vocab_size=128256,
+    hidden_size=4096,
+    num_attention_heads=32,
+    head_dim=128,
+    rope_theta=500_000.0,
+)
+
+
+def whole_path(device: str, dtype: str) -> dict[str, Any]:
+    """Run the tiny recipe, fast, in this process; return the child's speed and what it kept."""
+    stages = load_recipe(find_recipe("tiny"), {"fast": True})
+    with tempfile.TemporaryDirectory() as name:
+        out, started = Path(name), time.perf_counter()
+        for stage in stages:
+            if stage.kind == "report":
+                continue
+            inputs = resolve_inputs(stage, stages, out)
+            request = Request.of(stage.kind, stage.settings, inputs, seed=0)
+            (out / stage.name).parent.mkdir(parents=True, exist_ok=True)
+            function = STAGES[stage.kind].load()
+            execute(function, request, stage.settings, out / stage.name, device=device, dtype=dtype)
+        at = out / "1.5x-decode"
+        speed = json.loads((at / "bench" / "speed.json").read_text())
+        figures = json.loads((at / "eval" / "results.json").read_text())
+    return {
+        "seconds": time.perf_counter() - started,
+        "decode": speed["decode"],
+        "prefill": speed["prefill"],
+        "kl": figures["kl"],
+        "task_kept": figures["task_kept"],
+    }
+
+
+@torch.inference_mode()
+def scoring(config: ModelConfig, device: str, dtype: torch.dtype, rows: int, seq: int) -> dict:
+    """Return the seconds a candidate takes by frontier replay, over a spread of layers."""
+    with torch.device(device):
+        torch.set_default_dtype(dtype)
+        parent = Decoder(config).requires_grad_(False)
+        torch.set_default_dtype(torch.float32)
+    ids = torch.randint(config.vocab_size, (rows, seq), device=device)
+    started = time.perf_counter()
+    replay = Replay(parent, ids, 4, score=True)
+    target_s = time.perf_counter() - started
+    seconds, half = [], config.blocks[0].intermediate_size // 2
+    for i, block in enumerate(parent.model.layers):
+        assert isinstance(block, Block)
+        replay.advance(lambda x, b=block: b.attend(x, replay.context))
+        if i % max(1, config.num_hidden_layers // 4) == 0:
+            names = (config.blocks[i].attention_name, f"ffn{half}")
+            narrow = build_block(block, config, BlockConfig.from_names(*names), i)
+            started = time.perf_counter()
+            replay.kl(narrow.feed, i, after="ffn").sum().item()
+            seconds.append(time.perf_counter() - started)
+        replay.advance(block.feed)
+    return {
+        "tokens": rows * seq,
+        "target_s": target_s,
+        "seconds_a_candidate": seconds,
+        "mean_s": sum(seconds) / len(seconds),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--small", action="store_true", help="a small shape, to try the script")
+    options = parser.parse_args()
+    config, rows, seq, dtype = LLAMA_8B, 32, 2048, torch.bfloat16
+    if options.small:
+        small = {"vocab_size": 1000, "hidden_size": 128, "num_attention_heads": 4, "head_dim": 32}
+        block = BlockConfig.from_names("gqa2", "ffn256")
+        config = dataclasses.replace(LLAMA_8B, blocks=(block,) * 4, **small)
+        rows, seq, dtype = 8, 64, torch.float32
+    result = {
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else options.device,
+        "torch": torch.__version__,
+        "scoring": scoring(config, options.device, dtype, rows, seq),
+        "tiny": whole_path(options.device, "bf16" if options.device == "cuda" else "fp32"),
+    }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
