@@ -54,7 +54,7 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(tmp_path: Path) -> N
 
 def test_changed_settings_are_refused_with_the_difference(tmp_path: Path) -> None:
     make(tmp_path / "out", Settings(size=3), {})
-    with pytest.raises(Refused, match=r"size 3 -> 4.*--force-from numbers"):
+    with pytest.raises(Refused, match=r"size 3 -> 4.*removing that folder"):
         make(tmp_path / "out", Settings(size=4), {})
     make(tmp_path / "out", Settings(size=4), {}, force=True)
     assert (tmp_path / "out" / "numbers.txt").read_text() == "0 1 2 3"

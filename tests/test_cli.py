@@ -140,4 +140,4 @@ def test_the_targets_folders_share_what_is_before_the_search() -> None:
         return {s.name for s in compression(parent="p", target=target, scenario="batch=1")}
 
     assert names("1.5x decode") & names("2x prefill") == {"rank", "score", "cost"}
-    assert slug("1.5x decode, 60% memory") == "1.5x-decode-60-memory"
+    assert slug("1.5x decode, 60% memory") == "1.5x-decode-60pct-memory"

@@ -98,7 +98,7 @@ def test_nothing_is_done_twice(recipe: Path, finished: Path) -> None:
 
 def test_a_second_target_reruns_nothing_before_the_search(recipe: Path, finished: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("manifest.json")}
-    options = ("--arg", "target=60% memory", "--only", "60-memory/search")
+    options = ("--arg", "target=60% memory", "--only", "60pct-memory/search")
     result = run(recipe, finished, *options)
     after = {p: p.stat().st_mtime_ns for p in finished.rglob("manifest.json")}
     new = after.keys() - before.keys()

@@ -1,9 +1,9 @@
 """The cost stage: measured prefill and decode time of every alternative, memory in closed form.
 
 Timed are stacks of n and of 2n equal blocks, each alternative beside the parent's other half, the
-parent itself and a few random children, all interleaved. One additive model is fitted to all of them;
-how well it foretells a child it has not seen is written beside the costs. Every measurement is kept
-as it is made, under a key of shape, scenario and hardware, so a resumed run sees the same figures.
+parent itself and a few random children, all interleaved. One additive model is fitted to all of
+them; how well it foretells a child it has not seen is written beside the costs. Every measurement
+is kept as it is made, under a key of shape, scenario and hardware, so a resumed run sees the same.
 """
 
 import json
@@ -50,7 +50,7 @@ def cost(settings: CostSettings, inputs: Mapping[str, Path], run: StageRun) -> d
     dtype = torch_dtype(scenario.dtype)
     kept = Entries(run.resume_folder / COSTS)
 
-    # --- what is timed: stacks of equal blocks, the parent, a few random children ------------------
+    # --- what is timed: stacks of equal blocks, the parent, a few random children -----------------
     names = sorted({n for b in config.blocks for pair in layer_alternatives(b) for n in pair})
     models = {
         f"{block.attention_name} {block.ffn_name} x{depth}": [block] * depth
@@ -114,7 +114,7 @@ def cost(settings: CostSettings, inputs: Mapping[str, Path], run: StageRun) -> d
 
 
 def _blocks_beside_the_parents(config: ModelConfig, names: list[str]) -> list[BlockConfig]:
-    """Return every alternative in a block whose other half is the parent's, as it will be served."""
+    """Return every alternative in a block whose other half is the parent's own."""
     whole = [b for b in config.blocks if b.attention != "none" and b.ffn != "none"]
     own = Counter(whole or config.blocks).most_common(1)[0][0]
     blocks = [
@@ -144,8 +144,8 @@ def fit_additive(
 ) -> dict[str, float]:
     """Return cost by name (and what is fixed) of time = fixed + sum of the parts of all layers.
 
-    Non-negative least squares of the relative error, over stacks of n and 2n layers and whole models
-    alike: so a part's cost is what one more of it adds among neighbours as they are served.
+    Non-negative least squares of the relative error, over stacks of n and 2n layers and whole
+    models alike: so a part's cost is what one more of it adds among neighbours as they are served.
     """
     from scipy.optimize import nnls
 

@@ -18,7 +18,6 @@ from fretsaw.puzzle.cost import (
 )
 from fretsaw.puzzle.settings import CostSettings
 
-
 COSTS = {"fixed": 3.0, "gqa4": 2.0, "gqa2": 1.5, "ffn64": 4.0, "ffn16": 1.0}
 
 

@@ -95,7 +95,7 @@ def write_search(folder: Path, target: str) -> None:
         folder / "cost/costs.json",
         {
             "scenario": SCENARIO,
-            "hardware": {"host": "x86_64", "threads": 2},
+            "hardware": {"device": "x86_64", "threads": 2},
             "fixed": fixed,
             "alternatives": alternatives,
             "left_out_error": {p: {"child 0": 0.04} for p in ("prefill_ms", "decode_ms")},
