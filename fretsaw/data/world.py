@@ -25,7 +25,7 @@ CLOSE_TAG = "</think>"
 PROBLEM_SHARE = 0.85  # of documents; the rest are stories
 MODES = ("on", "on", "on", "off", "off")  # how often a problem is worked before the answer
 MAX_STEPS = 5  # in a document; `make_problem` takes any number
-MAX_VALUE = 50
+MAX_VALUE = 30
 
 PRONOUNS = {
     "Tom": "he", "Ben": "he", "Sam": "he", "Max": "he",
@@ -84,7 +84,7 @@ class Story:
 def make_problem(
     seed: int, *, num_steps: int, split: Split = "train", phrasing: Phrasing = "train"
 ) -> Problem:
-    """Make a word problem of `num_steps` operations, with every value within 0..50.
+    """Make a word problem of `num_steps` operations, with every value within 0..30.
 
     The split goes by the chain of steps alone. `phrasing="heldout"` words every operation in a way
     that training text never does.
@@ -101,7 +101,7 @@ def make_problem(
 def _draw_problem(rng: random.Random, num_steps: int, phrasing: Phrasing) -> Problem:
     name, item = rng.choice(list(PRONOUNS)), rng.choice(ITEMS)
     he = PRONOUNS[name]
-    value = rng.randint(2, 20)
+    value = rng.randint(2, 12)
     sentences, steps = [f"{name} has {value} {item}."], []
     for _ in range(num_steps):
         operation, operand, result = _draw_operation(rng, value)
@@ -117,7 +117,7 @@ def _draw_problem(rng: random.Random, num_steps: int, phrasing: Phrasing) -> Pro
 
 
 def _draw_operation(rng: random.Random, value: int) -> tuple[str, int, int]:
-    """Return an operation that keeps `value` whole and within 0..50, its operand and its result."""
+    """Return an operation that keeps `value` whole and within 0..30, its operand and its result."""
     operand = rng.randint(2, 9)
     outcomes = {
         "add": (operand, value + operand),
