@@ -20,32 +20,20 @@ import time
 from pathlib import Path
 
 CHILD = "1.5x-decode/distill/model.safetensors"
-SMALL = [
-    *("--set", "corpus.max_tokens=120000", "--set", "pretrain.train.tokens=120000"),
-    *(
-        "--set",
-        "pretrain.train.save_every_s=2.0",
-        "--set",
-        "1.5x-decode/distill.train.tokens=40960",
-    ),
-    *("--set", "1.5x-decode/distill.train.save_every_s=2.0"),
-    *("--set", "1.5x-decode/eval.num_problems=20"),
-]
+SMALL = {
+    "corpus.max_tokens": 120_000,
+    "pretrain.train.tokens": 120_000,
+    "pretrain.train.save_every_s": 2.0,
+    "1.5x-decode/distill.train.tokens": 40_960,
+    "1.5x-decode/distill.train.save_every_s": 2.0,
+    "1.5x-decode/eval.num_problems": 20,
+}
 
 
-def command(out: Path, *more: str) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "fretsaw",
-        "run",
-        "tiny",
-        "--fast",
-        "--out",
-        str(out),
-        *SMALL,
-        *more,
-    ]
+def command(out: Path) -> list[str]:
+    settings = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
+    run = ["run", "tiny", "--fast", "--dtype", "fp32", "--out", str(out)]
+    return [sys.executable, "-m", "fretsaw", *run, *settings]
 
 
 def weights_hash(out: Path) -> str:
@@ -61,14 +49,14 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="fretsaw-kill-"))
     whole, killed = folder / "whole", folder / "killed"
     started = time.monotonic()
-    subprocess.run(command(whole, "--dtype", "fp32"), check=True, capture_output=True)
+    subprocess.run(command(whole), check=True, capture_output=True)
     seconds = time.monotonic() - started
     print(f"left alone: {seconds:.0f} s, child {weights_hash(whole)[:16]}", flush=True)
 
     num_kills = 0
     while True:
         process = subprocess.Popen(
-            command(killed, "--dtype", "fp32"),
+            command(killed),
             start_new_session=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -76,7 +64,7 @@ def main() -> None:
         limit = chooser.uniform(0.05, 0.35) * seconds if num_kills < options.kills else None
         at = time.monotonic()
         while process.poll() is None and (limit is None or time.monotonic() - at < limit):
-            if (killed / "score").is_dir() and not (killed / "cost").is_dir():
+            if (killed / "run.json").is_file() and not (killed / "cost").is_dir():
                 shutil.copytree(whole / "cost", killed / "cost")
             time.sleep(0.02)
         if process.poll() is not None:

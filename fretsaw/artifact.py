@@ -156,10 +156,13 @@ def staleness(out: Path, request: Request) -> str | None:
     return f"{missing[0]} is missing" if missing else None
 
 
-def _refuse_other_settings(out: Path, made: Mapping[str, Any], request: Request) -> None:
+def _refuse_other_settings(
+    out: Path, made: Mapping[str, Any], request: Request, *, found: Path | None = None
+) -> None:
+    found = found or out
     if made["stage"] != request.stage:
         raise Refused(
-            f"{out}: holds the result of {made['stage']!r}, not of {request.stage!r}; "
+            f"{found}: holds the result of {made['stage']!r}, not of {request.stage!r}; "
             "choose another --out"
         )
     wanted = {**request.settings, "seed": request.seed}
@@ -171,7 +174,7 @@ def _refuse_other_settings(out: Path, made: Mapping[str, Any], request: Request)
     ]
     if changed:
         raise Refused(
-            f"{out}: made with other settings ({'; '.join(changed)}); choose another --out, or "
+            f"{found}: made with other settings ({'; '.join(changed)}); choose another --out, or "
             f"make it again {_remedy(out)}"
         )
 
@@ -242,7 +245,7 @@ def open_partial(out: Path, request: Request, *, force: bool = False) -> Path:
     identity, path = request.identity(), partial / REQUEST
     if path.is_file() and not force:
         before = json.loads(path.read_text())
-        _refuse_other_settings(out, before, request)
+        _refuse_other_settings(out, before, request, found=partial)
         if before["inputs"] == identity["inputs"]:
             return partial
     shutil.rmtree(partial, ignore_errors=True)

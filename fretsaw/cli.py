@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 EXIT_USER, EXIT_INTERRUPTED = 2, 75
+DISK_FULL = "the disk is full; free some space and run the same command again to go on from there"
 
 SUMMARIES = {
     "compress": "a checkpoint and a target in, a faster child and a report out",
@@ -62,22 +63,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Interrupted, KeyboardInterrupt):
         print("fretsaw: interrupted; the same command goes on from here", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except (ValueError, FileNotFoundError, PermissionError, NotADirectoryError) as error:
-        if os.environ.get("FRETSAW_DEBUG"):
+    except Exception as error:
+        is_users = isinstance(error, ValueError | FileNotFoundError | PermissionError)
+        is_full = _is_disk_full(error)
+        if os.environ.get("FRETSAW_DEBUG") or not (is_users or is_full):
             raise
-        print(f"fretsaw: {error}", file=sys.stderr)
-        return EXIT_USER
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        print(f"fretsaw: {_disk_full(error)}", file=sys.stderr)
+        print(f"fretsaw: {DISK_FULL if is_full else error}", file=sys.stderr)
         return EXIT_USER
     return 0
 
 
-def _disk_full(error: OSError) -> str:
-    where = f" while writing {error.filename}" if error.filename else ""
-    return f"the disk is full{where}; free some space and run the same command again to go on"
+def _is_disk_full(error: BaseException | None) -> bool:
+    """Whether a full disk is behind an error; torch and safetensors only say so in words."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _interrupt(signal_number: int, frame: object) -> None:

@@ -66,7 +66,13 @@ def stage(name: str, argv: list[str]) -> None:
         ("settings", kind.settings, dataclasses.field(default_factory=kind.settings)),
     ]
     cls = dataclasses.make_dataclass(name, fields, kw_only=True)
-    options = _parse(cls, name, argv, f"{kind.summary}.")
+    description = f"{kind.summary}."
+    if name == "search":
+        description += (
+            " To search a table of other measurements instead: fretsaw search --library TABLE.json "
+            "--limit NAME=VALUE --out DIR."
+        )
+    options = _parse(cls, name, argv, description)
     inputs: dict[str, Path] = {}
     for input_name in kind.inputs:
         value = getattr(options, input_name)

@@ -8,11 +8,14 @@ from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.data.sources import is_hub_name
 from fretsaw.distill.settings import DistillSettings, TrainSettings
 from fretsaw.eval.settings import EvalSettings
+from fretsaw.model.config import ModelConfig
+from fretsaw.model.size import num_params
 from fretsaw.puzzle.settings import AssembleSettings, RankSettings, ScoreSettings
 from fretsaw.recipe import Stage, compression
 from fretsaw.scenario import Scenario, parse_targets
 
 DEFAULT_SEQ_LEN = 256
+SMALL = 50_000_000  # parameters
 
 
 def compress_stages(
@@ -46,14 +49,6 @@ def compress_stages(
             f"--scenario {scenario}: {served.prompt_tokens + served.output_tokens} tokens a row, "
             f"but the model's context is {longest}; lower in or out"
         )
-    rows = 16 * seq_len
-    train = TrainSettings(
-        tokens=max(heal_tokens, rows),
-        batch_tokens=rows,
-        micro_batch_tokens=rows,
-        seq_len=seq_len,
-        learning_rate=5e-4,
-    )
     return [
         _corpus(parent, data, tokens, seq_len),
         *compression(
@@ -63,10 +58,25 @@ def compress_stages(
             rank=RankSettings(seq_len=seq_len),
             score=ScoreSettings(seq_len=seq_len),
             assemble=AssembleSettings(seq_len=seq_len),
-            distill=DistillSettings(train=train),
+            distill=DistillSettings(train=_healing(config, heal_tokens, seq_len)),
             evaluate=EvalSettings(seq_len=seq_len),
         ),
     ]
+
+
+def _healing(config: ModelConfig, tokens: int, seq_len: int) -> TrainSettings:
+    """Return the loop of the child's distillation; small networks bear Muon and large steps.
+
+    The rates are ours. They are measured on networks of up to 2M parameters (docs/LOG.md); above
+    `SMALL` they are only cautious.
+    """
+    rows = 8 * seq_len
+    common = {"batch_tokens": rows, "micro_batch_tokens": rows, "seq_len": seq_len}
+    if num_params(config) < SMALL:
+        rates = {"optimizer": "muon", "muon_learning_rate": 0.01, "learning_rate": 3e-3}
+    else:
+        rates = {"optimizer": "adamw", "learning_rate": 1e-4}
+    return TrainSettings(tokens=max(tokens, rows), **common, **rates)
 
 
 def _corpus(parent: Path, data: Sequence[str | Path], tokens: int, seq_len: int) -> Stage:

@@ -8,6 +8,8 @@ its kind. With 5 layers there is little to search: `--arg deep=true` first train
 layers on the same text with the same tokenizer, and compresses that.
 """
 
+from dataclasses import replace
+
 from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.distill.settings import DistillSettings, PretrainSettings, TrainSettings
 from fretsaw.eval.settings import EvalSettings
@@ -25,6 +27,14 @@ def recipe(
     deep: bool = False,
 ) -> list[Stage]:
     """Return the stages from a checkpoint and its text to a healed child and a report."""
+    train = TrainSettings(
+        tokens=1_200_000,
+        batch_tokens=2048,
+        micro_batch_tokens=2048,
+        optimizer="muon",
+        learning_rate=3e-3,
+        min_lr_ratio=0.05,
+    )
     deeper = Stage(
         "pretrain",
         PretrainSettings(
@@ -33,13 +43,7 @@ def recipe(
             num_attention_heads=6,
             num_key_value_heads=3,
             intermediate_size=256,
-            train=TrainSettings(
-                tokens=1_200_000,
-                batch_tokens=2048,
-                micro_batch_tokens=2048,
-                optimizer="muon",
-                learning_rate=3e-3,
-            ),
+            train=train,
         ),
         {"corpus": "corpus"},
     )
@@ -56,7 +60,9 @@ def recipe(
             scenario=SCENARIO,
             rank=RankSettings(tokens=65_536),
             score=ScoreSettings(repair_tokens=65_536, tokens=32_768),
-            distill=DistillSettings(train=TrainSettings(tokens=heal_tokens, learning_rate=1e-3)),
+            distill=DistillSettings(
+                train=replace(train, tokens=heal_tokens, muon_learning_rate=0.01, min_lr_ratio=0.1)
+            ),
             evaluate=EvalSettings(tokens=65_536),
         ),
     ]

@@ -19,7 +19,7 @@ SCENARIO = "batch=128,in=64,out=64,dtype=fp32,device=cpu"
 
 def recipe(fast: bool = False, target: str = "1.5x decode") -> list[Stage]:
     """Return the stages; `fast` trains and heals less."""
-    pretrain_tokens, heal_tokens = (400_000, 100_000) if fast else (1_600_000, 500_000)
+    pretrain_tokens, heal_tokens = (400_000, 100_000) if fast else (1_600_000, 450_000)
     calibration = 16_384 if fast else 32_768
     train = TrainSettings(
         tokens=pretrain_tokens,
@@ -55,6 +55,6 @@ def recipe(fast: bool = False, target: str = "1.5x decode") -> list[Stage]:
             evaluate=EvalSettings(
                 task="word_problems", num_problems=200 if fast else 600, tokens=32_768
             ),
-            bench=BenchSettings(scenario=SCENARIO, rounds=5 if fast else 11),
+            bench=BenchSettings(scenario=SCENARIO, rounds=5 if fast else 9),
         ),
     ]

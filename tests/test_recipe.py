@@ -1,0 +1,41 @@
+"""Recipes: what ships can be loaded, and what is wrong with one's own is named."""
+
+from pathlib import Path
+
+import pytest
+
+from fretsaw.pipeline import resolve_inputs
+from fretsaw.recipe import STAGES, Stage, find_recipe, load_recipe
+from fretsaw.report.settings import ReportSettings
+
+
+def test_the_tiny_recipe_is_a_chain_of_known_stages(tmp_path: Path) -> None:
+    for fast in (False, True):
+        stages = load_recipe(find_recipe("tiny"), {"fast": fast})
+        for i, stage in enumerate(stages):
+            paths = resolve_inputs(stage, stages, tmp_path)
+            made = {tmp_path / earlier.name for earlier in stages[:i]}
+            assert set(paths.values()) <= made, stage.name
+        assert {stage.kind for stage in stages} == set(STAGES)
+
+
+def test_the_stories_recipe_asks_for_its_files() -> None:
+    with pytest.raises(ValueError, match=r"needs 'checkpoint'.*--arg"):
+        load_recipe(find_recipe("stories"), {})
+    with pytest.raises(ValueError, match="takes no 'colour'"):
+        load_recipe(find_recipe("tiny"), {"colour": "red"})
+
+
+def test_what_is_no_recipe_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="shipped: stories, tiny"):
+        find_recipe("huge")
+    with pytest.raises(ValueError, match="no such recipe file"):
+        find_recipe(str(tmp_path / "mine.py"))
+    (tmp_path / "mine.py").write_text("x = 1")
+    with pytest.raises(ValueError, match="defines no recipe"):
+        load_recipe(tmp_path / "mine.py", {})
+
+
+def test_a_stage_without_its_inputs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="lacks"):
+        resolve_inputs(Stage("report", ReportSettings()), [], tmp_path)
