@@ -139,8 +139,9 @@ def run(stages: list[Stage], options: RunOptions, *, dry_run: bool = False) -> N
         if code != 0:
             raise StageFailed(stage.name, code)
     say(f"{options.name}: all done in {format_seconds(time.monotonic() - started)} -> {out}")
-    for page in [out / stage.name / "report.html" for stage in stages if stage.kind == "report"]:
-        say(f"the report: {page}")
+    for stage in stages:
+        if stage.kind == "report" and stage.name in chosen:
+            say(f"the report: {out / stage.name / 'report.html'}")
 
 
 def _check_stages(stages: Sequence[Stage], options: RunOptions) -> None:

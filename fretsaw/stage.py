@@ -65,8 +65,8 @@ def execute(
     run = StageRun(folder, request.seed, device, dtype, progress)
 
     def request_stop(signal_number: int, frame: object) -> None:
-        if run.stop_requested:  # asked twice: at once, without saving
-            raise KeyboardInterrupt
+        if run.stop_requested and signal_number == signal.SIGINT:
+            raise KeyboardInterrupt  # Ctrl-C twice: at once, without saving
         run.stop_requested = True
 
     stops = (signal.SIGTERM, signal.SIGINT)
