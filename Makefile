@@ -25,10 +25,9 @@ test: $(VENV)/.ready ## the quick checks, under 8 minutes on 2 cores
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -m "not oracle and not gpu"
+	$(BIN)/python -m pytest
 
 oracles: $(VENV)/.ready ## the long checks; their figures go to docs/LOG.md
-	$(BIN)/python -m pytest -m oracle
 	$(BIN)/python benchmarks/replay.py
 	$(BIN)/python benchmarks/kill.py
 

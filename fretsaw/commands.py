@@ -182,21 +182,19 @@ def compress(argv: list[str]) -> None:
     """Run `fretsaw compress`."""
     options = tyro.cli(
         CompressOptions,
-        args=_plain_set(argv),
+        args=_spell_out_from(argv),
         prog="fretsaw compress",
         description="Compress a Llama checkpoint to a target; heal, measure and report the child.",
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
     from fretsaw.compress import compress_stages
-    from fretsaw.pipeline import settled
 
-    device, _ = settled(options.common.out, options.common.device, options.common.dtype)
     stages = compress_stages(
         options.checkpoint,
         data=options.data,
         target=options.target,
         scenario=options.scenario,
-        device=device,
+        device=options.common.device,
         tokens=options.tokens,
         heal_tokens=options.heal_tokens,
         seq_len=options.seq_len,
@@ -224,7 +222,7 @@ def run(argv: list[str]) -> None:
 
     options = tyro.cli(
         RunRecipeOptions,
-        args=_plain_set(argv),
+        args=_spell_out_from(argv),
         prog="fretsaw run",
         description="Run a recipe: skip what is done and valid, redo what is stale.",
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
@@ -259,7 +257,7 @@ def _run_stages(name: str, stages: list, common: Common, steering: Steering) -> 
     pipeline.run(stages, options, dry_run=steering.dry_run)
 
 
-def _plain_set(argv: list[str]) -> list[str]:
+def _spell_out_from(argv: list[str]) -> list[str]:
     return ["--start-from" if arg == "--from" else arg for arg in argv]
 
 

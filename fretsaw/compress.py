@@ -1,5 +1,6 @@
 """`fretsaw compress` as a recipe: a checkpoint, text and a target become a list of stages."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,7 +42,8 @@ def compress_stages(
         )
     if scenario is None:
         half = min(64, longest // 2)
-        label = "cpu" if device == "auto" else device.split(":")[0]
+        found = "cuda" if shutil.which("nvidia-smi") else "cpu"
+        label = found if device == "auto" else device.split(":")[0]
         scenario = f"batch=64,in={half},out={half},dtype=fp32,device={label}"
     served = Scenario.parse(scenario)
     if served.prompt_tokens + served.output_tokens > longest:

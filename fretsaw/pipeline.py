@@ -49,15 +49,6 @@ def settle(device: str, dtype: str) -> tuple[str, str]:
     return measure(device, dtype)
 
 
-def settled(out: Path, device: str, dtype: str) -> tuple[str, str]:
-    """Return what a run in `out` computes on: as recorded there, else settled now."""
-    path = out / RUN_FILE
-    if path.is_file():
-        where = json.loads(path.read_text())
-        return where.get("device", device), where.get("dtype", dtype)
-    return settle(device, dtype)
-
-
 def apply_overrides(stages: list[Stage], overrides: Sequence[str]) -> list[Stage]:
     """Return the stages with each `stage.key=value` applied."""
     by_name = {stage.name: stage for stage in stages}

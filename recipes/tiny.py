@@ -28,6 +28,7 @@ def recipe(fast: bool = False, target: str = "1.5x decode") -> list[Stage]:
         optimizer="muon",
         learning_rate=3e-3,
         min_lr_ratio=0.05,
+        heldout_tokens=4096 if fast else 8192,
     )
     return [
         Stage(
