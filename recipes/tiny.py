@@ -5,20 +5,25 @@ healed; the page at the end shows what was kept and what it cost. `fast` is the 
 the length.
 """
 
+import os
 from dataclasses import replace
 
 from fretsaw.bench.settings import BenchSettings
 from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.distill.settings import DistillSettings, PretrainSettings, TrainSettings
 from fretsaw.eval.settings import EvalSettings
+from fretsaw.progress import say
 from fretsaw.puzzle.settings import AssembleSettings, CostSettings, RankSettings, ScoreSettings
 from fretsaw.recipe import Stage, compression
 
 SCENARIO = "batch=128,in=64,out=64,dtype=fp32,device=cpu"
 
 
-def recipe(fast: bool = False, target: str = "1.5x decode") -> list[Stage]:
-    """Return the stages; `fast` trains and heals less."""
+def recipe(fast: bool | None = None, target: str = "1.5x decode") -> list[Stage]:
+    """Return the stages; `fast` trains and heals less, and is the default on a single core."""
+    if fast is None:
+        fast = (os.cpu_count() or 1) < 2
+        say(f"tiny: the {'fast' if fast else 'full'} preset, for {os.cpu_count()} cores")
     pretrain_tokens, heal_tokens = (400_000, 100_000) if fast else (1_600_000, 450_000)
     calibration = 16_384 if fast else 32_768
     train = TrainSettings(
