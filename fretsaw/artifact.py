@@ -136,8 +136,13 @@ def staleness(out: Path, request: Request) -> str | None:
     """Say why `out` is not the finished result of `request`, or None if it is.
 
     Raises `Refused` where the folder is not ours to replace: it holds something else, or was made
-    by another stage or with other settings.
+    by another stage or with other settings. A run that was killed between its manifest and its name
+    is given the name.
     """
+    partial = partial_folder(out)
+    if (partial / MANIFEST).is_file():
+        _take_name(partial, out)
+        _drop_resume_state(out)
     if not out.exists():
         return "absent"
     if not (out / MANIFEST).is_file():
@@ -257,13 +262,19 @@ def open_partial(out: Path, request: Request, *, force: bool = False) -> Path:
 def complete(
     out: Path, request: Request, metrics: Mapping[str, Any], *, seconds: float, extra: dict
 ) -> dict[str, Any]:
-    """Write the manifest, drop what only a continuing run needs, and give the folder its name."""
+    """Write the manifest, give the folder its name, and drop what only a continuing run needs.
+
+    In this order, so that a kill at any moment loses nothing: until the manifest is there the run
+    can continue, and from then on `staleness` finishes what is left to do.
+    """
     partial = partial_folder(out)
     hashes = json.loads((partial / REQUEST).read_text())["inputs"]  # as they were at the start
-    shutil.rmtree(partial / RESUME, ignore_errors=True)
-    for name in (REQUEST, PRECISION):
-        (partial / name).unlink(missing_ok=True)
-    files = sorted(p for p in partial.rglob("*") if p.is_file() and p.name not in LIVE_FILES)
+    left_out = {*LIVE_FILES, REQUEST, PRECISION}
+    files = sorted(
+        p
+        for p in partial.rglob("*")
+        if p.is_file() and p.name not in left_out and p.relative_to(partial).parts[0] != RESUME
+    )
     manifest = {
         "schema": SCHEMA,
         "stage": request.stage,
@@ -285,7 +296,14 @@ def complete(
     }
     write_json(partial / MANIFEST, manifest)
     _take_name(partial, out)
+    _drop_resume_state(out)
     return manifest
+
+
+def _drop_resume_state(out: Path) -> None:
+    shutil.rmtree(out / RESUME, ignore_errors=True)
+    for name in (REQUEST, PRECISION):
+        (out / name).unlink(missing_ok=True)
 
 
 def peak_mib() -> int:

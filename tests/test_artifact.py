@@ -95,6 +95,20 @@ def test_work_on_other_inputs_is_discarded_and_on_the_same_continued(tmp_path: P
     assert not (artifact.open_partial(tmp_path / "out", request) / "kept").exists()
 
 
+def test_a_kill_between_manifest_and_name_loses_nothing(tmp_path: Path, monkeypatch) -> None:
+    def killed(beside: Path, out: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifact, "_take_name", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path / "out", Settings(), {})
+    assert not (tmp_path / "out").exists()
+    finished = artifact.read_manifest(artifact.partial_folder(tmp_path / "out"))
+    assert make(tmp_path / "out", Settings(), {}) == finished  # not made again
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"manifest.json", "numbers.txt"}
+
+
 def test_an_atomic_folder_is_whole_or_absent(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), artifact.atomic_folder(tmp_path / "out") as folder:
         (folder / "half").write_text(str(1 / 0))
