@@ -28,9 +28,9 @@ from fretsaw.scenario import MIB, Scenario, limits, parse_targets
 
 EFFICIENCY = 0.4  # of peak FLOP/s that training and scoring reach
 DISK_BYTES_PER_S = 1e9
-SEQUENCE = 2048  # tokens a calibration and distillation sequence has
+SEQUENCE = 256  # tokens a calibration and distillation sequence has
 CHUNK = 1024  # tokens whose logits are in memory at once
-MICRO_BATCH = 8192  # tokens of one distillation micro-batch
+MICRO_BATCH = 2048  # tokens of one distillation micro-batch
 EVAL_TOKENS = 131_072
 LAUNCHES = {"attention": 6, "ffn": 4, "head": 2}  # kernels of a subblock
 COST_SAMPLES = 9  # interleaved measurements of a cost
@@ -213,16 +213,16 @@ class _Work:
     distill_tokens: int
 
     def weights_mib(self, config: ModelConfig) -> float:
-        return num_params(config) * BYTES_PER_ELEMENT[self.scenario.dtype] / MIB
+        """Weights as every stage loads them, in fp32 whatever the scenario serves."""
+        return 4 * num_params(config) / MIB
 
     def seconds(self, flops: float) -> float:
         return flops / (EFFICIENCY * self.device.flops(self.scenario.dtype))
 
     @property
     def frontier_mib(self) -> float:
-        """Hidden states of all calibration tokens at one layer: read, and written."""
-        width = self.parent.hidden_size * BYTES_PER_ELEMENT[self.scenario.dtype]
-        return 2 * self.calibration_tokens * width / MIB
+        """Hidden states of all calibration tokens at one layer, in fp32: read, and written."""
+        return 2 * self.calibration_tokens * 4 * self.parent.hidden_size / MIB
 
     @property
     def gram_mib(self) -> float:
@@ -275,16 +275,16 @@ def _score(work: _Work) -> StagePlan:
 
 
 def _cost(work: _Work, table: Table) -> StagePlan:
-    """Each distinct subblock is timed in stacks of one and two."""
+    """Each distinct subblock is timed in stacks of four and of eight."""
     distinct = [a.costs for subblock in table.layers[0].values() for a in subblock.values()]
     pass_ms = [c["prefill_ms"] + c["decode_ms"] / work.scenario.output_tokens for c in distinct]
     largest = max(costs["memory_mib"] for costs in distinct)
     params_mib = max(c["params"] for c in distinct) * BYTES_PER_ELEMENT[work.scenario.dtype] / MIB
     return StagePlan(
         name="cost",
-        weights_mib=2 * params_mib,
-        activations_mib=2 * max(0.0, largest - params_mib),
-        seconds=COST_SAMPLES * 3 * sum(pass_ms) / 1e3,
+        weights_mib=8 * params_mib,
+        activations_mib=8 * max(0.0, largest - params_mib),
+        seconds=COST_SAMPLES * 12 * sum(pass_ms) / 1e3,
         disk_mib=200 * len(distinct) / MIB,
     )
 
@@ -311,26 +311,26 @@ def _assemble(work: _Work) -> StagePlan:
 
 
 def _distill(work: _Work) -> StagePlan:
-    """The student's forward, backward (twice that) and recomputation, and the teacher's forward.
+    """The student's forward and backward (twice that), and the teacher's forward.
 
-    fp32 weights of the student, the teacher in the scenario's format; gradients and two moments in
-    fp32; one hidden state a layer kept (activation checkpointing) and one block's inside. On disk:
-    the child, and a resume state of weights and moments while it runs.
+    All in fp32: both networks' weights, gradients, two moments, and the inside of every block,
+    since nothing is recomputed. On disk: the child, and while it runs two resume states of weights
+    and moments and the best weights.
     """
     parent, child = work.parent, work.child
     student = num_params(child)
-    flops = 4 * work.forward_flops(child) + work.forward_flops(parent)
-    inside = max(4 * parent.hidden_size + 3 * b.intermediate_size for b in parent.blocks)
-    kept = 4 * MICRO_BATCH * (parent.hidden_size * parent.num_hidden_layers + inside) / MIB
-    child_mib = work.weights_mib(child)
+    flops = 3 * work.forward_flops(child) + work.forward_flops(parent)
+    inside = sum(8 * child.hidden_size + 4 * b.intermediate_size for b in child.blocks)
+    kept = 4 * MICRO_BATCH * (inside + parent.hidden_size * parent.num_hidden_layers) / MIB
+    child_mib = num_params(child) * BYTES_PER_ELEMENT[work.scenario.dtype] / MIB
     return StagePlan(
         name="distill",
-        weights_mib=work.weights_mib(parent) + 4 * student / MIB,
+        weights_mib=work.weights_mib(parent) + work.weights_mib(child),
         activations_mib=kept,
         optimizer_mib=12 * student / MIB,
         logits_mib=work.logits_mib,
         seconds=work.seconds(work.distill_tokens * flops),
-        disk_mib=child_mib + 12 * student / MIB,
+        disk_mib=child_mib + 28 * student / MIB,
     )
 
 
