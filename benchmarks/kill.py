@@ -3,8 +3,8 @@
     python benchmarks/kill.py [--kills 5] [--seed 0]
 
 One run is left alone; another is killed (SIGKILL, the whole process group) at random moments and
-started again each time. The child is compared by the hash of its weights. Measured costs decide
-the architecture, so the second run is given the first one's cost artifact.
+started again each time. The reinforced child is compared by the hash of its weights. Measured costs
+decide the architecture, so the second run is given the first one's cost artifact.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-CHILD = "1.5x-decode/distill/model.safetensors"
+CHILD = "1.5x-decode/rl/model.safetensors"
 SMALL = {
     "corpus.max_tokens": 120_000,
     "pretrain.train.tokens": 120_000,
@@ -27,6 +27,13 @@ SMALL = {
     "1.5x-decode/distill.train.tokens": 40_960,
     "1.5x-decode/distill.train.save_every_s": 2.0,
     "1.5x-decode/eval.num_problems": 20,
+    "1.5x-decode/sft.num_rows": 300,
+    "1.5x-decode/sft.save_every_s": 1.0,
+    "1.5x-decode/sft-eval.num_problems": 20,
+    "1.5x-decode/rl.task": "word_problems:steps=1",
+    "1.5x-decode/rl.updates_per_rollout": 2,
+    "1.5x-decode/rl.save_every_s": 1.0,
+    "1.5x-decode/rl-eval.num_problems": 20,
 }
 
 

@@ -196,14 +196,21 @@ def _remedy(out: Path) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    with replace_file(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON so that it is there whole or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; it takes the name once the block ends."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    yield beside
+    beside.replace(path)
 
 
 @contextlib.contextmanager
@@ -315,7 +322,16 @@ def peak_mib() -> int:
 def versions() -> dict[str, str]:
     """Return the versions of what computes, read without importing it."""
     found = {"python": platform.python_version()}
-    for name in ("fretsaw", "torch", "numpy", "scipy", "tokenizers", "safetensors", "matplotlib"):
+    for name in (
+        "fretsaw",
+        "torch",
+        "numpy",
+        "scipy",
+        "tokenizers",
+        "safetensors",
+        "pyarrow",
+        "matplotlib",
+    ):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found

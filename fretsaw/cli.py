@@ -22,6 +22,7 @@ SUMMARIES = {
     "lineage": "where an artifact came from",
     "inspect": "what a checkpoint is made of, layer by layer",
     "generate": "continue a prompt",
+    "chat": "talk to a chat checkpoint, with reasoning on or off",
 }
 USAGE = """\
 usage: fretsaw COMMAND [--help] [...]
@@ -29,6 +30,10 @@ usage: fretsaw COMMAND [--help] [...]
 Compress a Llama checkpoint to a target on your hardware, in one command:
 
   fretsaw compress CHECKPOINT --data text.txt --target "1.5x decode" --out RUN
+
+Then teach the child to reason when asked (sft, rl), and talk to it (chat). All of it in small:
+
+  fretsaw run tiny --out RUN
 
 whole jobs
 {whole}

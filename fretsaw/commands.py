@@ -54,6 +54,8 @@ def stage(name: str, argv: list[str]) -> None:
     kind = STAGES[name]
     fields: list[tuple] = []
     for input_name, text in kind.inputs.items():
+        if input_name == "problems":
+            continue  # named by --task
         if input_name == "data":
             fields.append((input_name, list[str], dataclasses.field(default_factory=list)))
         elif input_name in kind.optional:
@@ -74,8 +76,12 @@ def stage(name: str, argv: list[str]) -> None:
         )
     options = _parse(cls, name, argv, description)
     inputs: dict[str, Path] = {}
+    settings = options.settings
+    if "problems" in kind.inputs:
+        settings, files = _task_files(settings)
+        inputs |= files
     for input_name in kind.inputs:
-        value = getattr(options, input_name)
+        value = getattr(options, input_name, None)
         if isinstance(value, list):
             inputs |= {f"{input_name}{i or ''}": Path(one) for i, one in enumerate(value)}
         elif value is not None:
@@ -86,12 +92,22 @@ def stage(name: str, argv: list[str]) -> None:
         device, dtype = artifact.recorded_precision(common.out) or settle(device, dtype)
     execute(
         kind.load(),
-        artifact.Request.of(name, options.settings, inputs, common.seed),
-        options.settings,
+        artifact.Request.of(name, settings, inputs, common.seed),
+        settings,
         common.out,
         device=device,
         dtype=dtype,
     )
+
+
+def _task_files(settings: Any) -> tuple[Any, dict[str, Path]]:
+    """Take the user's own file out of --task: a file is an input, so that its content counts."""
+    names = settings.task.split(" + ")
+    files = [name.strip() for name in names if name.strip().endswith((".jsonl", ".parquet"))]
+    if len(files) > 1:
+        raise ValueError(f"--task {settings.task}: {len(files)} files; give one, or join them")
+    task = " + ".join(name for name in names if name.strip() not in files)
+    return dataclasses.replace(settings, task=task), {"problems": Path(files[0])} if files else {}
 
 
 def _documented(field: tuple, text: str) -> tuple:
@@ -365,3 +381,44 @@ def generate(argv: list[str]) -> None:
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChatOptions:
+    """Options of `fretsaw chat`."""
+
+    checkpoint: Checkpoint
+    """A folder with a chat checkpoint, or a Hub id."""
+    thinking: Literal["on", "off"] = "on"
+    """Reason before answering; /think and /no_think change it on the way."""
+    system: str = ""
+    """A system text of your own; the toggle's line is put before it."""
+    max_tokens: int = 512
+    """Tokens of one answer at most."""
+    temperature: float = 0.0
+    """0 is greedy."""
+    seed: int = 0
+    """Seed of the sampling."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:N."""
+
+
+def chat(argv: list[str]) -> None:
+    """Run `fretsaw chat`."""
+    options = tyro.cli(
+        ChatOptions,
+        args=argv,
+        prog="fretsaw chat",
+        description="Talk to a chat checkpoint. Turns may be piped in too, one a line.",
+    )
+    import fretsaw
+    from fretsaw.terminal import converse
+
+    converse(
+        fretsaw.load(options.checkpoint, device=options.device),
+        mode=options.thinking,
+        system=options.system,
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        seed=options.seed,
+    )

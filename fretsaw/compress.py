@@ -14,6 +14,7 @@ from fretsaw.model.size import num_params
 from fretsaw.puzzle.settings import AssembleSettings, RankSettings, ScoreSettings
 from fretsaw.recipe import Stage, compression
 from fretsaw.scenario import Scenario, parse_targets
+from fretsaw.training.settings import UpdateSettings
 
 DEFAULT_SEQ_LEN = 256
 SMALL = 50_000_000  # parameters
@@ -73,12 +74,17 @@ def _healing(config: ModelConfig, tokens: int, seq_len: int) -> TrainSettings:
     `SMALL` they are only cautious.
     """
     rows = 8 * seq_len
-    common = {"batch_tokens": rows, "micro_batch_tokens": rows, "seq_len": seq_len}
     if num_params(config) < SMALL:
-        rates = {"optimizer": "muon", "muon_learning_rate": 0.01, "learning_rate": 3e-3}
+        update = UpdateSettings(optimizer="muon", muon_learning_rate=0.01, learning_rate=3e-3)
     else:
-        rates = {"optimizer": "adamw", "learning_rate": 1e-4}
-    return TrainSettings(tokens=max(tokens, rows), **common, **rates)
+        update = UpdateSettings(learning_rate=1e-4)
+    return TrainSettings(
+        tokens=max(tokens, rows),
+        batch_tokens=rows,
+        micro_batch_tokens=rows,
+        seq_len=seq_len,
+        update=update,
+    )
 
 
 def _corpus(parent: Path, data: Sequence[str | Path], tokens: int, seq_len: int) -> Stage:

@@ -12,7 +12,7 @@ from typing import Any
 from fretsaw import artifact, launch
 from fretsaw.checkpoint.folder import resolve
 from fretsaw.progress import format_seconds, say
-from fretsaw.recipe import STAGES, Stage
+from fretsaw.recipe import FILES, STAGES, Stage
 from fretsaw.settings import override
 
 RUN_FILE = "run.json"
@@ -80,8 +80,8 @@ def resolve_inputs(stage: Stage, stages: Sequence[Stage], out: Path) -> dict[str
         values = value if isinstance(value, list) else [value]
         for i, one in enumerate(values):
             is_stage = isinstance(one, str) and one in names
-            is_text = stage.kind == "corpus" and name == "data"
-            path = out / one if is_stage else Path(one) if is_text else resolve(one)
+            is_file = name in FILES
+            path = out / one if is_stage else Path(one) if is_file else resolve(one)
             paths[f"{name}{i}" if i else name] = path
     return paths
 

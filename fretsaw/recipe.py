@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from fretsaw.puzzle.settings import (
     SearchSettings,
 )
 from fretsaw.report.settings import ReportSettings
+from fretsaw.rl.settings import RlSettings
+from fretsaw.sft.settings import SftSettings
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,12 @@ class StageKind:
         return getattr(importlib.import_module(module), name)
 
 
+FILES = ("data", "problems")  # inputs that are files, not checkpoints
+
 _PARENT = "the checkpoint that is compressed: a folder or a Hub id"
 _CORPUS = "tokenised text, made by `fretsaw corpus`"
 _RANKING = "channel order, made by `fretsaw rank`"
+_PROBLEMS = "problems of your own: a JSONL file"
 _SEARCH = "solutions, made by `fretsaw search`"
 
 STAGES: dict[str, StageKind] = {
@@ -103,8 +108,27 @@ STAGES: dict[str, StageKind] = {
         "held-out loss, agreement with the parent, task accuracy",
         "fretsaw.eval.evaluate:evaluate",
         EvalSettings,
-        {"model": "the checkpoint to evaluate", "parent": _PARENT, "corpus": _CORPUS},
-        frozenset({"parent", "corpus"}),
+        {
+            "model": "the checkpoint to evaluate",
+            "parent": _PARENT,
+            "corpus": _CORPUS,
+            "problems": _PROBLEMS,
+        },
+        frozenset({"parent", "corpus", "problems"}),
+    ),
+    "sft": StageKind(
+        "tune on conversations, with reasoning on and off",
+        "fretsaw.sft.train:tune",
+        SftSettings,
+        {"model": "the checkpoint to tune", "data": "conversations: JSONL or parquet files"},
+        frozenset({"data"}),
+    ),
+    "rl": StageKind(
+        "reinforce right answers: GRPO on graded problems",
+        "fretsaw.rl.train:reinforce",
+        RlSettings,
+        {"model": "the chat checkpoint to train", "problems": _PROBLEMS},
+        frozenset({"problems"}),
     ),
     "bench": StageKind(
         "measure child against parent at a scenario",
@@ -127,7 +151,12 @@ STAGES: dict[str, StageKind] = {
             "child": "the healed child",
             "eval": "made by `fretsaw eval`",
             "bench": "made by `fretsaw bench`",
+            "tuned": "the child tuned by `fretsaw sft`",
+            "tuned_eval": "its `fretsaw eval`",
+            "reasoner": "the child reinforced by `fretsaw rl`",
+            "reasoner_eval": "its `fretsaw eval`",
         },
+        frozenset({"tuned", "tuned_eval", "reasoner", "reasoner_eval"}),
     ),
 }
 
@@ -219,6 +248,38 @@ def compression(
                 "bench": f"{at}/bench",
             },
         ),
+    ]
+
+
+def reasoning(
+    stages: Sequence[Stage],
+    *,
+    target: str,
+    tune: SftSettings,
+    reinforce: RlSettings,
+    evaluate: EvalSettings,
+    data: Sequence[str | Path] = (),
+) -> list[Stage]:
+    """Return a compression's stages with those that make its child reason on demand.
+
+    The child is tuned, reinforced, and evaluated after each; the one report tells all of it.
+    """
+    at = slug(target)
+    *before, report = stages
+    files = {"data": list(data)} if data else {}
+    more = {
+        "tuned": f"{at}/sft",
+        "tuned_eval": f"{at}/sft-eval",
+        "reasoner": f"{at}/rl",
+        "reasoner_eval": f"{at}/rl-eval",
+    }
+    return [
+        *before,
+        Stage(f"{at}/sft", tune, {"model": f"{at}/distill", **files}),
+        Stage(f"{at}/sft-eval", evaluate, {"model": f"{at}/sft"}),
+        Stage(f"{at}/rl", reinforce, {"model": f"{at}/sft"}),
+        Stage(f"{at}/rl-eval", evaluate, {"model": f"{at}/rl"}),
+        Stage(report.name, report.settings, {**report.inputs, **more}),
     ]
 
 

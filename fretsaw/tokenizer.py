@@ -91,6 +91,17 @@ class Tokenizer:
         ids = range(len(special_tokens[:2]))  # the trainer numbers them first, in order
         return cls(inner, bos_token_id=ids[0] if ids else None, eos_token_ids=ids[1:])
 
+    def add_special_tokens(self, tokens: Sequence[str]) -> None:
+        """Add tokens that text never encodes to; those that are there already stay as they are."""
+        self._inner.add_special_tokens(list(tokens))
+
+    def end_texts_with(self, token: str) -> None:
+        """Make a token the first of those that end a text."""
+        id = self.token_id(token)
+        assert id is not None, f"{token}: the tokenizer has no such token"
+        others = (other for other in self.eos_token_ids if other != id)
+        self.eos_token_ids = (id, *others)
+
     @property
     def vocab_size(self) -> int:
         """How many tokens there are, added ones included."""

@@ -15,6 +15,7 @@ from fretsaw.distill.settings import DistillSettings, PretrainSettings, TrainSet
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.puzzle.settings import RankSettings, ScoreSettings
 from fretsaw.recipe import Stage, compression
+from fretsaw.training.settings import UpdateSettings
 
 SCENARIO = "batch=256,in=64,out=64,dtype=fp32,device=cpu"
 
@@ -31,10 +32,9 @@ def recipe(
         tokens=1_200_000,
         batch_tokens=2048,
         micro_batch_tokens=2048,
-        optimizer="muon",
-        learning_rate=3e-3,
-        min_lr_ratio=0.05,
+        update=UpdateSettings(optimizer="muon", learning_rate=3e-3, min_lr_ratio=0.05),
     )
+    healing = replace(train.update, muon_learning_rate=0.01, min_lr_ratio=0.1)
     deeper = Stage(
         "pretrain",
         PretrainSettings(
@@ -60,9 +60,7 @@ def recipe(
             scenario=SCENARIO,
             rank=RankSettings(tokens=65_536),
             score=ScoreSettings(repair_tokens=65_536, tokens=32_768),
-            distill=DistillSettings(
-                train=replace(train, tokens=heal_tokens, muon_learning_rate=0.01, min_lr_ratio=0.1)
-            ),
+            distill=DistillSettings(train=replace(train, tokens=heal_tokens, update=healing)),
             evaluate=EvalSettings(tokens=65_536),
         ),
     ]

@@ -1,8 +1,9 @@
 """The embedded default: no network, no files, a laptop's CPU, minutes.
 
 Generated text trains a tokenizer and a small parent; the parent is compressed to 1.5x decode and
-healed; the page at the end shows what was kept and what it cost. `fast` is the same at a third of
-the length.
+healed; the child is tuned on conversations to reason on demand, then reinforced on problems with
+larger numbers and other words than the conversations have. The page at the end shows what was kept,
+what it cost, and what reasoning is worth. `fast` is the same at a third of the length.
 """
 
 import os
@@ -14,9 +15,13 @@ from fretsaw.distill.settings import DistillSettings, PretrainSettings, TrainSet
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.progress import say
 from fretsaw.puzzle.settings import AssembleSettings, CostSettings, RankSettings, ScoreSettings
-from fretsaw.recipe import Stage, compression
+from fretsaw.recipe import Stage, compression, reasoning
+from fretsaw.rl.settings import RlSettings
+from fretsaw.sft.settings import SftSettings
+from fretsaw.training.settings import UpdateSettings
 
 SCENARIO = "batch=128,in=64,out=64,dtype=fp32,device=cpu"
+BEYOND = "word_problems:steps=1-4,phrasing=both"  # words that tuning never showed
 
 
 def recipe(fast: bool | None = None, target: str = "1.5x decode") -> list[Stage]:
@@ -30,12 +35,15 @@ def recipe(fast: bool | None = None, target: str = "1.5x decode") -> list[Stage]
         tokens=pretrain_tokens,
         batch_tokens=2048,
         micro_batch_tokens=2048,
-        optimizer="muon",
-        learning_rate=3e-3,
-        min_lr_ratio=0.05,
+        update=UpdateSettings(optimizer="muon", learning_rate=3e-3, min_lr_ratio=0.05),
         heldout_tokens=4096 if fast else 8192,
     )
-    return [
+    healing = replace(train.update, muon_learning_rate=0.01, min_lr_ratio=0.1)
+    beyond = "word_problems:steps=1-2,phrasing=both" if fast else BEYOND  # what little it can do
+    evaluate = EvalSettings(
+        task=f"word_problems + {beyond}", num_problems=100 if fast else 400, tokens=32_768
+    )
+    compressed = [
         Stage(
             "corpus",
             CorpusSettings(
@@ -55,12 +63,36 @@ def recipe(fast: bool | None = None, target: str = "1.5x decode") -> list[Stage]
             score=ScoreSettings(repair_tokens=calibration, tokens=calibration // 2),
             assemble=AssembleSettings(tokens=calibration),
             cost=CostSettings(scenario=SCENARIO, rounds=3 if fast else 5),
-            distill=DistillSettings(
-                train=replace(train, tokens=heal_tokens, muon_learning_rate=0.01, min_lr_ratio=0.1)
-            ),
-            evaluate=EvalSettings(
-                task="word_problems", num_problems=200 if fast else 600, tokens=32_768
-            ),
+            distill=DistillSettings(train=replace(train, tokens=heal_tokens, update=healing)),
+            evaluate=evaluate,
             bench=BenchSettings(scenario=SCENARIO, rounds=5 if fast else 9),
         ),
     ]
+    return reasoning(
+        compressed,
+        target=target,
+        tune=SftSettings(
+            source="world",
+            num_rows=1600 if fast else 3000,
+            max_value=20,
+            seq_len=256,
+            batch_tokens=2048,
+            micro_batch_tokens=2048,
+            update=UpdateSettings(
+                optimizer="muon", learning_rate=2e-3, muon_learning_rate=0.01, warmup_ratio=0.1
+            ),
+        ),
+        reinforce=RlSettings(
+            task=beyond,
+            num_rollouts=5 if fast else 60,
+            prompts_per_rollout=32,
+            on_share=0.75 if fast else 0.875,
+            updates_per_rollout=1,
+            max_tokens=80,
+            normalise_rewards=False,
+            kl_coef=0.0,
+            heldout_problems=50 if fast else 200,
+            update=UpdateSettings(learning_rate=2e-4, beta2=0.98, weight_decay=0.0),
+        ),
+        evaluate=evaluate,
+    )

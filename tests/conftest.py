@@ -27,6 +27,7 @@ from fretsaw.distill.settings import PretrainSettings, TrainSettings  # noqa: E4
 from fretsaw.distill.train import pretrain  # noqa: E402
 from fretsaw.puzzle.ranking import rank  # noqa: E402
 from fretsaw.puzzle.settings import RankSettings  # noqa: E402
+from fretsaw.training.settings import UpdateSettings  # noqa: E402
 
 torch.set_num_threads(1)  # the networks are tiny: a second thread only waits
 
@@ -75,8 +76,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         micro_batch_tokens=512,
         seq_len=64,
         heldout_tokens=1024,
-        optimizer="muon",
-        learning_rate=5e-3,
+        update=UpdateSettings(optimizer="muon", learning_rate=5e-3),
     )
     shape = PretrainSettings(
         num_hidden_layers=4,

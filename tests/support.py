@@ -1,12 +1,43 @@
 """What several tests call."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from fretsaw.progress import Progress
-from fretsaw.stage import StageRun
+from fretsaw.rollout.table import Row
+from fretsaw.stage import Interrupted, StageRun
 
 
 def stage_run(folder: Path, *, seed: int = 0) -> StageRun:
     """Return what a stage is given when a test calls its function directly."""
     folder.mkdir(parents=True, exist_ok=True)
     return StageRun(folder, seed, "cpu", "fp32", Progress("test", folder))
+
+
+def stopped_at(step: int, run: StageRun, go: Callable[[StageRun], object]) -> None:
+    """Run a stage until it has done `step` steps, where it is asked to stop as by SIGTERM."""
+    plain = run.step
+
+    def stopping(at: int, metrics: dict | None = None, *, row: bool = True) -> None:
+        plain(at, metrics, row=row)
+        run.stop_requested = at + 1 >= step  # so that the next step saves, reports and stops
+
+    run.step = stopping  # type: ignore[method-assign]
+    run.stop_requested = step == 1
+    with pytest.raises(Interrupted):
+        go(run)
+
+
+def answer_row(
+    group: int, mode: str, completion: str, *, kind: str = "2 steps", reward: float = 1.0
+) -> Row:
+    """Return a graded answer that was never sampled."""
+    return Row(
+        **{"problem": str(group), "kind": kind, "mode": mode, "group": group, "index": 0},
+        **{"question": f"Question {group} <b>?", "prompt": "", "completion": completion},
+        **{"prompt_ids": [1], "token_ids": [2], "logprobs": [-0.5], "is_finished": True},
+        **{"temperature": 0.0, "seed": 0, "weight_version": 0, "correct": reward},
+        **{"fault": None, "found": "4", "expected": "4", "reward": reward},
+    )

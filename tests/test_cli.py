@@ -141,3 +141,15 @@ def test_the_targets_folders_share_what_is_before_the_search() -> None:
 
     assert names("1.5x decode") & names("2x prefill") == {"rank", "score", "cost"}
     assert slug("1.5x decode, 60% memory") == "1.5x-decode-60pct-memory"
+
+
+def test_a_file_named_by_task_is_an_input(tmp_path: Path) -> None:
+    from fretsaw.commands import _task_files
+    from fretsaw.eval.settings import EvalSettings
+
+    settings, inputs = _task_files(EvalSettings(task="word_problems + mine.jsonl"))
+    assert settings.task == "word_problems"
+    assert inputs == {"problems": Path("mine.jsonl")}
+    assert _task_files(EvalSettings(task="word_problems"))[1] == {}
+    with pytest.raises(ValueError, match="2 files; give one, or join them"):
+        _task_files(EvalSettings(task="a.jsonl + b.jsonl"))

@@ -21,10 +21,12 @@ from fretsaw.distill.settings import DistillSettings, PretrainSettings, TrainSet
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.puzzle.settings import AssembleSettings, CostSettings, RankSettings, ScoreSettings
 from fretsaw.recipe import Stage, compression
+from fretsaw.training.settings import UpdateSettings
 
 SCENARIO = "batch=8,in=16,out=16,dtype=fp32,device=cpu"
 TRAIN = TrainSettings(tokens=40_960, batch_tokens=512, micro_batch_tokens=512, seq_len=64,
-                      heldout_tokens=1024, optimizer="muon", save_every_s=0.2)
+                      heldout_tokens=1024, save_every_s=0.2,
+                      update=UpdateSettings(optimizer="muon"))
 
 def recipe(target="0.8x params"):
     return [

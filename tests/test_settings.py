@@ -36,8 +36,8 @@ def test_a_choice_names_the_choices() -> None:
 
 
 def test_one_value_is_replaced_by_its_dotted_name() -> None:
-    settings = override(DistillSettings(), "train.learning_rate", "2e-4")
-    assert settings.train.learning_rate == 2e-4
+    settings = override(DistillSettings(), "train.update.learning_rate", "2e-4")
+    assert settings.train.update.learning_rate == 2e-4
     assert override(CorpusSettings(), "source", "world").source == "world"
     with pytest.raises(ValueError, match="has no 'trian'"):
         override(DistillSettings(), "trian.tokens", "5")

@@ -232,11 +232,17 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def write(
-    decoder: "Decoder", folder: Path, *, like: Path | None = None, dtype: str = "fp32"
+    decoder: "Decoder",
+    folder: Path,
+    *,
+    like: Path | None = None,
+    tokenizer: "Tokenizer | None" = None,
+    dtype: str = "fp32",
 ) -> None:
     """Write a checkpoint into an existing folder, with the tokenizer files of `like`.
 
-    A plain Llama where all layers are the same, else DeciLM with the modeling code it needs.
+    A plain Llama where all layers are the same, else DeciLM with the modeling code it needs. A
+    `tokenizer` that is no longer that of `like` is written in its place.
     """
     import torch
 
@@ -252,7 +258,11 @@ def write(
     if not config.is_homogeneous:
         for name in _REMOTE_CODE:
             shutil.copyfile(Path(__file__).with_name(name), folder / name)
-    for name in TOKENIZER_FILES if like is not None else ():
+    if tokenizer is not None:
+        tokenizer.save(folder)
+        ends = {"bos_token_id": config.bos_token_id, "eos_token_id": list(config.eos_token_ids)}
+        write_json(folder / "generation_config.json", ends)
+    for name in TOKENIZER_FILES if like is not None and tokenizer is None else ():
         if like is not None and (like / name).is_file():
             shutil.copyfile(like / name, folder / name)
 

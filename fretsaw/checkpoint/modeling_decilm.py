@@ -4,6 +4,7 @@ A Llama whose layers may differ. Each layer's `block_configs` entry says what it
 FFN are: the usual module, one matrix (`linear_attn`, `linear_mlp`), or nothing, norm included.
 """
 
+import inspect
 import math
 
 import torch
@@ -17,6 +18,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import can_return_tuple
 
 from .configuration_decilm import DeciLMConfig, ffn_width, has_attention, has_swiglu
+
+# transformers calls the cache `past_key_values` up to 5.23 and `cache` from 5.24 on.
+CACHE = (
+    "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
+)
 
 
 class DeciLMRMSNorm(nn.Module):
@@ -166,7 +172,7 @@ class DeciLMPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["DeciLMDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -196,8 +202,10 @@ class DeciLMModel(DeciLMPreTrainedModel):
         use_cache=None,
         output_hidden_states=None,
         output_attentions=None,
+        cache=None,
         **kwargs,
     ):
+        past_key_values = past_key_values if cache is None else cache
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
         config = self.config
@@ -221,8 +229,8 @@ class DeciLMModel(DeciLMPreTrainedModel):
                 config=config,
                 inputs_embeds=x,
                 attention_mask=attention_mask,
-                past_key_values=past_key_values,
                 position_ids=position_ids,
+                **{CACHE: past_key_values},  # pyright: ignore[reportArgumentType]
             )
         rotary = rotary_tables(config, position_ids, x.dtype)
         hidden_states, attentions = [x], []
@@ -236,7 +244,7 @@ class DeciLMModel(DeciLMPreTrainedModel):
         hidden_states[-1] = x  # as Llama's: the last one is normed
         return BaseModelOutputWithPast(
             last_hidden_state=x,
-            past_key_values=past_key_values,
+            **{CACHE: past_key_values},
             hidden_states=tuple(hidden_states) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
         )
@@ -263,6 +271,7 @@ class DeciLMForCausalLM(DeciLMPreTrainedModel, GenerationMixin):
         labels=None,
         use_cache=None,
         logits_to_keep=0,
+        cache=None,
         **kwargs,
     ):
         outputs = self.model(
@@ -272,6 +281,7 @@ class DeciLMForCausalLM(DeciLMPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            cache=cache,
             **kwargs,
         )
         kept = logits_to_keep
@@ -286,7 +296,7 @@ class DeciLMForCausalLM(DeciLMPreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE: getattr(outputs, CACHE)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )

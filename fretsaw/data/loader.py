@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, Integer, UInt32
 
-Tokens = Integer[np.ndarray, "tokens"]
+Tokens = Integer[np.ndarray, " tokens"]
 
 
 def tokenize(
@@ -21,7 +21,7 @@ def tokenize(
     encode: Callable[[str], list[int]],
     bos_token_id: int,
     max_tokens: int,
-) -> UInt32[np.ndarray, "tokens"]:
+) -> UInt32[np.ndarray, " tokens"]:
     """Lay documents end to end, each after a bos, up to `max_tokens`; the last may be cut there.
 
     `encode` adds no special tokens. Fewer tokens come back where the documents run out.
@@ -79,15 +79,18 @@ def batch(
 ) -> Int64[np.ndarray, "{batch_size} {seq_len}+1"]:
     """Return the rows of an optimizer step, as a pure function of (seed, step).
 
-    Steps walk through the windows in an order that is a fresh permutation each epoch, so every
-    window is seen once an epoch; a batch may end one epoch and begin the next.
+    Every window is seen once an epoch; a batch may end one epoch and begin the next.
     """
-    epoch_len = num_windows(tokens, seq_len)
-    places = range(step * batch_size, (step + 1) * batch_size)
-    epochs = {place // epoch_len for place in places}
-    orders = {e: np.random.default_rng([seed, e]).permutation(epoch_len) for e in epochs}
-    windows = [int(orders[place // epoch_len][place % epoch_len]) for place in places]
+    windows = order(num_windows(tokens, seq_len), batch_size, seed=seed, step=step)
     return _gather(tokens, windows, seq_len)
+
+
+def order(num_items: int, per_step: int, *, seed: int, step: int) -> list[int]:
+    """Return the items of a step: steps walk through a fresh permutation of all each epoch."""
+    places = range(step * per_step, (step + 1) * per_step)
+    epochs = {place // num_items for place in places}
+    orders = {e: np.random.default_rng([seed, e]).permutation(num_items) for e in epochs}
+    return [int(orders[place // num_items][place % num_items]) for place in places]
 
 
 def rows(

@@ -97,7 +97,25 @@ def _decoded_chunks(path: Path) -> Iterator[str]:
             num_read += len(chunk)
 
 
+def read_objects(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield (where, row) of a .jsonl or .parquet file; `where` is for messages."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; check the path")
+    match path.suffix.lower():
+        case ".jsonl":
+            yield from _jsonl_objects(path)
+        case ".parquet":
+            yield from _parquet_objects(path)
+        case other:
+            raise ValueError(f"{path}: {other!r} files have no rows; give .jsonl or .parquet")
+
+
 def _read_jsonl(path: Path) -> Iterator[str]:
+    for where, row in _jsonl_objects(path):
+        yield _row_text(row, where)
+
+
+def _jsonl_objects(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     offset = num_documents = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -109,7 +127,8 @@ def _read_jsonl(path: Path) -> Iterator[str]:
             if not text.strip():
                 continue
             num_documents += 1
-            yield _row_text(_parse_row(text, f"{path}, line {number}"), f"{path}, line {number}")
+            where = f"{path}, line {number}"
+            yield where, _parse_row(text, where)
     if num_documents == 0:
         raise ValueError(f"{path}: only blank lines; give a file with one JSON object a line")
 
@@ -147,13 +166,16 @@ def _row_text(row: Mapping[str, Any], where: str) -> str:
 
 
 def _read_parquet(path: Path) -> Iterator[str]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise ValueError(
-            f"{path}: reading parquet needs pyarrow; run `pip install fretsaw[parquet]`"
-        ) from None
+    for where, row in _parquet_objects(path, column="text"):
+        yield _row_text(row, where)
+
+
+def _parquet_objects(
+    path: Path, column: str | None = None
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    import pyarrow
+    import pyarrow.parquet
+
     try:
         table = pyarrow.parquet.ParquetFile(path)
     except pyarrow.ArrowInvalid:
@@ -162,13 +184,13 @@ def _read_parquet(path: Path) -> Iterator[str]:
         if table.metadata.num_rows == 0:
             raise ValueError(f"{path}: a table without rows; give one with text in it")
         names = table.schema_arrow.names
-        if "text" not in names:
+        if column is not None and column not in names:
             _row_text(dict.fromkeys(names), str(path))
         number = 0
-        for rows in table.iter_batches(columns=["text"]):
-            for text in rows.column("text").to_pylist():
+        for rows in table.iter_batches(columns=None if column is None else [column]):
+            for row in rows.to_pylist():
                 number += 1
-                yield _row_text({"text": text}, f"{path}, row {number}")
+                yield f"{path}, row {number}", row
 
 
 def _read_hub(name: str) -> Iterator[str]:

@@ -16,16 +16,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-Split = Literal["train", "heldout"]
-Phrasing = Literal["train", "heldout"]
-Mode = Literal["on", "off"]
+from fretsaw.chat import CLOSE_TAG, MODES, OPEN_TAG, Message, Mode, with_reasoning
+from fretsaw.data.records import Record
 
-OPEN_TAG = "<think>"
-CLOSE_TAG = "</think>"
+Split = Literal["train", "heldout"]
+Phrasing = Literal["train", "heldout", "both"]
+
 PROBLEM_SHARE = 0.85  # of documents; the rest are stories
-MODES = ("on", "on", "on", "off", "off")  # how often a problem is worked before the answer
+SHARES = ("on", "on", "on", "off", "off")  # how often a problem is worked before the answer
 MAX_STEPS = 5  # in a document; `make_problem` takes any number
 MAX_VALUE = 30
+LEAST_MAX_VALUE = 17  # 8 + 9: from there on every value can go up or down by any operand
 
 PRONOUNS = {
     "Tom": "he", "Ben": "he", "Sam": "he", "Max": "he",
@@ -53,6 +54,11 @@ TEMPLATES = {
         "{He} makes it three times as many.",
         "Then there are three times as many.",
     ),
+}
+WORDINGS = {
+    "train": lambda templates: templates[:-1],
+    "heldout": lambda templates: templates[-1:],
+    "both": lambda templates: templates,
 }
 SYMBOLS = {"add": "+", "subtract": "-", "double": "*", "halve": "/", "triple": "*"}
 WEIGHTS = {"add": 3, "subtract": 3, "double": 1, "halve": 1, "triple": 1}
@@ -82,31 +88,42 @@ class Story:
 
 
 def make_problem(
-    seed: int, *, num_steps: int, split: Split = "train", phrasing: Phrasing = "train"
+    seed: int,
+    *,
+    num_steps: int,
+    split: Split = "train",
+    phrasing: Phrasing = "train",
+    max_value: int = MAX_VALUE,
 ) -> Problem:
-    """Make a word problem of `num_steps` operations, with every value within 0..30.
+    """Make a word problem of `num_steps` operations, with every value within 0..`max_value`.
 
     The split goes by the chain of steps alone. `phrasing="heldout"` words every operation in a way
-    that training text never does.
+    that training text never does, "both" in any way.
     """
     if num_steps < 1:
         raise ValueError(f"num_steps {num_steps}: a problem has at least one step; give 1 or more")
+    if max_value < LEAST_MAX_VALUE:
+        raise ValueError(
+            f"max_value {max_value}: some values would have no step to go; "
+            f"give {LEAST_MAX_VALUE} or more"
+        )
     rng = random.Random(seed)
     while True:
-        problem = _draw_problem(rng, num_steps, phrasing)
+        problem = _draw_problem(rng, num_steps, phrasing, max_value)
         if split_of("; ".join(problem.steps)) == split:
             return problem
 
 
-def _draw_problem(rng: random.Random, num_steps: int, phrasing: Phrasing) -> Problem:
+def _draw_problem(
+    rng: random.Random, num_steps: int, phrasing: Phrasing, max_value: int
+) -> Problem:
     name, item = rng.choice(list(PRONOUNS)), rng.choice(ITEMS)
     he = PRONOUNS[name]
     value = rng.randint(2, 12)
     sentences, steps = [f"{name} has {value} {item}."], []
     for _ in range(num_steps):
-        operation, operand, result = _draw_operation(rng, value)
-        usual, reserved = TEMPLATES[operation][:-1], TEMPLATES[operation][-1]
-        template = rng.choice(usual) if phrasing == "train" else reserved
+        operation, operand, result = _draw_operation(rng, value, max_value)
+        template = rng.choice(WORDINGS[phrasing](TEMPLATES[operation]))
         sentences.append(template.format(he=he, He=he.capitalize(), n=operand))
         steps.append(f"{value} {SYMBOLS[operation]} {operand} = {result}")
         value = result
@@ -116,8 +133,8 @@ def _draw_problem(rng: random.Random, num_steps: int, phrasing: Phrasing) -> Pro
     return Problem(" ".join(sentences), tuple(steps), str(value), num_steps, "word_problem")
 
 
-def _draw_operation(rng: random.Random, value: int) -> tuple[str, int, int]:
-    """Return an operation that keeps `value` whole and within 0..30, its operand and its result."""
+def _draw_operation(rng: random.Random, value: int, max_value: int) -> tuple[str, int, int]:
+    """Return an operation that keeps `value` whole and in range, its operand and its result."""
     operand = rng.randint(2, 9)
     outcomes = {
         "add": (operand, value + operand),
@@ -130,7 +147,7 @@ def _draw_operation(rng: random.Random, value: int) -> tuple[str, int, int]:
     possible = [
         name
         for name, (_, result) in outcomes.items()
-        if 0 <= result <= MAX_VALUE and result != value  # nothing doubled or halved is no event
+        if 0 <= result <= max_value and result != value  # nothing doubled or halved is no event
     ]
     operation = rng.choices(possible, [WEIGHTS[name] for name in possible])[0]
     return operation, *outcomes[operation]
@@ -248,7 +265,7 @@ def document(seed: int, split: Split = "train") -> str:
     rng = random.Random(seed)
     if rng.random() >= PROBLEM_SHARE:
         return story_text(make_story(rng.getrandbits(64), split))
-    num_steps, mode = rng.randint(1, MAX_STEPS), rng.choice(MODES)
+    num_steps, mode = rng.randint(1, MAX_STEPS), rng.choice(SHARES)
     problem = make_problem(rng.getrandbits(64), num_steps=num_steps, split=split)
     return problem_text(problem, mode=mode)
 
@@ -257,3 +274,27 @@ def documents(seed: int, split: Split, num_documents: int | None = None) -> Iter
     """Yield documents that depend on (seed, index) alone; without a number, endlessly."""
     for index in itertools.islice(itertools.count(), num_documents):
         yield document(random.Random(f"document {seed} {index}").getrandbits(64), split)
+
+
+def conversations(
+    seed: int,
+    split: Split,
+    num_rows: int,
+    *,
+    max_steps: int = MAX_STEPS,
+    max_value: int = MAX_VALUE,
+) -> Iterator[Record]:
+    """Yield conversations about word problems: each problem worked with reasoning on, then off."""
+    for index in range(num_rows):
+        rng = random.Random(f"conversation {seed} {index // 2}")
+        problem = make_problem(
+            rng.getrandbits(64),
+            num_steps=rng.randint(1, max_steps),
+            split=split,
+            max_value=max_value,
+        )
+        mode = MODES[index % 2]
+        worked = with_reasoning("\n".join(problem.steps), problem.answer)
+        answer = worked if mode == "on" else problem.answer
+        messages = (Message("user", problem.question), Message("assistant", answer))
+        yield Record(messages, mode, f"generated problem {index}")

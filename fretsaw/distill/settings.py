@@ -1,7 +1,8 @@
 """Settings of training: the loop, distillation from a parent, and pretraining from nothing."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+
+from fretsaw.training.settings import UpdateSettings
 
 
 def _require(condition: bool, name: str, value: object, rule: str) -> None:
@@ -21,24 +22,8 @@ class TrainSettings:
     """Tokens of one forward and backward; gradients accumulate to `batch_tokens`."""
     seq_len: int = 256
     """Tokens of one row."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """muon takes the blocks' matrices (fewer tokens from random weights), AdamW the rest."""
-    learning_rate: float = 1e-3
-    """Peak learning rate of AdamW."""
-    muon_learning_rate: float = 0.02
-    """Peak learning rate of Muon."""
-    min_lr_ratio: float = 0.1
-    """Where the cosine ends, as a fraction of the peak."""
-    warmup_ratio: float = 0.05
-    """Fraction of the steps spent warming up."""
-    weight_decay: float = 0.1
-    """Decay of matrices; norms have none."""
-    beta1: float = 0.9
-    """AdamW's first moment."""
-    beta2: float = 0.95
-    """AdamW's second moment."""
-    grad_clip: float = 1.0
-    """Largest norm of the gradient."""
+    update: UpdateSettings = field(default_factory=UpdateSettings)
+    """Optimizer and rates."""
     heldout_tokens: int = 16_384
     """Tokens of every held-out measurement."""
     heldout_every: int = 0
@@ -50,7 +35,6 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         _require(self.seq_len >= 2, "seq_len", self.seq_len, "a row needs at least 2 tokens")
-        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "must be positive")
         rule = f"must be a multiple of seq_len {self.seq_len}"
         micro, batch = self.micro_batch_tokens, self.batch_tokens
         _require(
@@ -65,7 +49,6 @@ class TrainSettings:
         _require(
             self.tokens >= batch, "tokens", self.tokens, f"must be at least batch_tokens {batch}"
         )
-        _require(0 <= self.warmup_ratio <= 1, "warmup_ratio", self.warmup_ratio, "lies in 0 to 1")
         _require(self.heldout_every >= 0, "heldout_every", self.heldout_every, "is 0 or more")
 
     @property
@@ -77,11 +60,6 @@ class TrainSettings:
     def heldout_interval(self) -> int:
         """Steps between held-out measurements."""
         return self.heldout_every or max(1, self.num_steps // 10)
-
-    @property
-    def num_warmup(self) -> int:
-        """Steps of the warm-up, at least one."""
-        return max(1, round(self.warmup_ratio * self.num_steps))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +77,9 @@ class DistillSettings:
     """Weight of the next-token cross-entropy on the text."""
     keep_best: bool = True
     """Keep the weights with the best held-out figure, those at the start included."""
-    train: TrainSettings = field(default_factory=lambda: TrainSettings(learning_rate=5e-4))
+    train: TrainSettings = field(
+        default_factory=lambda: TrainSettings(update=UpdateSettings(learning_rate=5e-4))
+    )
     """The loop."""
 
     def __post_init__(self) -> None:

@@ -1,7 +1,5 @@
 """One training loop, read downward: pretraining, continued pretraining and distillation."""
 
-import contextlib
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,8 +21,8 @@ from fretsaw.model.size import num_params
 from fretsaw.stage import StageRun
 from fretsaw.tokenizer import Tokenizer
 from fretsaw.training.losses import cosine_distance, cross_entropy, kl_divergence
-from fretsaw.training.optimizer import build_optimizers, scale_rates
-from fretsaw.training.schedule import warmup_cosine
+from fretsaw.training.optimizer import apply_gradients, build_optimizers
+from fretsaw.training.precision import autocast
 from fretsaw.training.state import TrainingState, save_tensors
 
 STATE_BYTES_PER_PARAMETER = 16  # weights and two moments in float32, and the best weights
@@ -114,14 +112,7 @@ def train(
     artifact.require_disk(run.folder, 2 * STATE_BYTES_PER_PARAMETER * num_params(student.config))
     if teacher is not None:
         teacher.eval().requires_grad_(False)
-    optimizers = build_optimizers(
-        student,
-        settings.optimizer,
-        learning_rate=settings.learning_rate,
-        muon_learning_rate=settings.muon_learning_rate,
-        weight_decay=settings.weight_decay,
-        betas=(settings.beta1, settings.beta2),
-    )
+    optimizers = build_optimizers(student, settings.update)
     state = TrainingState(run.resume_folder, student, optimizers)
     best_path = run.resume_folder / "best.pt"
     rows = settings.batch_tokens // settings.seq_len
@@ -147,13 +138,6 @@ def train(
     saved_at = time.monotonic()
     while state.step < settings.num_steps:
         started = time.monotonic()
-        factor = warmup_cosine(
-            state.step,
-            num_steps=settings.num_steps,
-            num_warmup=settings.num_warmup,
-            min_ratio=settings.min_lr_ratio,
-        )
-        scale_rates(optimizers, factor)
         window = loader.batch(
             tokens, seed=run.seed, step=state.step, batch_size=rows, seq_len=settings.seq_len
         )
@@ -163,19 +147,16 @@ def train(
             (loss / settings.batch_tokens).backward()
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value.item()
-        grad_norm = torch.nn.utils.clip_grad_norm_(student.parameters(), settings.grad_clip)
-        if not math.isfinite(grad_norm.item()):
-            raise ValueError(
-                f"step {state.step}: the gradient is {grad_norm.item()}; "
-                f"lower learning_rate {settings.learning_rate} or check the data"
-            )
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        metrics = {name: value / settings.batch_tokens for name, value in sums.items()}
+        metrics |= apply_gradients(
+            student,
+            optimizers,
+            settings.update,
+            step=state.step,
+            num_steps=settings.num_steps,
+        )
         state.step += 1
 
-        metrics = {name: value / settings.batch_tokens for name, value in sums.items()}
-        metrics |= {"lr": settings.learning_rate * factor, "grad_norm": grad_norm.item()}
         is_last = state.step == settings.num_steps
         if is_last or state.step % settings.heldout_interval == 0:
             figures = heldout_figures(student, teacher, heldout, micro_rows, run.dtype)
@@ -249,11 +230,6 @@ def heldout_figures(
             sums[name] = sums.get(name, 0.0) + value.item()
     num_tokens = heldout[:, 1:].numel()
     return {"loss" if name == "lm" else name: value / num_tokens for name, value in sums.items()}
-
-
-def autocast(device: torch.device, dtype: str) -> contextlib.AbstractContextManager:
-    """Do matrix work in bf16 where asked; weights, norms and losses stay in float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16")
 
 
 def _to_tensor(rows: np.ndarray, device: str) -> Int[Tensor, "rows seq_plus_1"]:

@@ -79,11 +79,16 @@ class Engine:
 
     def _generate_batch(self, requests: Sequence[Request], batch: list[int]) -> Iterator[Event]:
         active = np.array(batch)
-        prompts = [requests[i].token_ids for i in batch]
+        # A prompt that several requests share is run once, and its cache copied.
+        prompts = list(dict.fromkeys(requests[i].token_ids for i in batch))
+        row_of = {prompt: row for row, prompt in enumerate(prompts)}
         room = max(len(requests[i].token_ids) + requests[i].max_tokens for i in batch)
-        cache = new_cache(self.decoder, len(batch), room)
+        cache = new_cache(self.decoder, len(prompts), max(map(len, prompts)))
         started = time.perf_counter()
         logits = prefill(self.decoder, prompts, cache)
+        copies = torch.tensor([row_of[requests[i].token_ids] for i in batch], device=logits.device)
+        cache.spread(copies, room)
+        logits = logits[copies]
         self._stats.prefill_s += time.perf_counter() - started
         self._stats.prefill_tokens += sum(map(len, prompts))
         num_generated = 0
@@ -104,8 +109,8 @@ class Engine:
                 return
             if not is_active.all():
                 kept = torch.from_numpy(np.flatnonzero(is_active)).to(token_ids.device)
-                cache.select(kept)
-                token_ids, active = token_ids[kept], active[is_active]
+                order = cache.keep(kept)
+                token_ids, active = token_ids[order], active[order.cpu().numpy()]
             started = time.perf_counter()
             logits = decode(self.decoder, token_ids, cache)
             self._stats.decode_s += time.perf_counter() - started

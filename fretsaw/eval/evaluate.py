@@ -1,7 +1,7 @@
-"""The eval stage: how good a checkpoint is, alone and beside its parent."""
+"""The eval stage: how good a checkpoint is, alone and beside its parent, reasoning on and off."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,39 +11,61 @@ from jaxtyping import Int
 from torch import Tensor
 
 from fretsaw.artifact import write_json
+from fretsaw.chat import MODES, is_chat
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
-from fretsaw.engine.engine import Engine, Request
+from fretsaw.engine.engine import Engine
+from fretsaw.eval.intervals import bootstrap, bootstrap_ratio, wilson
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.model.decoder import Decoder
+from fretsaw.rollout.table import Row, write_rows
 from fretsaw.stage import StageRun
-from fretsaw.tasks.word_problems import WordProblems, accuracy_interval
+from fretsaw.tasks.answers import answer
+from fretsaw.tasks.named import load_problems
+from fretsaw.tasks.task import Problem, chat_prompt, plain_prompt
 from fretsaw.tokenizer import Tokenizer
 from fretsaw.training.losses import kl_from_log_probs
 
 RESULTS = "results.json"
+MAX_BATCH = 128
 
 
 def evaluate(settings: EvalSettings, inputs: Mapping[str, Path], run: StageRun) -> dict[str, Any]:
     """Write `results.json`; the parent, where given, is graded on the same text and problems."""
-    models = {"child": checkpoint.load(inputs["model"], device=run.device)}
+    folders = {"child": inputs["model"]}
     if "parent" in inputs:
-        models["parent"] = checkpoint.load(inputs["parent"], device=run.device)
+        folders["parent"] = inputs["parent"]
+    models = {name: checkpoint.load(path, device=run.device) for name, path in folders.items()}
     results: dict[str, Any] = {}
     if "corpus" in inputs:
         heldout = inputs["corpus"] / "heldout.npy"
         rows = torch.from_numpy(loader.first_rows(heldout, settings.seq_len, settings.tokens))
         results |= text_figures(models, rows.to(run.device), settings.batch_rows, run)
-    if settings.task == "word_problems":
-        tokenizer = Tokenizer.from_folder(inputs["model"])
-        results["task"] = {
-            name: task_figures(model, tokenizer, settings, run, name)
-            for name, model in models.items()
-        }
+    metrics = {name: value for name, value in results.items() if isinstance(value, float)}
+    tokenizers = {name: Tokenizer.from_folder(path) for name, path in folders.items()}
+    tasks = tasks_of(settings, inputs.get("problems"), run.seed)
+    results["tasks"] = {}
+    for number, (task, problems) in enumerate(tasks.items()):
+        figures = results["tasks"][task] = {}
+        for name, model in models.items():
+            answers = put(problems, model, tokenizers[name], settings, run, name)
+            write_rows(run.folder / f"answers-{name}-{number}.parquet", answers)
+            figures[name] = task_figures(answers, settings.samples)
         if len(models) == 2:
-            results["task_kept"] = kept_accuracy(results["task"])
+            figures["kept"] = kept_accuracy(figures)
+        if number == 0:
+            metrics |= {f"accuracy_{mode}": figures["child"][mode]["accuracy"] for mode in MODES}
     write_json(run.folder / RESULTS, results)
-    return {name: value for name, value in results.items() if isinstance(value, float)}
+    return metrics
+
+
+def tasks_of(settings: EvalSettings, file: Path | None, seed: int) -> dict[str, list[Problem]]:
+    """Return the problems of every task that is named, and of the user's own file."""
+    names = [name.strip() for name in settings.task.split(" + ") if name.strip()]
+    tasks = {name: load_problems(name, settings.num_problems, seed=seed) for name in names}
+    if file is not None:
+        tasks[file.name] = load_problems("", 0, seed=seed, file=file)
+    return tasks
 
 
 @torch.inference_mode()
@@ -78,55 +100,72 @@ def text_figures(
     }
 
 
-def task_figures(
-    model: Decoder, tokenizer: Tokenizer, settings: EvalSettings, run: StageRun, name: str
-) -> dict[str, Any]:
-    """Return greedy accuracy with its 95 % interval, by mode and by number of steps."""
+def put(
+    problems: Sequence[Problem],
+    model: Decoder,
+    tokenizer: Tokenizer,
+    settings: EvalSettings,
+    run: StageRun,
+    name: str,
+) -> list[Row]:
+    """Return graded answers to every problem in both modes: as a chat where the model has one."""
+    prompt = chat_prompt if is_chat(tokenizer) else plain_prompt
+    rows = []
+    for mode in MODES:
+        run.progress.start(f"{name} {mode}", len(problems) * settings.samples, unit="answer")
+        rows += answer(
+            Engine(model, max_batch=MAX_BATCH),
+            tokenizer,
+            [prompt(tokenizer, problem, mode) for problem in problems],
+            group_size=settings.samples,
+            max_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            seed=run.seed,
+            on_finished=lambda num_finished: run.step(num_finished, row=False),
+        )
+    return rows
+
+
+def task_figures(answers: Sequence[Row], samples: int) -> dict[str, Any]:
+    """Return by mode: accuracy, by kind of problem, what it cost in tokens, and what went wrong.
+
+    An answer counts as right where it is correct and finished; a faulty format is counted apart.
+    `difference` is accuracy on minus off over the same problems, with its bootstrap interval.
+    """
     figures: dict[str, Any] = {}
-    engine = Engine(model, max_batch=128)
-    for mode in ("on", "off"):
-        task = WordProblems(settings.num_problems, run.seed, mode=mode)
-        bos = tokenizer.bos_token_id
-        first = () if bos is None else (bos,)
-        stop = tuple({*first, *model.config.eos_token_ids})  # documents follow one another
-        requests = [
-            Request(
-                (*first, *tokenizer.encode(prompt)), settings.max_new_tokens, stop_token_ids=stop
-            )
-            for prompt in task.prompts()
-        ]
-        generated: list[list[int]] = [[] for _ in requests]
-        run.progress.start(f"{name} {mode}", len(requests), unit="problem")
-        num_done = 0
-        for event in engine.generate(requests):
-            if event.token_id not in stop:
-                generated[event.request].append(event.token_id)
-            if event.finish_reason:
-                num_done += 1
-                run.step(num_done, row=False)
-        grades = [task.grade(i, tokenizer.decode(ids)) for i, ids in enumerate(generated)]
-        by_steps: dict[int, list[float]] = {}
-        for i, grade in enumerate(grades):
-            by_steps.setdefault(task.num_steps(i), []).append(grade)
-        low, high = accuracy_interval(int(sum(grades)), len(grades))
+    for mode in MODES:
+        rows = [row for row in answers if row.mode == mode]
+        by_problem: dict[int, list[Row]] = {}
+        for row in rows:
+            by_problem.setdefault(row.group, []).append(row)
+        grades = [_accuracy(own) for own in by_problem.values()]
+        kinds: dict[str, list[Row]] = {}
+        for row in rows:
+            kinds.setdefault(row.kind, []).append(row)
+        tokens = [len(row.token_ids) for row in rows]
         figures[mode] = {
-            "accuracy": sum(grades) / len(grades),
-            "interval": [low, high],
-            "by_steps": {str(n): sum(g) / len(g) for n, g in sorted(by_steps.items())},
-            "tokens_per_answer": sum(map(len, generated)) / len(generated),
+            "accuracy": _accuracy(rows),
+            "interval": wilson(sum(grades), len(grades)) if samples == 1 else bootstrap(grades),
+            "by_kind": {kind: _accuracy(own) for kind, own in kinds.items()},
+            "tokens_per_answer": sum(tokens) / len(rows),
+            "tokens_interval": bootstrap(tokens),
+            "format_faults": sum(row.fault is not None for row in rows) / len(rows),
+            "truncated": sum(not row.is_finished for row in rows) / len(rows),
             "grades": grades,
         }
+    paired = zip(figures["on"]["grades"], figures["off"]["grades"], strict=True)
+    gains = [on - off for on, off in paired]
+    figures["difference"] = {"gain": sum(gains) / len(gains), "interval": bootstrap(gains)}
     return figures
 
 
-def kept_accuracy(task: Mapping[str, Any], *, num_resamples: int = 2000) -> dict[str, Any]:
+def _accuracy(rows: Sequence[Row]) -> float:
+    return sum(row.correct * row.is_finished for row in rows) / len(rows)
+
+
+def kept_accuracy(task: Mapping[str, Any]) -> dict[str, Any]:
     """Return child / parent accuracy with thought, and its 95 % interval over problems."""
-    child = torch.tensor(task["child"]["on"]["grades"], dtype=torch.float64)
-    parent = torch.tensor(task["parent"]["on"]["grades"], dtype=torch.float64)
-    if parent.sum() == 0:
+    child, parent = task["child"]["on"]["grades"], task["parent"]["on"]["grades"]
+    if sum(parent) == 0:
         return {"kept": None, "interval": None}
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(len(child), (num_resamples, len(child)), generator=generator)
-    ratios = child[drawn].sum(1) / parent[drawn].sum(1).clamp(min=1)
-    low, high = torch.quantile(ratios, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return {"kept": (child.sum() / parent.sum()).item(), "interval": [low, high]}
+    return {"kept": sum(child) / sum(parent), "interval": bootstrap_ratio(child, parent)}

@@ -1,7 +1,6 @@
 """Settings of evaluation."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,9 +13,21 @@ class EvalSettings:
     """Tokens of one row."""
     batch_rows: int = 16
     """Rows of one forward."""
-    task: Literal["", "word_problems"] = ""
-    """A task to grade greedy answers on, with the generator's own held-out problems."""
+    task: str = ""
+    """Problems to grade answers to, in both modes: word_problems[:steps=2-5,max_value=30,
+    phrasing=heldout], or a JSONL file of your own (prompt, answer, grader). Several are joined
+    by " + "."""
     num_problems: int = 500
-    """Problems of the task, for each mode."""
+    """Problems that are generated; of a file, all are taken."""
+    samples: int = 1
+    """Answers to each problem."""
+    temperature: float = 0.0
+    """0 is greedy."""
     max_new_tokens: int = 96
     """Tokens of one answer at most."""
+
+    def __post_init__(self) -> None:
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"samples: {self.samples} at temperature 0 are all the same; give a temperature"
+            )

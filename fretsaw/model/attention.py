@@ -54,10 +54,37 @@ class KVCache:
         longest, shortest = int(lengths.max()), int(lengths.min())
         self.start = longest if longest == shortest else None
 
-    def select(self, rows: Int[Tensor, " kept"]) -> None:
-        """Keep only these rows, so that finished ones stop costing."""
-        self.keys = [None if k is None else k[rows] for k in self.keys]
-        self.values = [None if v is None else v[rows] for v in self.values]
+    def keep(self, rows: Int[Tensor, " kept"]) -> Int[Tensor, " kept"]:
+        """Keep only these rows (ascending), so that finished ones stop costing; return their order.
+
+        In place: the last rows move to where others left, so little is copied.
+        """
+        num_kept = len(rows)
+        stays = rows[rows < num_kept]
+        is_free = torch.ones(num_kept, dtype=torch.bool, device=rows.device)
+        is_free[stays] = False
+        moved = rows[rows >= num_kept]
+        order = torch.arange(num_kept, device=rows.device)
+        order[is_free] = moved
+        for tensors in (self.keys, self.values):
+            for layer, tensor in enumerate(tensors):
+                if tensor is not None:
+                    tensor[:num_kept][is_free] = tensor[moved]
+                    tensors[layer] = tensor[:num_kept]
+        self.set_lengths(self.lengths[order])
+        return order
+
+    def spread(self, rows: Int[Tensor, " copies"], max_length: int) -> None:
+        """Replace the rows by copies of them, with room for `max_length` tokens each."""
+        used = int(self.lengths.max())
+        for tensors in (self.keys, self.values):
+            for layer, tensor in enumerate(tensors):
+                if tensor is not None:
+                    _, num_heads, _, head_dim = tensor.shape
+                    wider = tensor.new_zeros(len(rows), num_heads, max_length, head_dim)
+                    wider[:, :, :used] = tensor[rows, :, :used]
+                    tensors[layer] = wider
+        self.max_length = max_length
         self.set_lengths(self.lengths[rows])
 
     def write(

@@ -4,6 +4,10 @@ Modules carry Hugging Face's Llama names, so reading a Llama checkpoint is a che
 Each layer has its own shapes; a missing subblock has no modules, no norm and no cost.
 """
 
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -174,6 +178,28 @@ class Decoder(nn.Module):
             token_ids, positions=positions, cu_seqlens=cu_seqlens, cache=cache
         )
         return F.linear(hidden, self.head_weight)
+
+    def with_vocab(self, vocab_size: int, eos_token_ids: Sequence[int]) -> "Decoder":
+        """Return the decoder with more tokens, each new row at the mean of the old ones."""
+        old = self.config.vocab_size
+        assert vocab_size >= old, f"{vocab_size} tokens, but the model has {old} already"
+        wider = copy.deepcopy(self)
+        wider.config = replace(
+            self.config, vocab_size=vocab_size, eos_token_ids=tuple(eos_token_ids)
+        )
+        if vocab_size == old:
+            return wider
+
+        def widened(weight: Float[Tensor, "old hidden"]) -> nn.Parameter:
+            mean = weight.detach().mean(0, keepdim=True)
+            return nn.Parameter(torch.cat([weight.detach(), mean.repeat(vocab_size - old, 1)]))
+
+        embed = wider.model.embed_tokens
+        embed.weight, embed.num_embeddings = widened(embed.weight), vocab_size
+        if not self.config.tie_word_embeddings:
+            wider.lm_head.weight = widened(wider.lm_head.weight)
+            wider.lm_head.out_features = vocab_size
+        return wider
 
     def init_weights(self, seed: int) -> None:
         """Fill with the usual small normal values, residual outputs scaled by 1/sqrt(2 layers)."""

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from safetensors.numpy import load_file
 
 from fretsaw.artifact import write_text
+from fretsaw.chat import MODES
 from fretsaw.report import plots
 from fretsaw.report.model_card import (
     Findings,
@@ -23,6 +24,7 @@ from fretsaw.report.model_card import (
     model_card,
     read_findings,
 )
+from fretsaw.report.reasoning import Reasoning
 from fretsaw.report.settings import ReportSettings
 from fretsaw.stage import StageRun
 
@@ -48,7 +50,8 @@ def render_page(title: str, findings: Findings, inputs: Mapping[str, Path]) -> s
         "pareto": draw_pareto(findings),
         "costs": draw_costs(findings),
         "healing": draw_healing(findings, inputs["child"]),
-        "accuracy": draw_accuracy(findings.results),
+        "accuracy": draw_accuracy(findings.task),
+        "reinforcement": draw_reinforcement(findings.reasoning),
     }
     return (
         environment()
@@ -146,14 +149,21 @@ def draw_healing(findings: Findings, child: Path) -> str | None:
     return plots.healing(training, heldout, best, "KL" if what == "kl" else "loss")
 
 
-def draw_accuracy(results: Mapping[str, Any]) -> str | None:
-    """Draw task accuracy by number of steps; None without a task."""
-    task = results.get("task", {})
-    modes = [mode for mode in ("on", "off") if mode in task.get("child", {})]
-    by_mode = {
-        mode: {name: figures[mode]["by_steps"] for name, figures in task.items()} for mode in modes
-    }
-    return plots.accuracy(by_mode) if any(by_mode.values()) else None
+def draw_accuracy(task: Mapping[str, Any]) -> str | None:
+    """Draw task accuracy by kind of problem; None without a task."""
+    models = {name: task[name] for name in ("parent", "child") if name in task}
+    if not models:
+        return None
+    return plots.accuracy(
+        {mode: {n: own[mode]["by_kind"] for n, own in models.items()} for mode in MODES}
+    )
+
+
+def draw_reinforcement(reasoning: Reasoning) -> str | None:
+    """Draw the rewards of reinforcement; None where there was none."""
+    if not reasoning.sampled:
+        return None
+    return plots.reinforcement(reasoning.sampled, reasoning.heldout)
 
 
 # --- how it was made ------------------------------------------------------------------------------
@@ -182,11 +192,14 @@ def command(made: Made, root: Path) -> str:
     assert made.manifest is not None, "what came from outside has no command"
     manifest, words = made.manifest, ["fretsaw", made.manifest["stage"]]
     data = [_shown(Path(e["path"]), root) for n, e in manifest["inputs"].items() if n[:4] == "data"]
+    settings = flat(manifest["settings"])
     for name, entry in manifest["inputs"].items():
-        if name[:4] != "data":
-            words += [f"--{name}", _shown(Path(entry["path"]), root)]
+        if name == "problems":
+            settings["task"] = _shown(Path(entry["path"]), root)
+        elif name[:4] != "data":
+            words += [f"--{name.replace('_', '-')}", _shown(Path(entry["path"]), root)]
     words += ["--data", *data] if data else []
-    for key, value in flat(manifest["settings"]).items():
+    for key, value in settings.items():
         words += [f"--{key.rpartition('.')[2].replace('_', '-')}", str(value)]
     words += ["--seed", str(manifest["seed"])]
     for key in ("device", "dtype"):

@@ -20,6 +20,7 @@ from fretsaw.checkpoint.folder import read_config
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.size import num_params
 from fretsaw.progress import format_seconds
+from fretsaw.report.reasoning import Reasoning, read_reasoning
 from fretsaw.scenario import Target, parse_targets
 
 PHASES = ("prefill", "decode")
@@ -67,6 +68,7 @@ class Findings:
     results: dict[str, Any]
     speed: dict[str, Any]
     lineage: list[Made]
+    reasoning: Reasoning
 
     @cached_property
     def choices(self) -> list[tuple[str, str]]:
@@ -82,6 +84,11 @@ class Findings:
     def parent_costs(self) -> dict[str, float]:
         """What the table says the parent costs."""
         return _sum_costs(self.table, names_of(self.parent))
+
+    @cached_property
+    def task(self) -> dict[str, Any]:
+        """The first task's figures by model; empty without a task."""
+        return next(iter(self.results.get("tasks", {}).values()), {})
 
     @cached_property
     def score(self) -> float:
@@ -122,6 +129,7 @@ def read_findings(inputs: Mapping[str, Path]) -> Findings:
     """Read what the report's inputs hold."""
     parent, child = inputs["parent"], inputs["child"]
     forecast = _read(inputs["search"] / "forecast.json")
+    results = _read(inputs["eval"] / "results.json")
     return Findings(
         parent_name=_parent_name(parent),
         parent=read_config(parent),
@@ -134,9 +142,10 @@ def read_findings(inputs: Mapping[str, Path]) -> Findings:
         target=forecast["target"],
         front=_read(inputs["search"] / "front.json"),
         healing=artifact.read_manifest(child)["metrics"],
-        results=_read(inputs["eval"] / "results.json"),
+        results=results,
         speed=_read(inputs["bench"] / "speed.json"),
         lineage=read_lineage(inputs),
+        reasoning=read_reasoning(inputs, results),
     )
 
 

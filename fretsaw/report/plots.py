@@ -259,23 +259,44 @@ def healing(
 
 
 def accuracy(by_mode: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """Draw accuracy by number of steps: mode -> model -> number of steps -> accuracy."""
+    """Draw accuracy by kind of problem: mode -> model -> kind -> accuracy."""
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
         grid = figure.subplots(1, len(by_mode), sharey=True, squeeze=False)[0]
         for axes, (mode, models) in zip(grid, by_mode.items(), strict=True):
             for name, marker, colour in (("parent", "s", PARENT), ("child", "o", CHILD)):
                 if models.get(name):
-                    xs = [int(n) for n in models[name]]
-                    axes.plot(xs, list(models[name].values()), "-", marker=marker, ms=6,
-                              color=colour, label=name, clip_on=False)  # fmt: skip
+                    axes.plot(list(models[name]), list(models[name].values()), "-", marker=marker,
+                              ms=6, color=colour, label=name, clip_on=False)  # fmt: skip
             axes.set_title(f"reasoning {mode}")
             axes.set_ylim(0, 1.02)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.0%}"))
-            axes.set_xlabel("steps in the problem")
         _legend(figure, grid[0])
-        return _svg(figure, "accuracy", "Task accuracy by number of steps, parent and child")
+        return _svg(figure, "accuracy", "Task accuracy by kind of problem, parent and child")
+
+
+def reinforcement(
+    sampled: Mapping[str, Sequence[tuple[int, float]]],
+    heldout: Mapping[str, Sequence[tuple[int, float]]],
+) -> str:
+    """Draw the mean reward by rollout: mode -> points; sampled answers thin, greedy ones bold."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
+        axes = figure.subplots()
+        colours = {"on": CHILD, "off": ACCENT}
+        for mode, points in sampled.items():
+            axes.plot(*zip(*points, strict=True), color=colours[mode], lw=1, alpha=0.45,
+                      label=f"{mode}, sampled")  # fmt: skip
+        for mode, points in heldout.items():
+            axes.plot(*zip(*points, strict=True), "-o", color=colours[mode], ms=5,
+                      label=f"{mode}, held-out problems, greedy", clip_on=False)  # fmt: skip
+        axes.set_ylim(0, 1.02)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.0%}"))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("rollout")
+        axes.set_ylabel("reward")
+        _legend(figure, axes, columns=4)
+        return _svg(figure, "reinforcement", "Mean reward by rollout, reasoning on and off")
 
 
 # --- what all figures share -----------------------------------------------------------------------

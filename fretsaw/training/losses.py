@@ -7,27 +7,30 @@ Every function returns a *sum* over tokens, so that the caller divides by the gl
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from fretsaw.model.decoder import Decoder
+from fretsaw.training.precision import autocast
 
 MAX_LOGITS = 1 << 25  # elements of one chunk of logits: 128 MiB in float32
 
 
-def _sum_over_chunks(
-    loss: Callable[..., Tensor], vocab_size: int, *per_token: Tensor
-) -> Float[Tensor, ""]:
+def _over_chunks(
+    function: Callable[..., Tensor], vocab_size: int, *per_token: Tensor
+) -> list[Tensor]:
     num_tokens = per_token[0].shape[0]
     size = max(1, MAX_LOGITS // vocab_size)
     if num_tokens <= size:
-        return loss(*per_token)
-    sums = [
-        checkpoint(loss, *(t[at : at + size] for t in per_token), use_reentrant=False)
+        return [function(*per_token)]
+    return [
+        checkpoint(function, *(t[at : at + size] for t in per_token), use_reentrant=False)
         for at in range(0, num_tokens, size)
     ]
-    return torch.stack(sums).sum()
 
 
 def cross_entropy(
@@ -41,7 +44,43 @@ def cross_entropy(
         logits = F.linear(hidden, head_weight).float()
         return F.cross_entropy(logits, targets, reduction="sum")
 
-    return _sum_over_chunks(loss, head_weight.shape[0], hidden, targets)
+    return torch.stack(_over_chunks(loss, head_weight.shape[0], hidden, targets)).sum()
+
+
+def token_logprobs(
+    hidden: Float[Tensor, "tokens hidden"],
+    head_weight: Float[Tensor, "vocab hidden"],
+    targets: Int[Tensor, " tokens"],
+) -> Float[Tensor, " tokens"]:
+    """Return log p(target) of every token, in nats."""
+
+    def logprobs(hidden: Tensor, targets: Tensor) -> Tensor:
+        logits = F.linear(hidden, head_weight).float()
+        return -F.cross_entropy(logits, targets, reduction="none")
+
+    return torch.cat(_over_chunks(logprobs, head_weight.shape[0], hidden, targets))
+
+
+def packed_logprobs(
+    decoder: Decoder,
+    token_ids: Int64[np.ndarray, "rows row_len"],
+    cu_seqlens: Int64[np.ndarray, " documents_plus_1"],
+    positions: Int64[np.ndarray, " tokens"],
+    targets: Int64[np.ndarray, " tokens"],
+    *,
+    dtype: str,
+) -> Float[Tensor, " tokens"]:
+    """Return log p(target) at the given positions of packed rows, laid end to end.
+
+    The output head is applied to those positions alone.
+    """
+    ids, documents, at, wanted = (
+        torch.from_numpy(array).to(decoder.device)
+        for array in (token_ids, cu_seqlens, positions, targets)
+    )
+    with autocast(decoder.device, dtype):
+        hidden = decoder.hidden_states(ids, cu_seqlens=documents).flatten(0, 1)
+        return token_logprobs(hidden[at], decoder.head_weight, wanted)
 
 
 def kl_divergence(
@@ -61,7 +100,8 @@ def kl_divergence(
         student = F.linear(student_hidden, student_head).float().log_softmax(-1)
         return kl_from_log_probs(teacher, student).sum()
 
-    return _sum_over_chunks(loss, teacher_head.shape[0], teacher_hidden, student_hidden)
+    sums = _over_chunks(loss, teacher_head.shape[0], teacher_hidden, student_hidden)
+    return torch.stack(sums).sum()
 
 
 def kl_from_log_probs(

@@ -1,5 +1,6 @@
 """Settle, once, what to compute on and how precisely."""
 
+import contextlib
 import time
 
 import torch
@@ -35,6 +36,11 @@ def settle(device: str, dtype: str) -> tuple[str, str]:
     return device, dtype
 
 
+def autocast(device: torch.device, dtype: str) -> contextlib.AbstractContextManager:
+    """Do matrix work in bf16 where asked; weights, norms and losses stay in float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16")
+
+
 def _step_seconds(device: str, dtype: str) -> float:
     """Return the seconds of the best of three training steps on 2048 tokens."""
     decoder = Decoder(PROBE).to(device)
@@ -42,7 +48,7 @@ def _step_seconds(device: str, dtype: str) -> float:
     best = float("inf")
     for _ in range(3):
         started = time.perf_counter()
-        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=dtype == "bf16"):
+        with autocast(decoder.device, dtype):
             loss = decoder(token_ids).float().square().mean()
         loss.backward()
         loss.item()

@@ -128,8 +128,6 @@ def test_parquet_errors(tmp_path, without_module):
     refused("c.parquet, row 1: 'text' is int", table("c.parquet", text=[1]))
     refused("d.parquet: a table without rows", table("d.parquet", text=[]))
     refused("not a parquet file", write(tmp_path / "e.parquet", "text"))
-    without_module("pyarrow")
-    refused("run `pip install fretsaw[parquet]`", str(tmp_path / "a.parquet"))
 
 
 def test_hub_names():

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import stage_run
+from support import stage_run, stopped_at
 
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
 from fretsaw.distill.settings import DistillSettings, TrainSettings
 from fretsaw.distill.train import Objective, distill, losses, train
 from fretsaw.model.decoder import Decoder
-from fretsaw.stage import Interrupted, StageRun
+from fretsaw.stage import StageRun
+from fretsaw.training.settings import UpdateSettings
 
 SETTINGS = TrainSettings(
     tokens=256 * 6,
@@ -21,7 +22,7 @@ SETTINGS = TrainSettings(
     seq_len=64,
     heldout_tokens=256,
     heldout_every=2,
-    learning_rate=1e-3,
+    update=UpdateSettings(learning_rate=1e-3),
 )
 
 
@@ -43,21 +44,9 @@ def run_to_the_end(tiny: Path, run: StageRun, stop_at: int | None) -> dict[str, 
         return decoder
 
     if stop_at is not None:
-        plain_step = run.step
-
-        def step(at: int, metrics=None, *, row: bool = True) -> None:
-            run.stop_requested = at + 1 >= stop_at  # as SIGTERM does, so the next step saves
-            plain_step(at, metrics, row=row) if at < stop_at else raise_interrupted()
-
-        run.step = step  # type: ignore[method-assign]
-        with pytest.raises(Interrupted):
-            go(run)
+        stopped_at(stop_at, run, go)
         run = stage_run(run.folder)
     return go(run).state_dict()
-
-
-def raise_interrupted() -> None:
-    raise Interrupted
 
 
 @pytest.mark.parametrize("stop_at", range(1, 6))
@@ -91,7 +80,7 @@ def test_micro_batches_do_not_change_the_gradient(tiny: Path) -> None:
 
 
 def test_the_gate_never_returns_worse_than_it_got(tiny: Path, tmp_path: Path) -> None:
-    ruinous = replace(SETTINGS, learning_rate=1.0)
+    ruinous = replace(SETTINGS, update=UpdateSettings(learning_rate=1.0))
     inputs = {"child": tiny / "parent", "parent": tiny / "parent", "corpus": tiny / "corpus"}
     metrics = distill(DistillSettings(train=ruinous), inputs, stage_run(tmp_path))
     assert metrics["heldout_kl"] <= metrics["before_kl"] == 0.0
@@ -121,7 +110,6 @@ def test_continued_pretraining_needs_no_parent(tiny: Path, tmp_path: Path) -> No
     ("field", "value", "match"),
     [
         ("seq_len", 1, "at least 2"),
-        ("learning_rate", 0.0, "positive"),
         ("micro_batch_tokens", 100, "multiple of seq_len"),
         ("batch_tokens", 300, "multiple of micro_batch"),
         ("tokens", 10, "at least batch_tokens"),

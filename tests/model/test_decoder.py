@@ -134,7 +134,7 @@ def test_cached_rows_may_differ_in_length(config: ModelConfig) -> None:
         for row, end in enumerate(ends.tolist()):
             alone = decoder(ids[row : row + 1, :end])[0, -num_new:]
             torch.testing.assert_close(logits[row], alone, atol=1e-5, rtol=0)
-    cache.select(torch.tensor([1]))
+    cache.keep(torch.tensor([1]))
     end = int(cache.lengths[0])
     logits = decoder(ids[1:2, end : end + 1], cache=cache)
     alone = decoder(ids[1:2, : end + 1])[:, -1:]

@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from support import answer_row
 
 from fretsaw import artifact
+from fretsaw.chat import with_reasoning
 from fretsaw.checkpoint import decilm, llama
 from fretsaw.model.config import ModelConfig, blocks_from_names
+from fretsaw.rollout.table import write_rows
 
 SCENARIO = "batch=4,in=8,out=8,dtype=fp32,device=cpu"
 PARENT = [("gqa2", "ffn32")] * 3
@@ -103,20 +106,34 @@ def write_search(folder: Path, target: str) -> None:
     )
 
 
-def write_results(folder: Path) -> None:
+def task_figures() -> dict[str, Any]:
     answers = {
         "accuracy": 0.8,
         "interval": [0.7, 0.9],
-        "by_steps": {"2": 0.9, "3": 0.7},
+        "by_kind": {"2 steps": 0.9, "3 steps": 0.7},
         "tokens_per_answer": 20.0,
+        "format_faults": 0.01,
+        "truncated": 0.0,
     }
+    return {
+        "on": answers,
+        "off": answers,
+        "difference": {"gain": 0.0, "interval": [-0.1, 0.1]},
+    }
+
+
+def write_results(folder: Path) -> None:
     write(
         folder / "eval/results.json",
         {
             **{"child_loss": 1.25, "parent_loss": 1.2, "kl": 0.05, "top1_agreement": 0.91},
             **{"child_perplexity": 3.49, "parent_perplexity": 3.32},
-            "task": {name: {"on": answers, "off": answers} for name in ("child", "parent")},
-            "task_kept": {"kept": 1.0, "interval": [0.9, 1.1]},
+            "tasks": {
+                "word_problems": {
+                    **{name: task_figures() for name in ("child", "parent")},
+                    "kept": {"kept": 1.0, "interval": [0.9, 1.1]},
+                }
+            },
         },
     )
     speed = {"spread": [1.5, 1.8], "noise_floor": 0.02, "parent_ms": 40.0, "child_ms": 24.0}
@@ -155,7 +172,8 @@ def finished(tmp_path: Path) -> dict[str, Path]:
     cost = finish(base / "cost", "cost", {"scenario": SCENARIO}, {"parent": outside})
     search = finish(base / "search", "search", {}, {"scores": score, "costs": cost})
     assembled = finish(base / "assemble", "assemble", {"solution": 0}, {**text, "search": search})
-    train = {"learning_rate": 1e-3, "batch_tokens": 64, "seq_len": 16}
+    update = {"optimizer": "adamw", "learning_rate": 1e-3}
+    train = {"batch_tokens": 64, "seq_len": 16, "update": update}
     healed = finish(
         base / "distill",
         "distill",
@@ -172,3 +190,31 @@ def finished(tmp_path: Path) -> dict[str, Path]:
         **{"parent": outside, "ranking": rank, "scores": score, "costs": cost, "search": search},
         **{"assembled": assembled, "child": healed, "eval": evaluated, "bench": bench},
     }
+
+
+@pytest.fixture
+def with_reasoner(finished: dict[str, Path]) -> dict[str, Path]:
+    """The report's inputs with a tuned and a reinforced model beside the compression's."""
+    base = finished["child"].parent
+    more = {}
+    for name, key in (("sft", "tuned"), ("rl", "reasoner")):
+        metrics = {"before_reward_on": 0.4, "before_reward_off": 0.1}
+        settings = {"updates_per_rollout": 2}
+        (base / name).mkdir()
+        rows = [
+            {"step": 1, "reward_on": 0.3, "reward_off": 0.1},
+            {"step": 4, "heldout_reward_on": 0.6, "heldout_reward_off": 0.1},
+        ]
+        (base / name / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        more[key] = finish(base / name, name, settings, {"model": finished["child"]}, metrics)
+        folder = base / f"{name}-eval"
+        folder.mkdir()
+        results = {"tasks": {"word_problems": {"child": task_figures()}}}
+        (folder / "results.json").write_text(json.dumps(results))
+        answers = [
+            answer_row(0, "on", with_reasoning("2 + 2 = 4", "4")),
+            answer_row(0, "off", "5", reward=0.0),
+        ]
+        write_rows(folder / "answers-child-0.parquet", answers)
+        more[f"{key}_eval"] = finish(folder, "eval", {}, {"model": more[key]})
+    return finished | more

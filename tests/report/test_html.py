@@ -138,7 +138,7 @@ def test_every_kind_of_target(
 
 
 def test_without_a_task(finished: dict[str, Path], tmp_path: Path) -> None:
-    edit(finished["eval"] / "results.json", lambda r: (r.pop("task"), r.pop("task_kept")))
+    edit(finished["eval"] / "results.json", lambda r: r.pop("tasks"))
     page = make(finished, tmp_path / "out")
     assert sections(page) == SECTIONS - {"task"}
     assert "reasoning on" not in page + (tmp_path / "out/README.md").read_text()
@@ -146,9 +146,9 @@ def test_without_a_task(finished: dict[str, Path], tmp_path: Path) -> None:
 
 def test_evaluation_of_the_child_alone(finished: dict[str, Path], tmp_path: Path) -> None:
     def keep_child(results: dict) -> None:
-        for name in ("parent_loss", "parent_perplexity", "kl", "top1_agreement", "task_kept"):
+        for name in ("parent_loss", "parent_perplexity", "kl", "top1_agreement"):
             del results[name]
-        del results["task"]["parent"]
+        del results["tasks"]["word_problems"]["parent"], results["tasks"]["word_problems"]["kept"]
 
     edit(finished["eval"] / "results.json", keep_child)
     page = make(finished, tmp_path / "out")

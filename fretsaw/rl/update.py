@@ -1,0 +1,94 @@
+"""One update: the gradient of the policy loss over stored answers, packed into rows.
+
+Whatever the cut into micro-batches, the packing and the order, the gradient is the same: a token's
+share of the loss is known before the first forward.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fretsaw.data.pack import batch_of, pack
+from fretsaw.model.decoder import Decoder
+from fretsaw.rl.loss import clipped_surrogate, importance_weights, kl_penalty, token_weights
+from fretsaw.rl.settings import RlSettings
+from fretsaw.rollout.table import Row
+from fretsaw.training.losses import packed_logprobs
+
+
+def is_used(row: Row, settings: RlSettings) -> bool:
+    """Whether an answer has a gradient: without a KL penalty, an advantage of 0 has none."""
+    return row.advantage != 0 or settings.kl_coef > 0
+
+
+def policy_gradient(
+    model: Decoder, rows: Sequence[Row], settings: RlSettings, dtype: str
+) -> dict[str, float]:
+    """Add the gradient of one update's loss to the model; return the loss and its parts.
+
+    `rows` are all answers of the update: the average counts those that are left out too.
+    """
+    used = [row for row in rows if is_used(row, settings)]
+    num_tokens = sum(len(row.token_ids) for row in rows)
+    sums = {"loss": 0.0, "kl": 0.0, "clipped": 0.0}
+    for batch, logprobs in _forward(model, used, settings.micro_batch_tokens, dtype):
+        answers = [used[i] for i in batch]
+        lengths = torch.tensor([len(row.token_ids) for row in answers])
+
+        def flat(values: Sequence[Sequence[float]], like: Tensor = logprobs) -> Tensor:
+            return torch.tensor([x for one in values for x in one]).to(like)
+
+        weights = token_weights(
+            lengths, settings.average, num_answers=len(rows), num_tokens=num_tokens
+        ).to(logprobs)
+        advantages = torch.tensor([row.advantage for row in answers]).repeat_interleave(lengths)
+        advantages = advantages.to(logprobs)
+        previous = flat([row.trainer_logprobs for row in answers])
+        loss = clipped_surrogate(
+            logprobs, previous, advantages, settings.clip_low, settings.clip_high
+        )
+        if settings.kl_coef:
+            kl = kl_penalty(logprobs, flat([row.ref_logprobs for row in answers]))
+            loss = loss + settings.kl_coef * kl
+            sums["kl"] += (weights * kl).sum().item()
+        if settings.importance_correction:
+            engines = flat([row.logprobs for row in answers])
+            loss = loss * importance_weights(previous, engines)
+        total = (weights * loss).sum()
+        total.backward()
+        ratio = (logprobs.detach() - previous).exp()
+        outside = (ratio < 1 - settings.clip_low) | (ratio > 1 + settings.clip_high)
+        sums["loss"] += total.item()
+        sums["clipped"] += outside.sum().item() / num_tokens
+    return sums
+
+
+def answer_logprobs(
+    model: Decoder, rows: Sequence[Row], micro_batch_tokens: int, dtype: str
+) -> list[list[float]]:
+    """Return the log-probability of every token of every answer, by the training forward."""
+    found: list[list[float]] = [[] for _ in rows]
+    with torch.no_grad():
+        for batch, logprobs in _forward(model, rows, micro_batch_tokens, dtype):
+            pieces = logprobs.split([len(rows[i].token_ids) for i in batch])
+            for i, piece in zip(batch, pieces, strict=True):
+                found[i] = piece.tolist()
+    return found
+
+
+def _forward(
+    model: Decoder, rows: Sequence[Row], micro_batch_tokens: int, dtype: str
+) -> Iterator[tuple[list[int], Float[Tensor, " tokens"]]]:
+    """Yield (indices of answers, their tokens' log-probabilities end to end), packed."""
+    if not rows:
+        return
+    sequences = [row.prompt_ids + row.token_ids for row in rows]
+    masks = [[False] * len(row.prompt_ids) + [True] * len(row.token_ids) for row in rows]
+    row_len = max(map(len, sequences))
+    bins = pack([len(ids) for ids in sequences], row_len)
+    size = max(1, micro_batch_tokens // row_len)
+    for at in range(0, len(bins), size):
+        batch = batch_of(sequences, masks, bins[at : at + size], row_len)
+        yield batch.indices, packed_logprobs(model, *batch.arrays, dtype=dtype)

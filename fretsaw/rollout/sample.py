@@ -1,0 +1,76 @@
+"""Prompts -> groups of sampled answers, by the embedded engine."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fretsaw.engine.engine import Engine, Request
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sampled answer, with what it was sampled from. Token ids are the record, not the text."""
+
+    group: int  # index of the prompt
+    index: int  # within the group
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]  # its end-of-turn token included
+    logprobs: tuple[float, ...]  # of every token, raw, at temperature 1
+    is_finished: bool  # ended by itself, not cut at max_tokens
+    temperature: float
+    seed: int
+    weight_version: int
+
+
+def sample_groups(
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    *,
+    group_size: int,
+    max_tokens: int,
+    temperature: float,
+    stop_token_ids: Sequence[int],
+    seed: int,
+    on_finished: Callable[[int], None] = lambda num_finished: None,
+) -> list[Sample]:
+    """Return `group_size` answers to every prompt, group by group.
+
+    An answer's seed is a function of (seed, group, index in the group) alone.
+    """
+    stop = tuple(stop_token_ids)
+    requests = [
+        Request(tuple(prompt), max_tokens, temperature, sample_seed(seed, group, index), stop)
+        for group, prompt in enumerate(prompts)
+        for index in range(group_size)
+    ]
+    token_ids: list[list[int]] = [[] for _ in requests]
+    logprobs: list[list[float]] = [[] for _ in requests]
+    reasons: list[str | None] = [None] * len(requests)
+    num_finished = 0
+    for event in engine.generate(requests):
+        token_ids[event.request].append(event.token_id)
+        logprobs[event.request].append(event.logprob)
+        if event.finish_reason is not None:
+            reasons[event.request] = event.finish_reason
+            num_finished += 1
+            on_finished(num_finished)
+    version = engine.stats().weight_version
+    return [
+        Sample(
+            *divmod(i, group_size),
+            request.token_ids,
+            tuple(token_ids[i]),
+            tuple(logprobs[i]),
+            reasons[i] == "stop",
+            temperature,
+            request.seed,
+            version,
+        )
+        for i, request in enumerate(requests)
+    ]
+
+
+def sample_seed(seed: int, group: int, index: int) -> int:
+    """Return 63 bits that depend on the run's seed, the group and the sample's index in it."""
+    digest = hashlib.blake2b(f"{seed} {group} {index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1

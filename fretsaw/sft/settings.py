@@ -1,0 +1,54 @@
+"""Settings of supervised fine-tuning."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fretsaw.training.settings import UpdateSettings
+
+MAX_ROW = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftSettings:
+    """Tune a checkpoint on conversations of both modes, the loss on the answers alone.
+
+    The default rates are those published for the largest Llama-Nemotron (arXiv 2505.00949); small
+    networks bear far more.
+    """
+
+    source: Literal["files", "world"] = "files"
+    """files given as inputs (JSONL or parquet), or generated problems."""
+    num_rows: int = 4000
+    """With source world: conversations that are generated, half of them of each mode."""
+    max_steps: int = 5
+    """With source world: steps of arithmetic in a problem at most."""
+    max_value: int = 30
+    """With source world: the largest value in a problem."""
+    epochs: int = 1
+    """How often every row is seen."""
+    seq_len: int = 0
+    """Tokens of one packed row, no conversation may be longer; 0 is the model's context, up to
+    4096."""
+    too_long: Literal["refuse", "skip"] = "refuse"
+    """What becomes of conversations longer than seq_len."""
+    batch_tokens: int = 16_384
+    """Tokens of one optimizer step, padding included."""
+    micro_batch_tokens: int = 4096
+    """Tokens of one forward and backward; gradients accumulate to `batch_tokens`."""
+    heldout_share: float = 0.02
+    """Share of the conversations, told by their question, that is held out to measure on."""
+    heldout_every: int = 0
+    """Steps between held-out measurements; 0 is a tenth of all."""
+    save_every_s: float = 30.0
+    """Seconds between saved states; it never changes the result."""
+    update: UpdateSettings = field(
+        default_factory=lambda: UpdateSettings(learning_rate=1e-5, warmup_ratio=0.1)
+    )
+    """Optimizer and rates."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_rows", "max_steps", "epochs", "batch_tokens", "micro_batch_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)!r}; give at least 1")
+        if not 0 <= self.heldout_share < 1:
+            raise ValueError(f"heldout_share: {self.heldout_share!r}; lies in 0 to 1, 1 excluded")

@@ -1,0 +1,95 @@
+"""A conversation on the terminal: streaming, the reasoning dimmed, the toggle at hand."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Iterator
+
+from fretsaw.chat import CLOSE_TAG, OPEN_TAG, Message, Mode
+from fretsaw.loaded import LoadedModel
+
+HELP = """\
+/think      reason before answering        /reset   begin a new conversation
+/no_think   answer at once                 /exit    leave (or Ctrl-D; Ctrl-C stops an answer)"""
+DIM, PLAIN = "\033[2m", "\033[0m"
+
+
+def converse(
+    model: LoadedModel,
+    *,
+    mode: Mode,
+    system: str,
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+) -> None:
+    """Read turns from stdin and answer them until it ends; without a terminal, a turn a line."""
+    is_terminal = sys.stdin.isatty()
+    beginning = [Message("system", system)] if system else []
+    messages = list(beginning)
+    if is_terminal:
+        with contextlib.suppress(ImportError):  # line editing, where the platform has it
+            import readline  # noqa: F401
+        print(f"reasoning {mode}\n{HELP}\n")
+    for turn in _turns(is_terminal):
+        match turn:
+            case "/exit":
+                return
+            case "/think" | "/no_think":
+                mode = "on" if turn == "/think" else "off"
+                print(f"reasoning {mode}\n")
+            case "/reset":
+                messages = list(beginning)
+                print("a new conversation\n")
+            case _ if turn.startswith("/"):
+                print(f"no command {turn}\n{HELP}\n")
+            case _:
+                messages.append(Message("user", turn))
+                answer = ""
+                try:
+                    pieces = model.chat(
+                        messages, mode, max_tokens=max_tokens, temperature=temperature, seed=seed
+                    )
+                    for piece in pieces:
+                        answer += piece
+                        _show(answer, piece)
+                except ValueError as error:
+                    if not is_terminal:
+                        raise
+                    print(error)
+                    messages.pop()
+                    continue
+                except KeyboardInterrupt:
+                    if not is_terminal:
+                        raise
+                    print(" (stopped)", end="")
+                print(f"{_code(PLAIN)}\n", flush=True)
+                messages.append(Message("assistant", answer))
+
+
+def _turns(is_terminal: bool) -> Iterator[str]:
+    lines: Iterable[str] = iter(_ask, None) if is_terminal else sys.stdin
+    yield from filter(None, (line.strip() for line in lines))
+
+
+def _ask() -> str | None:
+    try:
+        return input("> ")
+    except EOFError:
+        print()
+        return None
+    except KeyboardInterrupt:
+        print()
+        return "/exit"
+
+
+def _show(answer: str, piece: str) -> None:
+    """Print a piece; what lies between the tags is dimmed."""
+    is_reasoning = answer.lstrip().startswith(OPEN_TAG[: len(answer.lstrip()) or 1])
+    is_closed = CLOSE_TAG in answer[: len(answer) - len(piece)]
+    code = DIM if is_reasoning and not is_closed else PLAIN
+    print(f"{_code(code)}{piece}", end="", flush=True)
+
+
+def _code(code: str) -> str:
+    return code if sys.stdout.isatty() and "NO_COLOR" not in os.environ else ""

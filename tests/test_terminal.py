@@ -1,0 +1,58 @@
+"""The conversation on the terminal, with turns piped in: what is printed, and what is refused."""
+
+import io
+from collections.abc import Iterator
+
+import pytest
+
+from fretsaw.chat import Message, with_reasoning
+from fretsaw.loaded import LoadedModel
+from fretsaw.terminal import converse
+
+
+class Echo(LoadedModel):
+    """Stands where a loaded model does: says what it was asked, in pieces."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[list[Message], str]] = []
+
+    def chat(self, messages, mode="on", **options) -> Iterator[str]:
+        self.asked.append((list(messages), mode))
+        text = messages[-1].content
+        yield from with_reasoning("hm", text) if mode == "on" else text
+
+
+def talk(monkeypatch: pytest.MonkeyPatch, lines: str, system: str = "") -> Echo:
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    model = Echo()
+    converse(model, mode="on", system=system, max_tokens=9, temperature=0.0, seed=0)
+    return model
+
+
+def test_turns_build_a_history_and_the_toggle_changes_on_the_way(monkeypatch, capsys) -> None:
+    model = talk(monkeypatch, "one\n\n/no_think\ntwo\n", system="Be brief.")
+    assert [mode for _, mode in model.asked] == ["on", "off"]
+    history, _ = model.asked[1]
+    assert history == [
+        Message("system", "Be brief."),
+        Message("user", "one"),
+        Message("assistant", with_reasoning("hm", "one")),
+        Message("user", "two"),
+    ]
+    printed = capsys.readouterr().out
+    assert "<think>\nhm\n</think>\n\none\n" in printed
+    assert "\033" not in printed  # no colours where there is no terminal
+
+
+def test_reset_and_exit(monkeypatch, capsys) -> None:
+    model = talk(monkeypatch, "one\n/reset\ntwo\n/exit\nthree\n")
+    assert [messages for messages, _ in model.asked] == [
+        [Message("user", "one")],
+        [Message("user", "two")],
+    ]
+    assert "a new conversation" in capsys.readouterr().out
+
+
+def test_an_unknown_command_is_said(monkeypatch, capsys) -> None:
+    assert talk(monkeypatch, "/thinking\n").asked == []
+    assert "no command /thinking" in capsys.readouterr().out
