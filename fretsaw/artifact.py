@@ -280,7 +280,10 @@ def complete(
     files = sorted(
         p
         for p in partial.rglob("*")
-        if p.is_file() and p.name not in left_out and p.relative_to(partial).parts[0] != RESUME
+        if p.is_file()
+        and p.name not in left_out
+        and not p.name.startswith(".")  # what a kill left of a file that was being written
+        and p.relative_to(partial).parts[0] != RESUME
     )
     manifest = {
         "schema": SCHEMA,

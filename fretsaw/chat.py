@@ -125,11 +125,6 @@ def is_chat(tokenizer: Tokenizer) -> bool:
     return all(tokenizer.token_id(token) is not None for token in CONTROL_TOKENS)
 
 
-def turn_end(tokenizer: Tokenizer) -> int:
-    """Return the id that ends a turn."""
-    return _control_id(tokenizer, TURN_END)
-
-
 def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Message], mode: Mode) -> tuple[int, ...]:
     """Return the ids for the model to go on from: the conversation and the next answer's header."""
     spans = [*render(tokenizer, messages, mode), Span("assistant", _header(tokenizer, "assistant"))]
@@ -143,7 +138,7 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], mode: Mode) -> lis
     reasoning on the last answer alone is a target (the others would teach not to reason), with
     reasoning off every answer is.
     """
-    end = turn_end(tokenizer)
+    end = _control_id(tokenizer, TURN_END)
     bos = tokenizer.bos_token_id
     spans = [] if bos is None else [Span("system", (bos,))]
     turns = with_toggle(messages, mode)

@@ -85,7 +85,8 @@ def _ask() -> str | None:
 
 def _show(answer: str, piece: str) -> None:
     """Print a piece; what lies between the tags is dimmed."""
-    is_reasoning = answer.lstrip().startswith(OPEN_TAG[: len(answer.lstrip()) or 1])
+    begun = answer.lstrip()
+    is_reasoning = begun.startswith(OPEN_TAG) or OPEN_TAG.startswith(begun)
     is_closed = CLOSE_TAG in answer[: len(answer) - len(piece)]
     code = DIM if is_reasoning and not is_closed else PLAIN
     print(f"{_code(code)}{piece}", end="", flush=True)

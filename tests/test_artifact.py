@@ -38,6 +38,14 @@ def test_equal_requests_give_equal_hashes_wherever_they_stand(tmp_path: Path) ->
     assert set(manifest["outputs"]) == {"numbers.txt"}
 
 
+def test_what_a_kill_left_half_written_is_no_output(tmp_path: Path) -> None:
+    request = Request.of("numbers", Settings(), {}, seed=0)
+    folder = artifact.open_partial(tmp_path / "out", request)
+    (folder / "rows").mkdir()
+    (folder / "rows" / ".0001.parquet.77.tmp").write_text("half")
+    assert set(make(tmp_path / "out", Settings(), {})["outputs"]) == {"numbers.txt"}
+
+
 def test_what_is_done_is_not_done_again_and_what_changed_is(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("one")

@@ -2,8 +2,8 @@
 
 A row is recognised by its fields:
 
-- ours: `{"messages": [{"role", "content"}, ...], "mode": "on" | "off"}`, further fields are kept
-  for their owners;
+- ours: `{"messages": [{"role", "content"}, ...], "mode": "on" | "off"}`; other fields are passed
+  over;
 - the Llama-Nemotron post-training record: `input`, `output`, `reasoning`, `system_prompt`;
 - GSM8K's: `question`, `answer`, whose worked text before `####` becomes the reasoning. It makes two
   records, one of each mode.
@@ -80,6 +80,10 @@ def read_messages(turns: Any, where: str) -> tuple[Message, ...]:
             raise ValueError(
                 f"{where}: messages[{number}] is {turn!r}; write a role ({', '.join(ROLES)}) and "
                 "its content as text"
+            )
+        if role == "system" and number:
+            raise ValueError(
+                f"{where}: messages[{number}] is a system turn; there is one, and it comes first"
             )
         messages.append(Message(role, content))
     return tuple(messages)

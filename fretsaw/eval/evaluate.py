@@ -42,13 +42,13 @@ def evaluate(settings: EvalSettings, inputs: Mapping[str, Path], run: StageRun) 
         rows = torch.from_numpy(loader.first_rows(heldout, settings.seq_len, settings.tokens))
         results |= text_figures(models, rows.to(run.device), settings.batch_rows, run)
     metrics = {name: value for name, value in results.items() if isinstance(value, float)}
-    tokenizers = {name: Tokenizer.from_folder(path) for name, path in folders.items()}
     tasks = tasks_of(settings, inputs.get("problems"), run.seed)
     results["tasks"] = {}
     for number, (task, problems) in enumerate(tasks.items()):
         figures = results["tasks"][task] = {}
         for name, model in models.items():
-            answers = put(problems, model, tokenizers[name], settings, run, name)
+            tokenizer = Tokenizer.from_folder(folders[name])
+            answers = put(problems, model, tokenizer, settings, run, name)
             write_rows(run.folder / f"answers-{name}-{number}.parquet", answers)
             figures[name] = task_figures(answers, settings.samples)
         if len(models) == 2:

@@ -44,8 +44,6 @@ class Reasoning:
     """All that the page says of a chat model; empty where there is none."""
 
     tables: Mapping[str, Sequence[ModelRow]] = field(default_factory=dict)  # task -> models
-    tuning: Mapping[str, Any] | None = None  # metrics of the manifests
-    reinforcing: Mapping[str, Any] | None = None
     sampled: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
     heldout: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
     transcripts: Sequence[Transcript] = ()
@@ -66,16 +64,10 @@ def read_reasoning(inputs: Mapping[str, Path], results: Mapping[str, Any]) -> Re
             if "parent" in figures:
                 rows.append(ModelRow("parent", figures["parent"]))
             rows.append(ModelRow(name, figures["child"]))
-    reinforcing, sampled, heldout = None, {}, {}
-    if "reasoner" in inputs:
-        manifest = artifact.read_manifest(inputs["reasoner"])
-        reinforcing = manifest["metrics"]
-        sampled, heldout = read_curve(inputs["reasoner"], manifest)
     last = inputs.get("reasoner_eval", inputs["tuned_eval"])
+    sampled, heldout = read_curve(inputs["reasoner"]) if "reasoner" in inputs else ({}, {})
     return Reasoning(
         tables=tables,
-        tuning=artifact.read_manifest(inputs["tuned"])["metrics"] if "tuned" in inputs else None,
-        reinforcing=reinforcing,
         sampled=sampled,
         heldout=heldout,
         transcripts=choose_transcripts(read_rows(last / "answers-child-0.parquet")),
@@ -83,9 +75,10 @@ def read_reasoning(inputs: Mapping[str, Path], results: Mapping[str, Any]) -> Re
 
 
 def read_curve(
-    folder: Path, manifest: Mapping[str, Any]
+    folder: Path,
 ) -> tuple[dict[str, list[tuple[int, float]]], dict[str, list[tuple[int, float]]]]:
     """Return (rollout, reward) of sampled and of held-out answers, by mode."""
+    manifest = artifact.read_manifest(folder)
     updates = manifest["settings"]["updates_per_rollout"]
     path = folder / "metrics.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []

@@ -36,26 +36,23 @@ def policy_gradient(
     for batch, logprobs in _forward(model, used, settings.micro_batch_tokens, dtype):
         answers = [used[i] for i in batch]
         lengths = torch.tensor([len(row.token_ids) for row in answers])
-
-        def flat(values: Sequence[Sequence[float]], like: Tensor = logprobs) -> Tensor:
-            return torch.tensor([x for one in values for x in one]).to(like)
-
         weights = token_weights(
             lengths, settings.average, num_answers=len(rows), num_tokens=num_tokens
         ).to(logprobs)
         advantages = torch.tensor([row.advantage for row in answers]).repeat_interleave(lengths)
         advantages = advantages.to(logprobs)
-        previous = flat([row.trainer_logprobs for row in answers])
+        previous = _end_to_end([row.trainer_logprobs for row in answers]).to(logprobs)
         loss = clipped_surrogate(
             logprobs, previous, advantages, settings.clip_low, settings.clip_high
         )
         if settings.kl_coef:
-            kl = kl_penalty(logprobs, flat([row.ref_logprobs for row in answers]))
+            reference = _end_to_end([row.ref_logprobs for row in answers]).to(logprobs)
+            kl = kl_penalty(logprobs, reference)
             loss = loss + settings.kl_coef * kl
             sums["kl"] += (weights * kl).sum().item()
         if settings.importance_correction:
-            engines = flat([row.logprobs for row in answers])
-            loss = loss * importance_weights(previous, engines)
+            engine = _end_to_end([row.logprobs for row in answers]).to(logprobs)
+            loss = loss * importance_weights(previous, engine)
         total = (weights * loss).sum()
         total.backward()
         ratio = (logprobs.detach() - previous).exp()
@@ -76,6 +73,10 @@ def answer_logprobs(
             for i, piece in zip(batch, pieces, strict=True):
                 found[i] = piece.tolist()
     return found
+
+
+def _end_to_end(values: Sequence[Sequence[float]]) -> Float[Tensor, " tokens"]:
+    return torch.tensor([value for answer in values for value in answer])
 
 
 def _forward(

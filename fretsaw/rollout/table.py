@@ -5,8 +5,9 @@ from the file; and what an audit reads, so nothing that decided a reward is lost
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,21 +45,15 @@ class Row:
 
 
 _TYPES = {
-    "str": pa.string(),
-    "str | None": pa.string(),
-    "int": pa.int64(),
-    "float": pa.float64(),
-    "bool": pa.bool_(),
-    "list[int]": pa.list_(pa.int32()),
-    "list[float]": pa.list_(pa.float32()),  # float32 as they are computed, so nothing is lost
+    str: pa.string(),
+    str | None: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    list[int]: pa.list_(pa.int32()),
+    list[float]: pa.list_(pa.float32()),  # float32 as they are computed, so nothing is lost
 }
-
-
-def _type_name(annotation: object) -> str:
-    return annotation.__name__ if annotation in (str, int, float, bool) else str(annotation)  # type: ignore[union-attr]
-
-
-SCHEMA = pa.schema([(f.name, _TYPES[_type_name(f.type)]) for f in fields(Row)])
+SCHEMA = pa.schema([(name, _TYPES[kind]) for name, kind in get_type_hints(Row).items()])
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fretsaw.chat import OPEN_TAG, Message, Mode, format_fault, prompt_ids, split_reasoning
+from fretsaw.chat import OPEN_TAG, Message, Mode, format_fault, mode_in, prompt_ids, split_reasoning
 from fretsaw.data.records import read_messages
 from fretsaw.data.sources import read_objects
 from fretsaw.tokenizer import Tokenizer
@@ -109,6 +109,12 @@ def read_problems(path: Path) -> list[Problem]:
             raise ValueError(f"{where}: prompt is {prompt!r}; write a prompt, or messages")
         if messages[-1].role != "user":
             raise ValueError(f"{where}: the last message is not the user's; end with the question")
+        asked = mode_in(messages[0].content) if messages[0].role == "system" else None
+        if asked is not None:
+            raise ValueError(
+                f"{where}: its system text asks for reasoning {asked!r}, but a problem is put in "
+                "both modes; leave the toggle out"
+            )
         try:
             GRADERS[grader]("", answer)
         except ValueError as error:

@@ -10,6 +10,7 @@ from fretsaw.data.records import read_records
 
 ON = "<think>\n1 + 1 = 2\n</think>\n\n2"
 OFF = "detailed thinking off"
+TURNS = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
 
 
 def write(path: Path, *rows: object) -> str:
@@ -70,6 +71,10 @@ def test_real_gsm8k(data_folder: Path) -> None:
         (row(mode="maybe"), "mode is 'maybe'; write"),
         ({"messages": [], "mode": "on"}, r"messages is \[\]; write a list"),
         ({"messages": [{"role": "bot", "content": "x"}], "mode": "on"}, r"messages\[0\] is"),
+        (
+            {"messages": [*TURNS, {"role": "system", "content": "Hm."}, *TURNS], "mode": "off"},
+            r"messages\[2\] is a system turn",
+        ),
         ({"messages": [{"role": "user", "content": 3}], "mode": "on"}, r"messages\[0\] is"),
         ({"text": "plain"}, "fields 'text' are no conversation"),
         ({"question": "?", "answer": "24"}, "no answer after '####'"),

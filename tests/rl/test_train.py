@@ -149,8 +149,10 @@ def with_logprobs(rows: list[Row], model: Decoder, shift: float) -> list[Row]:
     ]
 
 
-def gradient(chat_model: Path, rows: list[Row], settings: RlSettings) -> torch.Tensor:
-    model = checkpoint.load(chat_model).double()  # so that what differs is not rounding
+def gradient(
+    chat_model: Path, rows: list[Row], settings: RlSettings, dtype: torch.dtype = torch.float64
+) -> torch.Tensor:
+    model = checkpoint.load(chat_model).to(dtype)
     policy_gradient(model, rows, settings, "fp32")
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
@@ -160,36 +162,33 @@ def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("average", ["sequence", "token"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-5)])
 def test_how_an_update_is_cut_packed_and_ordered_changes_no_gradient(
-    chat_model: Path, rows: list[Row], average: str
+    chat_model: Path, rows: list[Row], average: str, dtype: torch.dtype, tolerance: float
 ) -> None:
     rows = with_logprobs(rows, checkpoint.load(chat_model), 0.1)
     settings = replace(SETTINGS, average=average)
-    whole = gradient(chat_model, rows, settings)
+    whole = gradient(chat_model, rows, settings, dtype)
     for tokens in (1, 200, 100_000):
-        assert (
-            relative(
-                gradient(chat_model, rows, replace(settings, micro_batch_tokens=tokens)), whole
-            )
-            < 1e-6
-        )
-    assert relative(gradient(chat_model, rows[::-1], settings), whole) < 1e-6
+        cut = gradient(chat_model, rows, replace(settings, micro_batch_tokens=tokens), dtype)
+        assert relative(cut, whole) < tolerance
+    assert relative(gradient(chat_model, rows[::-1], settings, dtype), whole) < tolerance
 
 
 def test_the_first_step_on_policy_is_reinforce_without_padding_or_packing(
     chat_model: Path, rows: list[Row]
 ) -> None:
     settings = replace(SETTINGS, kl_coef=0.0)
-    rows = with_logprobs(rows, checkpoint.load(chat_model), 0.0)
-    model = checkpoint.load(chat_model)
-    loss = torch.zeros(())
+    model = checkpoint.load(chat_model).double()
+    rows = with_logprobs(rows, model, 0.0)
+    loss = torch.zeros((), dtype=torch.float64)
     for row in rows:
         ids = torch.tensor([row.prompt_ids + row.token_ids])
         logprobs = model(ids[:, :-1]).log_softmax(-1).gather(-1, ids[:, 1:, None])[0, :, 0]
         loss = loss - row.advantage * logprobs[len(row.prompt_ids) - 1 :].mean() / len(rows)
     loss.backward()
     wanted = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-    assert relative(gradient(chat_model, rows, settings), wanted) < 1e-5
+    assert relative(gradient(chat_model, rows, settings), wanted) < 1e-6
 
 
 def test_answers_without_an_advantage_are_left_out_and_still_counted(

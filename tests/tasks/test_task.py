@@ -66,6 +66,16 @@ def test_ones_own_problems(tmp_path: Path):
         ),
         ({"prompt": " ", "answer": "2"}, "prompt is ' '; write"),
         ({"messages": [{"role": "assistant", "content": "2"}], "answer": "2"}, "not the user's"),
+        (
+            {
+                "messages": [
+                    {"role": "system", "content": "detailed thinking off"},
+                    {"role": "user", "content": "1 + 1?"},
+                ],
+                "answer": "2",
+            },
+            "asks for reasoning 'off', but a problem is put in both modes",
+        ),
     ],
 )
 def test_rows_that_cannot_be_graded_are_refused_with_their_line(tmp_path, row, message):

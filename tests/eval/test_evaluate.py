@@ -1,0 +1,68 @@
+"""Evaluation: figures by hand from graded answers, and text figures that need no tokenizer."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support import answer_row, stage_run
+
+from fretsaw.chat import with_reasoning
+from fretsaw.checkpoint import folder as checkpoint
+from fretsaw.eval.evaluate import evaluate, task_figures
+from fretsaw.eval.settings import EvalSettings
+from fretsaw.rollout.table import read_rows
+
+SETTINGS = EvalSettings(tokens=1024, seq_len=64, num_problems=6, max_new_tokens=8)
+
+
+def test_figures_by_hand() -> None:
+    worked = with_reasoning("2 + 2 = 4", "4")
+    answers = [
+        answer_row(0, "on", worked),
+        replace(answer_row(1, "on", worked, kind="3 steps"), is_finished=False),
+        answer_row(0, "off", "4"),
+        replace(answer_row(1, "off", "5", kind="3 steps", reward=0.0), fault="tags"),
+    ]
+    figures = task_figures(answers, 1)
+    assert figures["on"]["accuracy"] == 0.5  # cut answers are wrong
+    assert figures["on"]["by_kind"] == {"2 steps": 1.0, "3 steps": 0.0}
+    assert (figures["on"]["truncated"], figures["on"]["format_faults"]) == (0.5, 0.0)
+    assert (figures["off"]["truncated"], figures["off"]["format_faults"]) == (0.0, 0.5)
+    assert figures["difference"] == {"gain": 0.0, "interval": (0.0, 0.0)}
+
+
+def test_several_answers_to_a_problem_are_one_grade() -> None:
+    def twice(mode: str) -> list:
+        right, wrong = answer_row(0, mode, "4"), answer_row(0, mode, "5", reward=0.0)
+        return [right, replace(wrong, index=1)]
+
+    figures = task_figures(twice("on") + twice("off"), 2)
+    assert figures["on"]["grades"] == [0.5]
+    assert figures["on"]["interval"] == (0.5, 0.5)  # a bootstrap over problems
+
+
+def test_text_figures_need_no_tokenizer(tiny: Path, tmp_path: Path) -> None:
+    checkpoint.save(checkpoint.load(tiny / "parent"), tmp_path / "bare")
+    inputs = {"model": tmp_path / "bare", "parent": tiny / "parent", "corpus": tiny / "corpus"}
+    metrics = evaluate(SETTINGS, inputs, stage_run(tmp_path / "out"))
+    assert metrics["kl"] == 0.0
+    assert metrics["child_loss"] == metrics["parent_loss"]
+
+
+def test_tasks_by_name_and_by_file_stand_side_by_side(tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"prompt": "1 + 1?", "answer": "2"}\n')
+    inputs = {"model": tiny / "parent", "problems": path}
+    settings = replace(SETTINGS, task="word_problems + word_problems:steps=1")
+    metrics = evaluate(settings, inputs, stage_run(tmp_path / "out"))
+    assert metrics.keys() == {"accuracy_on", "accuracy_off"}
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert list(results["tasks"]) == ["word_problems", "word_problems:steps=1", "mine.jsonl"]
+    rows = read_rows(tmp_path / "out/answers-child-0.parquet")
+    assert [row.mode for row in rows] == ["on"] * 6 + ["off"] * 6
+
+
+def test_several_greedy_answers_are_refused() -> None:
+    with pytest.raises(ValueError, match="4 at temperature 0 are all the same"):
+        EvalSettings(samples=4)
