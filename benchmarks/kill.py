@@ -27,7 +27,6 @@ SMALL = {
     "1.5x-decode/distill.train.tokens": 40_960,
     "1.5x-decode/distill.train.save_every_s": 2.0,
     "1.5x-decode/eval.num_problems": 20,
-    "1.5x-decode/sft.num_rows": 300,
     "1.5x-decode/sft.save_every_s": 1.0,
     "1.5x-decode/sft-eval.num_problems": 20,
     "1.5x-decode/rl.task": "word_problems:steps=1",
@@ -56,7 +55,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="fretsaw-kill-"))
     whole, killed = folder / "whole", folder / "killed"
     started = time.monotonic()
-    subprocess.run(command(whole), check=True, capture_output=True)
+    subprocess.run(command(whole), check=True)
     seconds = time.monotonic() - started
     print(f"left alone: {seconds:.0f} s, child {weights_hash(whole)[:16]}", flush=True)
 

@@ -9,8 +9,8 @@ from fretsaw.chat import CLOSE_TAG, OPEN_TAG, Message, Mode
 from fretsaw.loaded import LoadedModel
 
 HELP = """\
-/think      reason before answering        /reset   begin a new conversation
-/no_think   answer at once                 /exit    leave (or Ctrl-D; Ctrl-C stops an answer)"""
+/think     reason before answering    /reset   begin a new conversation
+/no_think  answer at once             /exit    leave (Ctrl-C stops an answer)"""
 DIM, PLAIN = "\033[2m", "\033[0m"
 
 
