@@ -38,8 +38,10 @@ OPEN_TAG, CLOSE_TAG = "<think>", "</think>"
 NO_REASONING = f"{OPEN_TAG}\n\n{CLOSE_TAG}\n\n"  # how v1.5 begins an answer with reasoning off
 TOGGLE = "detailed thinking"  # v1, followed by " on" or " off"
 THINK, NO_THINK = "/think", "/no_think"  # v1.5
+SHIELDED_TAG = "</ think>"  # the closing tag in a system text, which holds a /think
 HEADER, HEADER_END, TURN_END = "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"
 CONTROL_TOKENS = (HEADER, HEADER_END, TURN_END)
+TEMPLATE = "chat_template.jinja"  # the file of a checkpoint
 TOOLS, CALLS, RESULTS = (
     (f"<{name}>[", f"]</{name}>") for name in ("AVAILABLE_TOOLS", "TOOLCALL", "TOOL_RESPONSE")
 )
@@ -96,7 +98,7 @@ def mode_in(text: str, toggle: Toggle = "v1") -> Mode | None:
                     mode = said
         return mode
     if toggle == "v1.5":
-        text = text.replace(CLOSE_TAG, "")  # which holds a /think
+        text = text.replace(CLOSE_TAG, SHIELDED_TAG)
         return "off" if NO_THINK in text else "on" if THINK in text else None
     return None
 
@@ -125,8 +127,8 @@ def system_text(
 
 
 def _without_flags(text: str) -> str:
-    shielded = text.replace(CLOSE_TAG, "</ think>").replace(NO_THINK, "").replace(THINK, "")
-    return shielded.replace("</ think>", CLOSE_TAG).strip()
+    shielded = text.replace(CLOSE_TAG, SHIELDED_TAG).replace(NO_THINK, "").replace(THINK, "")
+    return shielded.replace(SHIELDED_TAG, CLOSE_TAG).strip()
 
 
 def toggle_of(folder: Path) -> Toggle:
@@ -157,7 +159,7 @@ def toggle_of(folder: Path) -> Toggle:
 
 
 def _template_in(folder: Path, setting: Any) -> str | None:
-    path = folder / "chat_template.jinja"
+    path = folder / TEMPLATE
     if path.is_file():
         return path.read_text(encoding="utf-8")
     return None if setting is None else json.dumps(setting, ensure_ascii=False)

@@ -11,6 +11,7 @@ from fretsaw.loaded import LoadedModel
 HELP = """\
 /think     reason before answering    /reset   begin a new conversation
 /no_think  answer at once             /exit    leave (Ctrl-C stops an answer)"""
+NO_TOGGLE = "this model has no toggle: whether it reasons is its own choice"
 DIM, PLAIN = "\033[2m", "\033[0m"
 
 
@@ -30,11 +31,14 @@ def converse(
     if is_terminal:
         with contextlib.suppress(ImportError):  # line editing, where the platform has it
             import readline  # noqa: F401
-        print(f"reasoning {mode}\n{HELP}\n")
+        state = NO_TOGGLE if model.toggle == "none" else f"reasoning {mode}"
+        print(f"{state}\n{HELP}\n")
     for turn in _turns(is_terminal):
         match turn:
             case "/exit":
                 return
+            case "/think" | "/no_think" if model.toggle == "none":
+                print(f"{NO_TOGGLE}\n")
             case "/think" | "/no_think":
                 mode = "on" if turn == "/think" else "off"
                 print(f"reasoning {mode}\n")
@@ -45,14 +49,15 @@ def converse(
                 print(f"no command {turn}\n{HELP}\n")
             case _:
                 messages.append(Message("user", turn))
-                answer = ""
+                answer, shown, splitter = "", None, ReasoningSplitter()
                 try:
                     pieces = model.chat(
                         messages, mode, max_tokens=max_tokens, temperature=temperature, seed=seed
                     )
                     for piece in pieces:
                         answer += piece
-                        _show(answer, piece)
+                        shown = _show(splitter.feed(piece), shown)
+                    _show(splitter.flush(), shown)
                 except ValueError as error:
                     if not is_terminal:
                         raise
@@ -83,13 +88,19 @@ def _ask() -> str | None:
         return "/exit"
 
 
-def _show(answer: str, piece: str) -> None:
-    """Print a piece; what lies between the tags is dimmed."""
-    begun = answer.lstrip()
-    is_reasoning = begun.startswith(OPEN_TAG) or OPEN_TAG.startswith(begun)
-    is_closed = CLOSE_TAG in answer[: len(answer) - len(piece)]
-    code = DIM if is_reasoning and not is_closed else PLAIN
-    print(f"{_code(code)}{piece}", end="", flush=True)
+def _show(pieces: Iterable[Piece], shown: str | None) -> str | None:
+    """Print pieces of an answer, its reasoning dimmed between its tags; return what came last.
+
+    `shown` is the kind that came last before, None at the beginning.
+    """
+    for kind, text in pieces:
+        if kind == "reasoning" and shown is None:
+            text = f"{OPEN_TAG}\n{text}"
+        if kind == "content" and shown == "reasoning":
+            print(f"\n{CLOSE_TAG}\n\n", end="")
+        print(f"{_code(DIM if kind == 'reasoning' else PLAIN)}{text}", end="", flush=True)
+        shown = kind
+    return shown
 
 
 def _code(code: str) -> str:

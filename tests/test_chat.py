@@ -117,7 +117,9 @@ def test_format(answer, mode, fault) -> None:
 
 def test_a_tokenizer_without_the_format_is_no_chat_model() -> None:
     plain = Tokenizer.train(["some text"], 260)
-    with pytest.raises(ValueError, match=r"no <\|start_header_id\|>, so this is no chat model; tune it"):
+    with pytest.raises(
+        ValueError, match=r"no <\|start_header_id\|>, so this is no chat model; tune it"
+    ):
         prompt_ids(plain, [Message("user", "Hi")], "on")
 
 
