@@ -314,6 +314,12 @@ def _read_call(call: Any) -> ToolCall | None:
     match call:
         case {"name": str(name), "arguments": Mapping() as arguments}:
             return ToolCall(name, arguments)
+        case {"name": str(name), "arguments": str(text)}:  # written once more, as some models do
+            try:
+                arguments = json.loads(text)
+            except json.JSONDecodeError:
+                return None
+            return ToolCall(name, arguments) if isinstance(arguments, Mapping) else None
         case _:
             return None
 

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 
-from fretsaw.chat import CLOSE_TAG, OPEN_TAG, Message, Mode
+from fretsaw.chat import CLOSE_TAG, OPEN_TAG, Message, Mode, Piece, ReasoningSplitter
 from fretsaw.loaded import LoadedModel
 
 HELP = """\
