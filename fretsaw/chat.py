@@ -111,7 +111,6 @@ def system_text(
     Where the user's own text names a mode, the text wins.
     """
     own = own.strip()
-    named = mode_in(own, toggle)
     listed = ", ".join(_json(tool.get("function", tool)) for tool in tools)
     listed = f"{TOOLS[0]}{listed}{TOOLS[1]}"
     if toggle != "v1":
@@ -120,7 +119,7 @@ def system_text(
         # The published template ends a system text with a blank line, and always has the turn.
         before = f"{_without_flags(own)}\n\n" if own or mode == "off" else ""
         return before + (listed if tools else "")
-    parts = [f"{TOGGLE} {mode}"] if toggle == "v1" and named is None else []
+    parts = [f"{TOGGLE} {mode}"] if toggle == "v1" and mode_in(own) is None else []
     parts += [own] if own else []
     parts += [listed] if tools else []
     return "\n\n".join(parts) or None

@@ -25,6 +25,8 @@ def converse(
     seed: int,
 ) -> None:
     """Read turns from stdin and answer them until it ends; without a terminal, a turn a line."""
+    if mode == "off" and model.toggle == "none":
+        raise ValueError(f"thinking off: {NO_TOGGLE}; leave it out")
     is_terminal = sys.stdin.isatty()
     beginning = [Message("system", system)] if system else []
     messages = list(beginning)

@@ -74,3 +74,8 @@ def test_only_the_reasoning_is_dimmed(monkeypatch, capsys) -> None:
     dim, plain = "\033[2m", "\033[0m"
     printed = capsys.readouterr().out
     assert printed.startswith(f"{dim}<think>\nh{dim}m\n</think>\n\n{plain}o{plain}n")
+
+
+def test_thinking_off_without_a_toggle_is_refused() -> None:
+    with pytest.raises(ValueError, match="thinking off: this model has no toggle"):
+        converse(Echo("none"), mode="off", system="", max_tokens=9, temperature=0.0, seed=0)
