@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from fretsaw.sampling import Sampling
+
 Checkpoint = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
 Repeated = Annotated[list[str], tyro.conf.UseAppendAction]
 
@@ -355,29 +357,59 @@ class GenerateOptions:
 
     checkpoint: Checkpoint
     """A folder with a checkpoint, or a Hub id."""
-    prompt: str
-    """The text to continue."""
-    max_tokens: int = 100
-    """Tokens to generate at most."""
-    temperature: float = 0.0
-    """0 is greedy."""
-    seed: int = 0
-    """Seed of the sampling."""
+    prompt: Annotated[str | None, tyro.conf.Positional] = None
+    """A text to continue; it streams to stdout. Or give --prompts and --out."""
+    prompts: Path | None = None
+    """Many prompts: .txt with one a line, or .jsonl or .parquet rows of `prompt` or `messages`."""
+    out: Path | None = None
+    """Where their answers go, as JSONL; an interrupted run goes on by the same command."""
+    thinking: Literal["on", "off"] | None = None
+    """Put plain prompts as a user's turn to a chat checkpoint, with reasoning on or off."""
+    num_samples: int = 1
+    """Answers to each of --prompts."""
+    sampling: Sampling = dataclasses.field(default_factory=Sampling)
+    device: str = "cpu"
+    """cpu, cuda or cuda:N."""
 
 
 def generate(argv: list[str]) -> None:
     """Run `fretsaw generate`."""
-    options = tyro.cli(GenerateOptions, args=argv, prog="fretsaw generate")
-    import fretsaw
-
-    model = fretsaw.load(options.checkpoint)
-    pieces = model.stream(
-        options.prompt,
-        max_tokens=options.max_tokens,
-        temperature=options.temperature,
-        seed=options.seed,
+    options = tyro.cli(
+        GenerateOptions,
+        args=argv,
+        prog="fretsaw generate",
+        description="Continue a prompt, or answer many of a file into a JSONL file.",
+        config=(tyro.conf.OmitArgPrefixes,),
     )
-    print(options.prompt, end="", flush=True)
+    if (options.prompt is None) == (options.prompts is None):
+        raise ValueError("generate: give one PROMPT, or --prompts FILE --out FILE")
+    if (options.prompts is None) != (options.out is None):
+        raise ValueError("generate: --prompts and --out go together")
+    import fretsaw
+    from fretsaw.chat import Message
+
+    model = fretsaw.load(options.checkpoint, device=options.device)
+    if options.prompts is not None and options.out is not None:
+        from fretsaw.generate import generate_file
+
+        num_written = generate_file(
+            model,
+            options.prompts,
+            options.out,
+            options.sampling,
+            mode=options.thinking,
+            num_samples=options.num_samples,
+            origin=options.checkpoint,
+        )
+        print(f"{num_written} answers -> {options.out}")
+        return
+    assert options.prompt is not None
+    if options.thinking is None:
+        print(options.prompt, end="", flush=True)
+        pieces = model.stream(options.prompt, options.sampling)
+    else:
+        turns = [Message("user", options.prompt)]
+        pieces = model.chat(turns, options.thinking, options.sampling)
     for piece in pieces:
         print(piece, end="", flush=True)
     print()

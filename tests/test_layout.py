@@ -10,14 +10,14 @@ PACKAGE = ROOT / "fretsaw"
 
 FLOORS = [
     {"artifact", "progress", "hardware", "stage"},
-    {"settings", "model", "tokenizer", "scenario", "chat", "chat_template"},
+    {"settings", "model", "tokenizer", "scenario", "sampling", "chat", "chat_template"},
     {"checkpoint", "data", "training", "engine", "verify"},
     {"rollout"},
     {"tasks"},
     {"corpus", "puzzle", "distill", "sft", "rl", "eval", "bench"},
     {"report"},
     {"recipe", "lineage", "inspect", "plan", "loaded", "compress"},
-    {"launch", "pipeline", "terminal"},
+    {"launch", "pipeline", "terminal", "generate"},
     {"status", "commands"},
     {"cli", "__init__", "__main__"},
 ]
