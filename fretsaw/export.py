@@ -68,20 +68,20 @@ def export(
     out: Path,
     *,
     target: str = "portable",
-    format: str | None = None,
-    dtype: str | None = None,
+    format: str = "auto",
+    dtype: str = "auto",
 ) -> Exported:
     """Write a checkpoint for a target, as a DeciLM (or Llama) folder or as a GGUF file.
 
-    Without `format` it is what the name of `out` says or the target takes first, without `dtype`
-    what the source states. Raises ValueError before anything is read in full where the target, the
+    `format` "auto" is what the name of `out` says or the target takes first, `dtype` "auto" what
+    the source states. Raises ValueError before anything is read in full where the target, the
     format and the network do not go together, and RuntimeError where what was written, read back,
     does not compute the same; then nothing is left of it.
     """
     chosen, form = _settle_format(target, format, out)
     source = checkpoint.resolve(name_or_path)
     config = checkpoint.read_config(source)
-    precision = _settle_dtype(dtype or checkpoint.read_dtype(source), form)
+    precision = _settle_dtype(checkpoint.read_dtype(source) if dtype == "auto" else dtype, form)
     refuse_inexpressible(config, chosen)
     vocabulary, width_multiple = None, 1
     if form == "gguf":
@@ -124,11 +124,11 @@ def export(
 # --- what is asked for ----------------------------------------------------------------------------
 
 
-def _settle_format(target: str, format: str | None, out: Path) -> tuple[Target, Format]:
+def _settle_format(target: str, format: str, out: Path) -> tuple[Target, Format]:
     if target not in TARGETS:
         raise ValueError(f"target {target!r}: unknown; choose one of {', '.join(TARGETS)}")
     chosen, is_file = TARGETS[target], out.suffix == ".gguf"
-    if format is None:
+    if format == "auto":
         format = "gguf" if is_file and "gguf" in chosen.formats else chosen.formats[0]
     if format not in get_args(Format):
         raise ValueError(f"format {format!r}: unknown; choose decilm or gguf")
@@ -136,7 +136,9 @@ def _settle_format(target: str, format: str | None, out: Path) -> tuple[Target, 
         takes = " or ".join(chosen.formats)
         raise ValueError(f"--format {format}: {target} reads {takes} only; leave --format out")
     if (format == "gguf") != is_file:
-        wanted = "one file, so give --out NAME.gguf" if format == "gguf" else "a folder, not a .gguf"
+        wanted = (
+            "one file, so give --out NAME.gguf" if format == "gguf" else "a folder, not a .gguf"
+        )
         raise ValueError(f"--out {out}: {format} for {target} is {wanted}")
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise Refused(f"{out}: already there; choose another --out or remove it first")
@@ -172,9 +174,9 @@ def _warnings(source: Path) -> Iterator[str]:
             "the chat template does not know enable_thinking: vLLM's reasoning parsers would take "
             "an answer without reasoning for reasoning"
         )
-    if template is None and (source / "tokenizer.json").is_file():
-        if is_chat(Tokenizer.from_folder(source)):
-            yield "a chat checkpoint without a chat template: engines can't render messages for it"
+    has_tokenizer = (source / "tokenizer.json").is_file()
+    if template is None and has_tokenizer and is_chat(Tokenizer.from_folder(source)):
+        yield "a chat checkpoint without a chat template: engines can't render messages for it"
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -218,7 +220,7 @@ def _reopen(written: Path, format: Format) -> Decoder:
 
 @torch.no_grad()
 def _round(decoder: Decoder, dtype: Dtype, format: Format) -> None:
-    """Round the weights in place as a file of this precision does, so that the check stays sharp."""
+    """Round the weights in place as the file does, so that the comparison stays sharp."""
     if dtype == "fp32":
         return
     for weight in decoder.parameters():

@@ -9,6 +9,7 @@ optional dependency. Reading is for what is written here: to check a file before
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -184,7 +185,7 @@ def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
 
 
 def read(path: Path) -> Decoder:
-    """Open a file that `write` wrote, every tensor in float32, rotated by the file's own factors."""
+    """Open a file that `write` wrote: float32 weights, rotated by the file's own factors."""
     reader = gguf.GGUFReader(path)
     stored = {tensor.name: tensor for tensor in reader.tensors}
     config = _config(reader, is_tied="output.weight" not in stored)
@@ -240,6 +241,6 @@ def _config(reader: gguf.GGUFReader, *, is_tied: bool) -> ModelConfig:
     )
 
 
-def _field(reader: gguf.GGUFReader, key: str):
+def _field(reader: gguf.GGUFReader, key: str) -> Any:
     field = reader.get_field(key)
     return None if field is None else field.contents()

@@ -68,14 +68,14 @@ def subblocks_of(decoder: Decoder) -> list[Subblock]:
     """Return what the layers hold, in the order in which it is added to the hidden state."""
     found = []
     for block, module in zip(decoder.config.blocks, decoder.model.layers, strict=True):
-        weights = dict(module.named_parameters())
-        for slot, kind, size, names in (
-            ("attention", block.attention, block.num_key_value_heads, (ATTENTION_NORM, "self_attn")),
-            ("ffn", block.ffn, block.intermediate_size, (FFN_NORM, "mlp")),
-        ):
-            own = {name: w.detach() for name, w in weights.items() if name.startswith(names)}
-            if kind != "none":
-                found.append(Subblock(slot, kind, size, own))
+        weights = {name: weight.detach() for name, weight in module.named_parameters()}
+        of_ffn = {n: w for n, w in weights.items() if n.startswith(("mlp.", FFN_NORM))}
+        of_attention = {n: w for n, w in weights.items() if n not in of_ffn}
+        if block.attention != "none":
+            heads = block.num_key_value_heads
+            found.append(Subblock("attention", block.attention, heads, of_attention))
+        if block.ffn != "none":
+            found.append(Subblock("ffn", block.ffn, block.intermediate_size, of_ffn))
     return found
 
 
@@ -90,7 +90,7 @@ def linear_ffns_as_attention(subblocks: Sequence[Subblock], notes: list[str]) ->
     ]
     num_moved = sum(new is not old for new, old in zip(moved, subblocks, strict=True))
     if num_moved:
-        notes.append(f"{num_moved} linear FFNs moved to an attention's place, in layers of their own")
+        notes.append(f"{num_moved} linear FFNs put in an attention's place, a layer further on")
     return moved
 
 
@@ -106,9 +106,8 @@ def repacked(subblocks: Sequence[Subblock], config: ModelConfig, notes: list[str
             layers.append((None, subblock))
     num_empty = sum(b.attention == "none" and b.ffn == "none" for b in config.blocks)
     if num_empty or len(layers) != config.num_hidden_layers:
-        notes.append(
-            f"{config.num_hidden_layers} layers laid out as {len(layers)}; {num_empty} did nothing"
-        )
+        idle = f", {num_empty} of which did nothing," if num_empty else ""
+        notes.append(f"{config.num_hidden_layers} layers{idle} laid out as {len(layers)}")
     return layers or [(None, None)]
 
 
@@ -138,11 +137,13 @@ def with_ffns(
     without = [i for i, (_, ffn) in enumerate(layers) if ffn is None]
     if without:
         notes.append(f"{_named(without)} given an FFN of zeros, {width} wide")
-    hidden = config.hidden_size
+    return [(attention, ffn or _zero_ffn(config.hidden_size, width)) for attention, ffn in layers]
+
+
+def _zero_ffn(hidden: int, width: int) -> Subblock:
     weights = {FFN_NORM: torch.ones(hidden), "mlp.down_proj.weight": torch.zeros(hidden, width)}
     weights |= {f"mlp.{name}_proj.weight": torch.zeros(width, hidden) for name in ("gate", "up")}
-    zeros = Subblock("ffn", "swiglu", width, weights)
-    return [(attention, ffn or zeros) for attention, ffn in layers]
+    return Subblock("ffn", "swiglu", width, weights)
 
 
 def with_padded_widths(layers: Sequence[Pair], multiple: int, notes: list[str]) -> list[Pair]:

@@ -182,7 +182,7 @@ def _scores(model: dict[str, Any], tokens: tuple[str, ...]) -> tuple[float, ...]
     )
     missing = next(unlisted, None)
     if missing is not None or len(order) != len(set(order)):
-        what = f"{missing[0]!r} + {missing[1]!r} is no merge" if missing else "merges are interleaved"
+        what = "{!r} + {!r} is no merge".format(*missing) if missing else "merges interleave"
         raise ValueError(
             f"tokenizer.json: {what}, so no scores give llama.cpp the same ids; "
             "export with --format decilm"
