@@ -23,7 +23,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def llama_cpp(job: dict[str, Any]) -> dict[str, Any]:
-    import llama_cpp
+    import llama_cpp  # pyright: ignore[reportMissingImports]
 
     model = llama_cpp.Llama(
         job["model"],
@@ -55,9 +55,9 @@ def llama_cpp(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def mlx(job: dict[str, Any]) -> dict[str, Any]:
-    import mlx.core as mx
-    from mlx_lm.models.cache import make_prompt_cache
-    from mlx_lm.utils import load_model
+    import mlx.core as mx  # pyright: ignore[reportMissingImports]
+    from mlx_lm.models.cache import make_prompt_cache  # pyright: ignore[reportMissingImports]
+    from mlx_lm.utils import load_model  # pyright: ignore[reportMissingImports]
 
     model, _ = load_model(Path(job["model"]))
     cache = make_prompt_cache(model)
@@ -73,7 +73,7 @@ def mlx(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def vllm(job: dict[str, Any]) -> dict[str, Any]:
-    from vllm import LLM, SamplingParams
+    from vllm import LLM, SamplingParams  # pyright: ignore[reportMissingImports]
 
     engine = LLM(
         model=job["model"],

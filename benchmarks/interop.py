@@ -5,7 +5,7 @@
 Every pattern of differing layers (random weights, float32) and a trained child are exported for
 each engine, opened in it, and compared with our forward: the largest difference of a
 log-probability over all tokens and the whole vocabulary, and how many of the greedy tokens that
-follow are ours. Then: the ids that llama.cpp gives to texts, and the child's decoding speed beside
+follow are ours (for q8_0: at how many of the tokens the most probable one is ours). Then: the ids that llama.cpp gives to texts, and the child's decoding speed beside
 its parent's. An engine whose environment is not there is skipped (`make engines` builds them).
 """
 
@@ -151,8 +151,13 @@ def compare(models: list[Model], column: Column, work: Path) -> list[str]:
             continue
         logprobs = answer["logprobs"]
         difference = np.abs(logprobs - model.logprobs[: len(logprobs)]).max()
-        same = sum(int(a == b) for a, b in zip(answer["greedy"], model.greedy, strict=True))
-        model.cells[column.title] = f"{difference:.1e} {same}/{NUM_NEW}"
+        if column.dtype == "fp32":
+            same = sum(int(a == b) for a, b in zip(answer["greedy"], model.greedy, strict=True))
+            agreement = f"{same}/{NUM_NEW}"
+        else:  # one other token would change all that follow it
+            agrees = logprobs.argmax(-1) == model.logprobs[: len(logprobs)].argmax(-1)
+            agreement = f"{100 * agrees.mean():.0f} %"
+        model.cells[column.title] = f"{difference:.1e} {agreement}"
         if column.dtype == "fp32" and not difference < 1e-4:
             faults.append(f"{name} in {column.title}: differs by {difference:.1e}")
     return faults
