@@ -5,8 +5,9 @@
 Every pattern of differing layers (random weights, float32) and a trained child are exported for
 each engine, opened in it, and compared with our forward: the largest difference of a
 log-probability over all tokens and the whole vocabulary, and how many of the greedy tokens that
-follow are ours (for q8_0: at how many of the tokens the most probable one is ours). Then: the ids that llama.cpp gives to texts, and the child's decoding speed beside
-its parent's. An engine whose environment is not there is skipped (`make engines` builds them).
+follow are ours (for q8_0: at how many tokens the most probable next one is ours). Then: the ids
+that llama.cpp gives to texts, and the child's decoding speed beside its parent's. An engine whose
+environment is not there is skipped and says so (`make engines` builds them).
 """
 
 import argparse
