@@ -62,6 +62,7 @@ COLUMNS = (
 ENVIRONMENTS = {
     engine: f".venv-{engine.replace('.', '')}" for engine in ("llama.cpp", "vllm", "mlx")
 }
+LIMITS = ("Unsupported CPU attention configuration",)  # vLLM: heads of fewer than 32 dimensions
 ONE_AT_A_TIME = {"llama.cpp"}  # it may abort, and the process with it
 VARIABLES = {
     "OMP_NUM_THREADS": "1",
@@ -132,9 +133,9 @@ def ask(engine: str, jobs: dict[str, dict[str, Any]], work: Path) -> dict[str, A
 # --- logits ---------------------------------------------------------------------------------------
 
 
-def compare(models: list[Model], column: Column, work: Path) -> list[str]:
-    """Fill a column of the table; return what went wrong."""
-    jobs, faults = {}, []
+def compare(models: list[Model], column: Column, work: Path) -> tuple[list[str], list[str]]:
+    """Fill a column of the table; return what went wrong, and what the engine can't do anyway."""
+    jobs, faults, notes = {}, [], []
     for model in models:
         suffix = ".gguf" if column.engine == "llama.cpp" else ""
         out = work / f"{model.name}-{column.target}-{column.dtype}{suffix}"
@@ -147,8 +148,9 @@ def compare(models: list[Model], column: Column, work: Path) -> list[str]:
     for name, answer in ask(column.engine, jobs, work).items():
         model = next(model for model in models if model.name == name)
         if isinstance(answer, str):
-            model.cells[column.title] = "failed"
-            faults.append(f"{name} in {column.title}: {answer}")
+            is_limit = any(limit in answer for limit in LIMITS)
+            model.cells[column.title] = "not supported" if is_limit else "failed"
+            (notes if is_limit else faults).append(f"{name} in {column.title}: {answer}")
             continue
         logprobs = answer["logprobs"]
         difference = np.abs(logprobs - model.logprobs[: len(logprobs)]).max()
@@ -161,7 +163,7 @@ def compare(models: list[Model], column: Column, work: Path) -> list[str]:
         model.cells[column.title] = f"{difference:.1e} {agreement}"
         if column.dtype == "fp32" and not difference < 1e-4:
             faults.append(f"{name} in {column.title}: differs by {difference:.1e}")
-    return faults
+    return faults, notes
 
 
 def render(models: list[Model], columns: list[Column]) -> str:
@@ -279,10 +281,12 @@ def main() -> None:
         paths |= {"/".join(path.absolute().parts[-3:]): path for path in children}
         models = [reference(name.replace("/", "."), path) for name, path in paths.items()]
         columns, faults = [c for c in COLUMNS if c.engine in engines], []
+        notes: list[str] = []
         for column in columns:
-            faults += compare(models, column, work)
+            wrong, limits = compare(models, column, work)
+            faults, notes = faults + wrong, notes + limits
             print(f"{column.title}: done", file=sys.stderr, flush=True)
-        print(render(models, columns))
+        print("\n".join([render(models, columns), *notes]))
         if "llama.cpp" in engines:
             tokenizers = {"a trained byte-level BPE": children[0]} if children else {}
             stories, llama_3 = data / "models/stories260K", llama_3_model(data, work)

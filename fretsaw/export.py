@@ -6,6 +6,7 @@ source's logits, rounded as the file's precision rounds.
 """
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -39,6 +40,7 @@ DTYPES: dict[Format, tuple[Dtype, ...]] = {
     "decilm": ("fp32", "bf16", "fp16"),
     "gguf": ("fp32", "bf16", "fp16", "q8_0"),
 }
+BYTES: dict[Dtype, float] = {"fp32": 4, "bf16": 2, "fp16": 2, "q8_0": 34 / 32}  # of a weight
 TOLERANCE = 1e-4  # of a logit, and of the largest one where that is above 1
 MAX_FP16 = 65504.0
 
@@ -94,7 +96,7 @@ def export(
     if precision == "fp16":
         _refuse_overflow(decoder)
     rewritten, notes = rewrite(decoder, chosen, width_multiple=width_multiple)
-    require_disk(out, num_params(rewritten.config) * {"fp32": 4, "q8_0": 2}.get(precision, 2))
+    require_disk(out, math.ceil(num_params(rewritten.config) * BYTES[precision] * 1.01))
     with _beside(out, form) as written:
         _write(rewritten, written, source, vocabulary, chosen, precision)
         del rewritten  # so that the source and what is read back are all that is held

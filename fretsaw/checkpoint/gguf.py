@@ -6,7 +6,6 @@ halves; Llama 3's rotary scaling is a tensor of factors. The container is the `g
 optional dependency. Reading is for what is written here: to check a file before it is relied on.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,9 @@ TYPES = {
     "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
     "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
 }
+F32 = GGMLQuantizationType.F32
 ROPE_FACTORS = "rope_freqs.weight"
+_ROTATED = ("attn_q.weight", "attn_k.weight")
 _GLOBAL = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
@@ -95,35 +96,30 @@ def write(
     assert all(block.ffn == "swiglu" for block in config.blocks), "llama.cpp needs FFNs everywhere"
     arch = "llama" if config.is_homogeneous else "deci"
     type, file_type = TYPES[dtype]
-    tensors = list(_tensors(decoder))
     writer = gguf.GGUFWriter(path, arch)
     writer.add_name(name)
     writer.add_file_type(file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _add_architecture(writer, config)
     _add_vocabulary(writer, vocabulary)
-    types = [GGMLQuantizationType.F32 if t.dim() == 1 else type for _, t in tensors]
-    for (name, tensor), stored_as in zip(tensors, types, strict=True):
+    weights = decoder.state_dict()
+    factors = _rope_factors(config)
+    stored = {tensor_name(name): (type if w.dim() > 1 else F32, w) for name, w in weights.items()}
+    if factors is not None:
+        stored[ROPE_FACTORS] = F32, factors
+    for name, (stored_as, weight) in stored.items():
         block, num_bytes = gguf.GGML_QUANT_SIZES[stored_as]
-        size = tensor.numel() // block * num_bytes
-        writer.add_tensor_info(name, tensor.shape, np.dtype(np.float32), size, stored_as)
+        size = weight.numel() // block * num_bytes
+        writer.add_tensor_info(name, weight.shape, np.dtype(np.float32), size, stored_as)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for (_, tensor), stored_as in zip(tensors, types, strict=True):
-        values = np.ascontiguousarray(tensor.detach().to("cpu", torch.float32).numpy())
+    for name, (stored_as, weight) in stored.items():  # one at a time: a copy of each, not of all
+        is_rotated = name.endswith(_ROTATED)
+        whole = permuted(weight, config.head_dim) if is_rotated else weight
+        values = whole.detach().to("cpu", torch.float32).contiguous().numpy()
         writer.write_tensor_data(quants.quantize(values, stored_as))
     writer.close()
-
-
-def _tensors(decoder: Decoder) -> Iterator[tuple[str, Tensor]]:
-    config = decoder.config
-    factors = _rope_factors(config)
-    if factors is not None:
-        yield ROPE_FACTORS, factors
-    for name, weight in decoder.state_dict().items():
-        is_rotated = name.endswith(("q_proj.weight", "k_proj.weight"))
-        yield tensor_name(name), permuted(weight, config.head_dim) if is_rotated else weight
 
 
 def _rope_factors(config: ModelConfig) -> Float[Tensor, " half_head_dim"] | None:
@@ -201,7 +197,7 @@ def read(path: Path) -> Decoder:
             raise ValueError(f"{path}: no tensor {tensor_name(name)}; the file is not whole")
         values = np.array(quants.dequantize(tensor.data, tensor.tensor_type), np.float32)
         weight = torch.from_numpy(values).view(meta.shape)
-        is_rotated = name.endswith(("q_proj.weight", "k_proj.weight"))
+        is_rotated = tensor_name(name).endswith(_ROTATED)
         weights[name] = permuted(weight, config.head_dim, back=True) if is_rotated else weight
     if stored:
         raise ValueError(f"{path}: tensors that its layers do not call for ({', '.join(stored)})")

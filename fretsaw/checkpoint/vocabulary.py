@@ -102,11 +102,18 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
 
 
 def chat_template(folder: Path) -> str | None:
-    """Return a checkpoint's chat template, from the file of its own or the tokenizer's config."""
+    """Return a checkpoint's chat template, from the file of its own or the tokenizer's config.
+
+    Where the config names several, it is the one called "default".
+    """
     path = folder / "chat_template.jinja"
     if path.is_file():
         return path.read_text(encoding="utf-8")
-    return _read(folder / "tokenizer_config.json").get("chat_template")
+    template = _read(folder / "tokenizer_config.json").get("chat_template")
+    if isinstance(template, list):
+        named = {entry["name"]: entry["template"] for entry in template}
+        template = named.get("default")
+    return template
 
 
 def _read(path: Path) -> dict[str, Any]:
