@@ -138,10 +138,12 @@ def compare(models: list[Model], column: Column, work: Path) -> tuple[list[str],
     jobs, faults, notes = {}, [], []
     for model in models:
         suffix = ".gguf" if column.engine == "llama.cpp" else ""
-        out = work / f"{model.name}-{column.target}-{column.dtype}{suffix}"
+        out = work / f"{model.name}-{column.engine}-{column.target}-{column.dtype}{suffix}"
         try:
             export(model.path, out, target=column.target, dtype=column.dtype)
-        except ValueError:
+        except ValueError as error:
+            if "linear" not in str(error):
+                raise
             model.cells[column.title] = "refused"
         else:
             jobs[model.name] = {"model": str(out), "ids": model.ids, "num_new": NUM_NEW}
