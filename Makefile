@@ -41,7 +41,7 @@ $(VENV)-llamacpp/.ready: # built from source, about 5 minutes
 
 $(VENV)-mlx/.ready:
 	$(PYTHON) -m venv $(VENV)-mlx
-	$(VENV)-mlx/bin/python -m pip install -q "mlx[cpu]" mlx-lm
+	$(VENV)-mlx/bin/python -m pip install -q "mlx[cpu]==0.32.4" mlx-lm==0.32.2
 	touch $@
 
 $(VENV)-vllm/.ready: # 3.4 GB; the torchvision that comes along is for another torch and breaks the import
