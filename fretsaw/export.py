@@ -8,7 +8,7 @@ source's logits, rounded as the file's precision rounds.
 import contextlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
@@ -18,7 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fretsaw.artifact import Refused, atomic_folder, replace_file, require_disk
-from fretsaw.chat import is_chat
+from fretsaw.chat import Toggle, is_chat, toggle_of
+from fretsaw.chat_template import chat_template, write_chat_template
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.checkpoint.llama import DTYPE_NAMES
 from fretsaw.checkpoint.portable import rewrite
@@ -30,7 +31,7 @@ from fretsaw.checkpoint.targets import (
     refuse_inexpressible,
     refuse_unquantisable,
 )
-from fretsaw.checkpoint.vocabulary import Vocabulary, chat_template, read_vocabulary
+from fretsaw.checkpoint.vocabulary import Vocabulary, read_chat_template, read_vocabulary
 from fretsaw.model.decoder import Decoder
 from fretsaw.model.size import num_params
 from fretsaw.tokenizer import Tokenizer
@@ -85,9 +86,12 @@ def export(
     config = checkpoint.read_config(source)
     precision = _settle_dtype(checkpoint.read_dtype(source) if dtype == "auto" else dtype, form)
     refuse_inexpressible(config, chosen)
+    toggle = _toggle_without_template(source)
     vocabulary, width_multiple = None, 1
     if form == "gguf":
         vocabulary = read_vocabulary(source, config.vocab_size)
+        if toggle is not None:
+            vocabulary = replace(vocabulary, chat_template=chat_template(toggle))
     if precision == "q8_0":
         refuse_unquantisable(config)
         width_multiple = QUANTISED_WIDTHS
@@ -99,6 +103,8 @@ def export(
     require_disk(out, math.ceil(num_params(rewritten.config) * BYTES[precision] * 1.01))
     with _beside(out, form) as written:
         _write(rewritten, written, source, vocabulary, chosen, precision)
+        if toggle is not None and form == "decilm":
+            write_chat_template(written, toggle)
         del rewritten  # so that the source and what is read back are all that is held
         ids = _random_ids(config.vocab_size, min(64, config.max_position_embeddings))
         _round(decoder, precision, form)
@@ -117,7 +123,7 @@ def export(
         chosen,
         form,
         precision,
-        (*notes, *_warnings(source)),
+        (*notes, *_template_notes(source, toggle)),
         max_difference,
         sum(path.stat().st_size for path in ([out] if out.is_file() else out.iterdir())),
     )
@@ -168,17 +174,24 @@ def _refuse_overflow(decoder: Decoder) -> None:
             )
 
 
-def _warnings(source: Path) -> Iterator[str]:
-    """Say what engines that chat will miss."""
-    template = chat_template(source)
-    if template is not None and "enable_thinking" not in template:
+# --- the chat template, by which alone engines render messages ------------------------------------
+
+
+def _toggle_without_template(source: Path) -> Toggle | None:
+    """Return how a chat checkpoint that lacks its template is told the mode, None for any other."""
+    if read_chat_template(source) is not None or not (source / "tokenizer.json").is_file():
+        return None
+    return toggle_of(source) if is_chat(Tokenizer.from_folder(source)) else None
+
+
+def _template_notes(source: Path, added: Toggle | None) -> Iterator[str]:
+    if added is not None:
+        yield f"the source has no chat template; the format's own is added, with toggle {added}"
+    elif "enable_thinking" not in (read_chat_template(source) or "enable_thinking"):
         yield (
             "the chat template does not know enable_thinking: vLLM's reasoning parsers would take "
             "an answer without reasoning for reasoning"
         )
-    has_tokenizer = (source / "tokenizer.json").is_file()
-    if template is None and has_tokenizer and is_chat(Tokenizer.from_folder(source)):
-        yield "a chat checkpoint without a chat template: engines can't render messages for it"
 
 
 # --- writing --------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from patterns import LINEAR, PATTERNS, ids_of, make
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import fretsaw.export
-from fretsaw.chat import add_control_tokens
+from fretsaw.chat import Message, add_control_tokens, prompt_ids
 from fretsaw.checkpoint import folder
 from fretsaw.checkpoint.portable import rewrite
 from fretsaw.checkpoint.shards import read_headers
@@ -261,16 +261,35 @@ def test_tokenizer_and_chat_template_go_along(source, tmp_path: Path) -> None:
     assert field.contents() == TEMPLATE
 
 
-def test_what_chatting_engines_would_miss_is_said(source, tmp_path: Path) -> None:
+def test_a_template_without_enable_thinking_is_pointed_out(source, tmp_path: Path) -> None:
     path = source("uniform")
     assert export(path, tmp_path / "plain").notes == ()  # no chat model, so nothing is missed
     (path / "chat_template.jinja").write_text("{{ messages[0].content }}")
     assert "does not know enable_thinking" in export(path, tmp_path / "a").notes[0]
-    (path / "chat_template.jinja").unlink()
+
+
+def test_a_chat_checkpoint_without_a_template_is_given_its_own(source, tmp_path: Path) -> None:
+    path = source("uniform")
     tokenizer = Tokenizer.from_folder(path)
     add_control_tokens(tokenizer)
     tokenizer.save(path)
-    assert "without a chat template" in export(path, tmp_path / "b").notes[0]
+    exported = export(path, tmp_path / "out")
+    assert exported.notes == (
+        "the source has no chat template; the format's own is added, with toggle v1",
+    )
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
+    messages = [{"role": "user", "content": "hello"}]
+    ids = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert tuple(ids) == prompt_ids(tokenizer, [Message("user", "hello")], "on")
+    ids = theirs.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=False, enable_thinking=False
+    )
+    assert tuple(ids) == prompt_ids(tokenizer, [Message("user", "hello")], "off")
+    assert not (path / "chat_template.jinja").exists()  # the source is left as it is
+    export(path, tmp_path / "out.gguf")
+    field = container.GGUFReader(tmp_path / "out.gguf").get_field("tokenizer.chat_template")
+    assert field is not None
+    assert field.contents() == (tmp_path / "out" / "chat_template.jinja").read_text()
 
 
 # --- the check ------------------------------------------------------------------------------------

@@ -19,9 +19,11 @@ _LLAMA_3_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_WORDS_AND_DIGITS = _LLAMA_3_WORDS.replace(r"\p{N}{1,3}", r"\p{N}")  # ours, and Qwen 2's
 # how a text is split, and whether whole words are looked up first -> llama.cpp's name for it
 _BYTE_LEVEL = {
     (("Split", _LLAMA_3_WORDS), ("ByteLevel", "bare"), True): "llama-bpe",
+    (("Split", _WORDS_AND_DIGITS), ("ByteLevel", "bare"), False): "qwen2",
     (("Digits", "each"), ("ByteLevel", "words"), False): "smollm",
     (("ByteLevel", "words"), False): "gpt-2",
 }
@@ -82,7 +84,7 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
         "bos_token_id": bos,
         "eos_token_ids": tokenizer.eos_token_ids,
         "unk_token_id": unknown,
-        "chat_template": chat_template(folder),
+        "chat_template": read_chat_template(folder),
     }
     pre = _byte_level_name(raw)
     if pre is not None:
@@ -97,11 +99,11 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
     raise ValueError(
         f"{folder / 'tokenizer.json'}: llama.cpp has no tokenizer that splits texts as this one "
         "does, so its ids would differ; export with --format decilm, or train on a byte-level BPE "
-        "(Llama 3's, GPT-2's, SmolLM's) or a SentencePiece BPE with byte fallback"
+        "(ours, Llama 3's, GPT-2's, SmolLM's) or a SentencePiece BPE with byte fallback"
     )
 
 
-def chat_template(folder: Path) -> str | None:
+def read_chat_template(folder: Path) -> str | None:
     """Return a checkpoint's chat template, from the file of its own or the tokenizer's config.
 
     Where the config names several, it is the one called "default".

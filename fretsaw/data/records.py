@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fretsaw.chat import MODES, ROLES, Message, Mode, format_fault, mode_in, with_reasoning
+from fretsaw.chat import (
+    MODES,
+    ROLES,
+    Message,
+    Mode,
+    check_roles,
+    format_fault,
+    mode_in,
+    with_reasoning,
+)
 from fretsaw.data.sources import read_objects
 
 _CALCULATION = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator annotations
@@ -96,6 +105,10 @@ def check(record: Record) -> Record:
         raise ValueError(f"{where}: no answer; end messages with the assistant's, or drop the row")
     if not any(message.role == "user" for message in record.messages):
         raise ValueError(f"{where}: no question; write the user's turn before the answer")
+    try:
+        check_roles(record.messages)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     system = next((m.content for m in record.messages if m.role == "system"), "")
     if mode_in(system) not in (None, record.mode):
         raise ValueError(

@@ -33,6 +33,11 @@ SCALING = RopeScaling(
     factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32
 )
 IDS = ids_of(2, 24)
+DIGITS = {"type": "Digits", "individual_digits": True}
+GPT_2_WORDS = {
+    **{"type": "ByteLevel", "add_prefix_space": False},
+    **{"trim_offsets": True, "use_regex": True},
+}
 
 
 @pytest.fixture(scope="session")
@@ -240,7 +245,7 @@ def edit(folder: Path, out: Path, **changes) -> Path:
     return out
 
 
-def test_our_own_tokenizer_is_split_as_smollm_does(trained: Path, tmp_path: Path) -> None:
+def test_our_own_tokenizer_is_split_as_qwen_2_does(trained: Path, tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_folder(trained)
     tokenizer.add_special_tokens(["<|eot_id|>"])
     tokenizer.end_texts_with("<|eot_id|>")
@@ -248,7 +253,7 @@ def test_our_own_tokenizer_is_split_as_smollm_does(trained: Path, tmp_path: Path
     out.mkdir()
     tokenizer.save(out)
     found = read_vocabulary(out, 304)
-    assert (found.model, found.pre) == ("gpt2", "smollm")
+    assert (found.model, found.pre) == ("gpt2", "qwen2")
     assert found.tokens[:2] == ("<s>", "</s>")
     assert found.tokens[-3:] == ("[PAD301]", "[PAD302]", "[PAD303]")
     kinds = [found.types[i] for i in (0, 1, 2, 300, 303)]
@@ -270,6 +275,17 @@ def test_tokens_a_user_added_are_not_control(trained: Path, tmp_path: Path) -> N
     changed = edit(changed, tmp_path / "u", model__vocab=vocab, model__merges=merges)
     found = read_vocabulary(changed, 300)
     assert (found.tokens[299], found.types[299]) == ("<note>", USER_DEFINED)
+
+
+@pytest.mark.parametrize(
+    ("steps", "pre"), [([DIGITS, GPT_2_WORDS], "smollm"), ([GPT_2_WORDS], "gpt-2")]
+)
+def test_ways_of_splitting_that_llama_cpp_knows(
+    steps: list[dict], pre: str, trained: Path, tmp_path: Path
+) -> None:
+    splitting = {"type": "Sequence", "pretokenizers": steps} if len(steps) > 1 else steps[0]
+    changed = edit(trained, tmp_path / "t", pre_tokenizer=splitting)
+    assert read_vocabulary(changed, 300).pre == pre
 
 
 def test_llama_3s_tokenizer(data_folder: Path) -> None:
@@ -378,7 +394,7 @@ def test_the_chat_template_comes_along(trained: Path, tmp_path: Path) -> None:
     keys = fields(tmp_path / "m.gguf")
     assert keys["tokenizer.chat_template"] == "a file of its own"
     assert keys["tokenizer.ggml.model"] == "gpt2"
-    assert keys["tokenizer.ggml.pre"] == "smollm"
+    assert keys["tokenizer.ggml.pre"] == "qwen2"
     assert keys["tokenizer.ggml.add_bos_token"] is True
     assert keys["tokenizer.ggml.eos_token_id"] == 1
     assert len(keys["tokenizer.ggml.tokens"]) == 300
