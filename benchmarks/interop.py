@@ -207,6 +207,31 @@ def compare_tokenizers(models: dict[str, Path], data: Path, work: Path) -> None:
         print(f"tokenizer of {name}: {len(tried) - len(wrong)}/{len(tried)} texts the same{shown}")
 
 
+def byte_level_models(data: Path, work: Path) -> dict[str, Path]:
+    """Random networks around byte-level BPEs that split texts as ours, SmolLM's and GPT-2's do."""
+    words = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    digits = {"type": "Digits", "individual_digits": True}
+    splittings = {
+        "ours": None,
+        "SmolLM's way": {"type": "Sequence", "pretokenizers": [digits, words]},
+        "GPT-2's way": words,
+    }
+    found = {}
+    for name, splitting in splittings.items():
+        folder_of = work / f"tokenizer-{len(found)}"
+        folder_of.mkdir()
+        Tokenizer.train(texts(data, 2000), 1500).save(folder_of)
+        path = folder_of / "tokenizer.json"
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if splitting is not None:
+            raw["pre_tokenizer"] = splitting
+        path.write_text(json.dumps(raw), encoding="utf-8")
+        found[name] = work / f"model-{len(found)}"
+        decoder = make([("gqa4", "ffn256")], hidden_size=64, head_dim=8, vocab_size=1500)
+        folder.save(decoder, found[name], like=folder_of)
+    return found
+
+
 def llama_3_model(data: Path, work: Path) -> Path | None:
     """A random network of 2 layers around Llama 3's tokenizer, where that is there."""
     tokenizer = data / "tokenizers/llama3"
@@ -290,7 +315,7 @@ def main() -> None:
             print(f"{column.title}: done", file=sys.stderr, flush=True)
         print("\n".join([render(models, columns), *notes]))
         if "llama.cpp" in engines:
-            tokenizers = {"a trained byte-level BPE": children[0]} if children else {}
+            tokenizers = byte_level_models(data, work)
             stories, llama_3 = data / "models/stories260K", llama_3_model(data, work)
             tokenizers |= {"stories260K": stories} if stories.is_dir() else {}
             tokenizers |= {"Llama 3": llama_3} if llama_3 else {}
