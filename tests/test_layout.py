@@ -16,8 +16,8 @@ FLOORS = [
     {"tasks"},
     {"corpus", "puzzle", "distill", "sft", "rl", "eval", "bench"},
     {"report"},
-    {"recipe", "lineage", "inspect", "plan", "loaded", "compress"},
-    {"launch", "pipeline", "terminal", "generate"},
+    {"recipe", "lineage", "inspect", "plan", "loaded", "compress", "export"},
+    {"launch", "pipeline", "terminal", "generate", "serve"},
     {"status", "commands"},
     {"cli", "__init__", "__main__"},
 ]
@@ -94,6 +94,7 @@ def test_help_needs_no_torch() -> None:
         "sft",
         "rl",
         "chat",
+        "export",
     ):
         result = without_torch(*command.split(), "--help")
         assert result.returncode == 0, result.stderr
