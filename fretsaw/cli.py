@@ -23,6 +23,7 @@ SUMMARIES = {
     "inspect": "what a checkpoint is made of, layer by layer",
     "generate": "continue a prompt",
     "chat": "talk to a chat checkpoint, with reasoning on or off",
+    "serve": "answer over HTTP as OpenAI's API does, with a chat page",
 }
 USAGE = """\
 usage: fretsaw COMMAND [--help] [...]

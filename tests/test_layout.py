@@ -17,7 +17,7 @@ FLOORS = [
     {"corpus", "puzzle", "distill", "sft", "rl", "eval", "bench"},
     {"report"},
     {"recipe", "lineage", "inspect", "plan", "loaded", "compress"},
-    {"launch", "pipeline", "terminal"},
+    {"launch", "pipeline", "terminal", "serve"},
     {"status", "commands"},
     {"cli", "__init__", "__main__"},
 ]
@@ -94,6 +94,7 @@ def test_help_needs_no_torch() -> None:
         "sft",
         "rl",
         "chat",
+        "serve",
     ):
         result = without_torch(*command.split(), "--help")
         assert result.returncode == 0, result.stderr

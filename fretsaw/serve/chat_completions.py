@@ -1,0 +1,212 @@
+"""/v1/chat/completions: a conversation in, its next turn out, the reasoning apart."""
+
+import json
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Request as HttpRequest
+from starlette.responses import Response
+
+from fretsaw.chat import ToolCall, parse_tool_calls, prompt_ids
+from fretsaw.engine.sequence import Event
+from fretsaw.serve.answer import Answer, Pieces, Reading, ThinkingBudget
+from fretsaw.serve.errors import bad_request
+from fretsaw.serve.logprobs import chat_logprob
+from fretsaw.serve.metrics import Stopwatch
+from fretsaw.serve.protocol import ChatRequest, Conversation
+from fretsaw.serve.service import (
+    DONE,
+    EventStream,
+    Head,
+    Service,
+    check_model,
+    engine_requests,
+    growth,
+    merged,
+    room_after,
+    sse,
+    stop_strings,
+    submit,
+    usage,
+    whole,
+)
+from fretsaw.serve.worker import Job
+from fretsaw.tokenizer import Tokenizer
+
+
+def rendered(service: Service, body: Conversation) -> tuple[int, ...]:
+    """Return a conversation's ids, with the header of the turn to write."""
+    model = service.model
+    try:
+        return prompt_ids(
+            model.tokenizer,
+            body.turns,
+            body.mode,
+            toggle=model.toggle,
+            tools=body.offered_tools,
+        )
+    except ValueError as error:
+        raise bad_request(f"messages: {error}", "messages", "invalid_value") from error
+
+
+async def complete_chat(service: Service, body: ChatRequest, http: HttpRequest) -> Response:
+    """Answer a conversation, at once or as a stream."""
+    check_model(service, body.model)
+    if body.top_logprobs is not None and not body.logprobs:
+        raise bad_request("top_logprobs: send logprobs: true with it", "top_logprobs")
+    if None not in (body.max_tokens, body.max_completion_tokens):
+        raise bad_request("max_tokens: max_completion_tokens is given too; send one", "max_tokens")
+    prompt = rendered(service, body)
+    named = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+    room = room_after(service, prompt, getattr(body, named), prompt_param="messages", param=named)
+    requests = engine_requests(
+        service, body, [prompt], [room], num_top_logprobs=body.top_logprobs or 0
+    )
+    reading = Reading(
+        stop_strings(service, body),
+        is_split=body.separate_reasoning,
+        spares_reasoning=body.stop_scope == "answer",
+    )
+    tokenizer, budget = service.model.tokenizer, body.thinking_budget
+    if budget is None:
+        budget = service.limits.thinking_budget
+    watches = [None if budget is None else ThinkingBudget(tokenizer, budget) for _ in requests]
+    turns = [
+        _Turn(Answer(tokenizer, reading), tokenizer, body, has_tools=bool(body.offered_tools))
+        for _ in requests
+    ]
+    watch = Stopwatch(service.metrics, len(turns))
+    job = await submit(service, requests, watches)
+    service.metrics.prompt_tokens += len(prompt)
+    head = Head.of(service, "chatcmpl")
+    if body.stream:
+        return EventStream(service, job, _stream(head, job, turns, body, len(prompt), watch))
+    return await whole(service, http, job, _gather(head, job, turns, len(prompt), watch))
+
+
+@dataclass
+class _Turn:
+    """One answer as a message, or as the deltas of one."""
+
+    answer: Answer
+    tokenizer: Tokenizer
+    body: ChatRequest
+    has_tools: bool
+    parts: dict[str, list[str]] = field(default_factory=lambda: {"reasoning": [], "content": []})
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
+
+    def take(self, pieces: Pieces, events: Sequence[Event]) -> None:
+        for kind, text in pieces:
+            self.parts[kind].append(text)
+        if self.body.logprobs:
+            self.logprobs += [chat_logprob(self.tokenizer, event) for event in events]
+
+    def drain_logprobs(self) -> dict[str, Any] | None:
+        """Return the entries since the last time."""
+        entries, self.logprobs = self.logprobs, []
+        return {"content": entries} if self.body.logprobs and entries else None
+
+    def message(self) -> tuple[dict[str, Any], str | None]:
+        """Return the whole message and why it ended."""
+        reasoning, content = ("".join(self.parts[kind]) for kind in ("reasoning", "content"))
+        calls: tuple[ToolCall, ...] = ()
+        if self.has_tools:
+            content, calls = parse_tool_calls(content)
+        message: dict[str, Any] = {"role": "assistant", "content": content}
+        if self.body.include_reasoning:
+            message |= _reasoning(reasoning or None)
+        reason = self.answer.finish_reason
+        if calls:
+            message["content"] = content or None
+            message["tool_calls"] = [_call(call) for call in calls]
+            reason = "tool_calls" if reason == "stop" else reason
+        return message, reason
+
+    def deltas(self, pieces: Pieces) -> list[dict[str, Any]]:
+        """Return what pieces of text add to the message, never two kinds in one.
+
+        Where tools are offered, the content is withheld to the end: it may turn out to be calls.
+        """
+        found: list[dict[str, Any]] = []
+        for kind, text in pieces:
+            if kind == "reasoning":
+                found += [_reasoning(text)] if self.body.include_reasoning else []
+            elif not self.has_tools:
+                found.append({"content": text})
+        if self.has_tools and self.answer.finish_reason is not None:
+            message, _ = self.message()
+            found += [{"content": message["content"]}] if message["content"] else []
+            calls = message.get("tool_calls", ())
+            found += [{"tool_calls": [{"index": i, **call}]} for i, call in enumerate(calls)]
+        return found
+
+
+def _reasoning(text: str | None) -> dict[str, Any]:
+    """Return reasoning under both names that clients read."""
+    return {"reasoning": text, "reasoning_content": text}
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    arguments = json.dumps(call.arguments, ensure_ascii=False)
+    return {
+        "id": call.id or f"call_{uuid.uuid4().hex}",
+        "type": "function",
+        "function": {"name": call.name, "arguments": arguments},
+    }
+
+
+async def _gather(
+    head: Head, job: Job, turns: Sequence[_Turn], num_prompt: int, watch: Stopwatch
+) -> dict[str, Any]:
+    answers = [turn.answer for turn in turns]
+    async for grown in growth(job, answers, watch):
+        for index, gain in grown.items():
+            turns[index].take(gain.pieces, gain.events)
+    choices = []
+    for index, turn in enumerate(turns):
+        message, reason = turn.message()
+        choices.append(
+            {
+                "index": index,
+                "message": message,
+                "logprobs": turn.drain_logprobs(),
+                "finish_reason": reason,
+            }
+        )
+    return merged(head("chat.completion", choices), usage=usage(num_prompt, answers))
+
+
+async def _stream(
+    head: Head,
+    job: Job,
+    turns: Sequence[_Turn],
+    body: ChatRequest,
+    num_prompt: int,
+    watch: Stopwatch,
+) -> AsyncIterator[bytes]:
+    def chunk(index: int, delta: dict[str, Any], reason: str | None = None) -> bytes:
+        choice = {
+            "index": index,
+            "delta": delta,
+            "logprobs": turns[index].drain_logprobs(),
+            "finish_reason": reason,
+        }
+        return sse(head("chat.completion.chunk", [choice]))
+
+    for index in range(len(turns)):
+        yield chunk(index, {"role": "assistant", "content": ""})
+    answers = [turn.answer for turn in turns]
+    async for grown in growth(job, answers, watch):
+        for index, gain in grown.items():
+            turn = turns[index]
+            turn.take(gain.pieces, gain.events)
+            for delta in turn.deltas(gain.pieces):
+                yield chunk(index, delta)
+            if turn.answer.finish_reason is not None:
+                yield chunk(index, {}, turn.message()[1])
+    if body.stream_options.include_usage:
+        last = head("chat.completion.chunk", [])
+        yield sse(merged(last, usage=usage(num_prompt, answers)))
+    yield DONE
