@@ -1,8 +1,9 @@
 """The server's paths, and what stands before them: keys, counting, and errors in one shape."""
 
+import contextlib
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,16 @@ PAGE_POLICY = (  # the page is one file that reaches this server alone
 
 
 def create_app(service: Service, *, api_keys: Sequence[str] = ()) -> FastAPI:
-    """Return the application; the service's worker is started and closed by whoever runs it."""
-    app = FastAPI(
-        title=f"Fretsaw: {service.model.name}", docs_url=None, redoc_url=None, version="1"
-    )
+    """Return the application; the service's worker runs as long as it."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.worker.start()
+        yield
+        await service.worker.close(grace_s=0)
+
+    title = f"Fretsaw: {service.model.name}"
+    app = FastAPI(title=title, lifespan=lifespan, docs_url=None, redoc_url=None, version="1")
     app.add_exception_handler(ApiError, _tell)
     app.add_exception_handler(HTTPException, _tell_of_path)
     app.add_exception_handler(RecursionError, _tell_of_depth)

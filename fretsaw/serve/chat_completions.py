@@ -21,6 +21,7 @@ from fretsaw.serve.service import (
     EventStream,
     Head,
     Service,
+    check_counts,
     check_model,
     engine_requests,
     growth,
@@ -58,6 +59,7 @@ async def complete_chat(service: Service, body: ChatRequest, http: HttpRequest) 
         raise bad_request("top_logprobs: send logprobs: true with it", "top_logprobs")
     if None not in (body.max_tokens, body.max_completion_tokens):
         raise bad_request("max_tokens: max_completion_tokens is given too; send one", "max_tokens")
+    check_counts(service, body.n, 1)
     prompt = rendered(service, body)
     named = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     room = room_after(service, prompt, getattr(body, named), prompt_param="messages", param=named)
@@ -72,7 +74,7 @@ async def complete_chat(service: Service, body: ChatRequest, http: HttpRequest) 
     tokenizer, budget = service.model.tokenizer, body.thinking_budget
     if budget is None:
         budget = service.limits.thinking_budget
-    watches = [None if budget is None else ThinkingBudget(tokenizer, budget) for _ in requests]
+    watches = [None if budget is None else ThinkingBudget(tokenizer, budget).feed for _ in requests]
     turns = [
         _Turn(Answer(tokenizer, reading), tokenizer, body, has_tools=bool(body.offered_tools))
         for _ in requests
@@ -116,7 +118,8 @@ class _Turn:
             content, calls = parse_tool_calls(content)
         message: dict[str, Any] = {"role": "assistant", "content": content}
         if self.body.include_reasoning:
-            message |= _reasoning(reasoning or None)
+            has_trace = self.answer.num_reasoning_tokens > 0  # be it an empty one
+            message |= _reasoning(reasoning if has_trace else None)
         reason = self.answer.finish_reason
         if calls:
             message["content"] = content or None

@@ -19,6 +19,7 @@ from fretsaw.serve.service import (
     EventStream,
     Head,
     Service,
+    check_counts,
     check_id,
     check_model,
     engine_requests,
@@ -37,6 +38,7 @@ from fretsaw.serve.worker import Job
 async def complete(service: Service, body: CompletionRequest, http: HttpRequest) -> Response:
     """Continue one or several prompts, at once or as a stream."""
     check_model(service, body.model)
+    check_counts(service, body.n, len(body.prompt))
     model = service.model
     prompts = [encoded(model, body, prompt) for prompt in body.prompt]
     rooms = [

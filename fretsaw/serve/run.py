@@ -49,7 +49,7 @@ def serve(
         access_log=log,
         timeout_graceful_shutdown=5,
         server_header=False,
-        lifespan="off",
+        lifespan="on",
         ws="none",
     )
     greeting = f"{model.name} on {url(listener)}  toggle {model.toggle}  {memory_line(engine)}"
@@ -59,7 +59,6 @@ def serve(
 async def _run(
     server: uvicorn.Server, listener: socket.socket, worker: Worker, grace_s: float, greeting: str
 ) -> None:
-    worker.start()
     running = asyncio.create_task(server.serve(sockets=[listener]))
     while not (server.started or running.done()):
         await asyncio.sleep(0.01)

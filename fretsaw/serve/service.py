@@ -51,6 +51,20 @@ def check_model(service: Service, name: str | None) -> None:
         )
 
 
+def check_counts(service: Service, n: int, num_prompts: int) -> None:
+    """Raise where a request asks for more answers than it may."""
+    limits = service.limits
+    if n > limits.max_n:
+        raise bad_request(f"n: {n}; give at most {limits.max_n}", "n", "invalid_value")
+    if n * num_prompts > limits.max_choices:
+        raise bad_request(
+            f"{num_prompts} prompts times {n} answers; give at most {limits.max_choices} "
+            "in one request",
+            "n" if n > 1 else "prompt",
+            "invalid_value",
+        )
+
+
 def engine_requests(
     service: Service,
     body: Sampling,
@@ -63,16 +77,7 @@ def engine_requests(
     The first answer to a prompt has the request's own seed, the others seeds that follow from it;
     without one every answer has a seed of its own.
     """
-    limits, model = service.limits, service.model
-    if body.n > limits.max_n:
-        raise bad_request(f"n: {body.n}; give at most {limits.max_n}", "n", "invalid_value")
-    if body.n * len(prompts) > limits.max_choices:
-        raise bad_request(
-            f"{len(prompts)} prompts times {body.n} answers; give at most {limits.max_choices} "
-            "in one request",
-            "n" if body.n > 1 else "prompt",
-            "invalid_value",
-        )
+    model = service.model
     defaults = model.defaults
     own = {
         name: getattr(defaults if getattr(body, name) is None else body, name)

@@ -11,7 +11,6 @@ import sys
 import threading
 import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Protocol
 
 from fretsaw.engine.engine import Engine, Stats
 from fretsaw.engine.sequence import Event, Request
@@ -31,12 +30,8 @@ class Closing(RuntimeError):
     """The server shuts down."""
 
 
-class Watch(Protocol):
-    """Sees every token of an answer right after its step, and may put tokens in after it."""
-
-    def feed(self, token_id: int) -> Sequence[int]:
-        """Take a token; return the ids that must follow it now, usually none."""
-        ...
+# Sees every token of an answer right after its step; returns the ids that must follow it now.
+Watch = Callable[[int], Sequence[int]]
 
 
 class Job:
@@ -156,7 +151,10 @@ class Worker:
             self._jobs.discard(job)
 
     async def close(self, grace_s: float) -> None:
-        """Refuse new work, finish what runs for at most `grace_s` seconds, then end the thread."""
+        """Refuse new work, finish what runs for at most `grace_s` seconds, then end the thread.
+
+        Called again, it does nothing.
+        """
         self.is_closing = True
         deadline = asyncio.get_running_loop().time() + grace_s
         while self._jobs and self.failure is None:
@@ -254,7 +252,7 @@ class Worker:
         assert watch is not None
         assert event.token_id is not None, "a request without tokens has nothing to watch"
         self._num_made[id] = self._num_made.get(id, 0) + 1
-        forced = tuple(watch.feed(event.token_id))
+        forced = tuple(watch(event.token_id))
         room = job.requests[index].max_tokens - self._num_made[id]
         if not forced or room <= len(forced):
             return []
