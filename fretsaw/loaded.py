@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fretsaw.chat import Message, Mode, prompt_ids
+from fretsaw.chat import Message, Mode, Toggle, prompt_ids, toggle_of
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.engine.engine import Engine, Request
 from fretsaw.model.decoder import Decoder
@@ -13,10 +13,11 @@ from fretsaw.tokenizer import StreamDecoder, Tokenizer
 
 @dataclass
 class LoadedModel:
-    """A decoder and the tokenizer that belongs to it."""
+    """A decoder, the tokenizer that belongs to it, and how it is told to reason or not."""
 
     decoder: Decoder
     tokenizer: Tokenizer
+    toggle: Toggle = "v1"
 
     @classmethod
     def from_checkpoint(cls, name_or_path: str | Path, *, device: str = "cpu") -> "LoadedModel":
@@ -25,7 +26,7 @@ class LoadedModel:
         decoder = checkpoint.load(path, device=device)
         tokenizer = Tokenizer.from_folder(path)
         checkpoint.check_tokenizer(tokenizer, decoder.config)
-        return cls(decoder, tokenizer)
+        return cls(decoder, tokenizer, toggle_of(path))
 
     def generate(
         self, prompt: str, *, max_tokens: int = 100, temperature: float = 0.0, seed: int = 0
@@ -56,7 +57,7 @@ class LoadedModel:
         Where prompt and `max_tokens` exceed the model's context, the answer ends there. Raises
         ValueError where the conversation alone fills it, and for a model that has no chat format.
         """
-        token_ids = prompt_ids(self.tokenizer, messages, mode)
+        token_ids = prompt_ids(self.tokenizer, messages, mode, toggle=self.toggle)
         room = self.decoder.config.max_position_embeddings - len(token_ids)
         if room < 1:
             raise ValueError(

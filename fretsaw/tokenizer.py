@@ -12,12 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from fretsaw.artifact import write_json
 
 _REPLACEMENT = "\ufffd"  # what an unfinished UTF-8 character decodes to
 _BYTE_NAME = re.compile(r"<0x([0-9A-F]{2})>")  # a single byte in a SentencePiece vocabulary
+# How Llama 3 splits a text before merging, but for digits, which stand alone here: contractions,
+# words with what comes before them, digits, other signs with the line ends after them, line ends,
+# spaces. So a text that follows a blank line has the ids that it has alone.
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def _byte_level_alphabet() -> dict[str, int]:
@@ -95,8 +102,8 @@ class Tokenizer:
         inner = tokenizers.Tokenizer(models.BPE())
         inner.pre_tokenizer = pre_tokenizers.Sequence(
             [
-                pre_tokenizers.Digits(individual_digits=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False),
+                pre_tokenizers.Split(Regex(_WORDS), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
             ]
         )
         inner.decoder = decoders.ByteLevel()

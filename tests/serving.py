@@ -141,7 +141,7 @@ def local(
     """Serve a checkpoint in this process."""
     loaded = LoadedModel.from_checkpoint(folder)
     engine = Engine(loaded.decoder, max_batch=max_batch)
-    served = ServedModel.of(folder, loaded.tokenizer, loaded.decoder.config)
+    served = ServedModel.of(folder, loaded)
     for name, value in model.items():
         object.__setattr__(served, name, value)
     limits = limits or Limits()

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fretsaw.chat import Toggle, toggle_of
+from fretsaw.chat import Toggle
+from fretsaw.loaded import LoadedModel
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.size import num_params
 from fretsaw.tokenizer import Tokenizer
@@ -46,15 +47,13 @@ class ServedModel:
     created: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
-    def of(
-        cls, folder: Path, tokenizer: Tokenizer, config: ModelConfig, name: str | None = None
-    ) -> "ServedModel":
+    def of(cls, folder: Path, loaded: LoadedModel, name: str | None = None) -> "ServedModel":
         """Read what a checkpoint's folder says; the name is by default the folder's."""
         return cls(
             name=name or folder.resolve().name,
-            tokenizer=tokenizer,
-            config=config,
-            toggle=toggle_of(folder),
+            tokenizer=loaded.tokenizer,
+            config=loaded.decoder.config,
+            toggle=loaded.toggle,
             defaults=Defaults.of(folder),
             chat_template=_chat_template(folder),
         )

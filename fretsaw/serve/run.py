@@ -39,7 +39,7 @@ def serve(
     folder = checkpoint.resolve(name_or_path)
     loaded = LoadedModel.from_checkpoint(folder, device=device)
     engine = Engine(loaded.decoder, max_batch=max_batch, memory_mib=memory_mib)
-    model = ServedModel.of(folder, loaded.tokenizer, loaded.decoder.config, name)
+    model = ServedModel.of(folder, loaded, name)
     limits = limits or Limits()
     worker = Worker(engine, max_open=max_batch + limits.max_queue)
     app = create_app(Service(model, worker, limits), api_keys=api_keys)

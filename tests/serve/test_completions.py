@@ -83,7 +83,10 @@ def test_offsets_point_into_the_text(server: Local) -> None:
     for token, offset in zip(found["tokens"], found["text_offset"], strict=True):
         if not token.startswith(("bytes:", "<s>", "<|eot_id|>")):
             assert choice["text"][offset:].startswith(token)
-    assert [t for t in found["tokens"] if t.startswith("bytes:")][:2] == ["bytes:\\xc3", "bytes:\\xaf"]
+    assert [t for t in found["tokens"] if t.startswith("bytes:")][:2] == [
+        "bytes:\\xc3",
+        "bytes:\\xaf",
+    ]
 
 
 def test_max_tokens_0_scores_the_prompt_alone(server: Local) -> None:
