@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from starlette.testclient import TestClient
 
-from fretsaw.chat import Message, add_control_tokens, render, with_reasoning
+from fretsaw.chat import Message, Mode, Toggle, add_control_tokens, render, with_reasoning
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.engine.engine import Engine
 from fretsaw.loaded import LoadedModel
@@ -33,6 +33,14 @@ LESSONS = {
     "Who are you?": ("I was made small.\n\nI say so.", "I am a tiny model."),
 }
 CONTEXT = 256
+# How it is told to reason: v1's line, v1.5's flags, or not at all (then it answers at once).
+TOLD: tuple[tuple[Toggle, Mode], ...] = (
+    ("v1", "on"),
+    ("v1", "off"),
+    ("v1.5", "on"),
+    ("v1.5", "off"),
+    ("none", "on"),
+)
 
 
 def lesson(question: str, mode: str) -> str:
@@ -73,7 +81,7 @@ def learn(decoder: Decoder, tokenizer: Tokenizer) -> None:
             group["lr"] = 4e-3 * min(1.0, (step + 1) / 20)
         logits = decoder(ids[:, :-1])
         loss = F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-1)
-        if loss.item() < 0.003:
+        if loss.item() < 0.01:
             return
         optimizer.zero_grad()
         loss.backward()
@@ -88,14 +96,15 @@ def rows(tokenizer: Tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
     spans = []
     for number, question in enumerate(questions):
         before = questions[(number + 1) % len(questions)]
-        for mode in ("on", "off"):
-            asked = [Message("user", question), Message("assistant", lesson(question, mode))]
-            earlier = [Message("user", before), Message("assistant", lesson(before, mode))]
+        for toggle, mode in TOLD:
+            written = mode if toggle != "none" else "off"
+            asked = [Message("user", question), Message("assistant", lesson(question, written))]
+            earlier = [Message("user", before), Message("assistant", lesson(before, written))]
             own = Message("system", "Be brief.")
-            spans += [
-                render(tokenizer, turns, mode)
-                for turns in (asked, [*earlier, *asked], [own, *asked])
-            ]
+            spans.append(render(tokenizer, asked, mode, toggle=toggle))
+            if toggle == "v1":
+                spans.append(render(tokenizer, [*earlier, *asked], mode))
+                spans.append(render(tokenizer, [own, *asked], mode))
     lengths = [sum(len(span.token_ids) for span in row) for row in spans]
     ids = torch.zeros(len(spans), max(lengths), dtype=torch.long)
     labels = torch.full_like(ids, -1)

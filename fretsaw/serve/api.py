@@ -16,7 +16,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fretsaw.chat import render
 from fretsaw.serve.body import read_body
 from fretsaw.serve.chat_completions import complete_chat, rendered
 from fretsaw.serve.completions import complete, encoded
@@ -158,16 +157,7 @@ def _token_ids(service: Service, body: TokenizeRequest) -> Sequence[int]:
         raise bad_request("prompt: send either prompt or messages", "prompt", "invalid_value")
     if body.prompt is not None:
         return encoded(service.model, body, body.prompt) if body.prompt else _bos(service, body)
-    if body.add_generation_prompt:
-        return rendered(service, body)
-    model = service.model
-    try:
-        spans = render(
-            model.tokenizer, body.turns, body.mode, toggle=model.toggle, tools=body.offered_tools
-        )
-    except ValueError as error:
-        raise bad_request(f"messages: {error}", "messages", "invalid_value") from error
-    return [id for span in spans for id in span.token_ids]
+    return rendered(service, body, begins=body.add_generation_prompt)
 
 
 def _bos(service: Service, body: TokenizeRequest) -> list[int]:

@@ -1,6 +1,7 @@
 """/v1/chat/completions: a conversation in, its next turn out, the reasoning apart."""
 
 import json
+import re
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any
 from fastapi import Request as HttpRequest
 from starlette.responses import Response
 
-from fretsaw.chat import ToolCall, parse_tool_calls, prompt_ids
+from fretsaw.chat import CALLS, ToolCall, parse_tool_calls, prompt_ids, render
 from fretsaw.engine.sequence import Event
 from fretsaw.serve.answer import Answer, Pieces, Reading, ThinkingBudget
 from fretsaw.serve.errors import bad_request
@@ -36,20 +37,21 @@ from fretsaw.serve.service import (
 from fretsaw.serve.worker import Job
 from fretsaw.tokenizer import Tokenizer
 
+_PLACE = re.compile(r"messages\[\d+\]")  # what the renderer's errors begin with
 
-def rendered(service: Service, body: Conversation) -> tuple[int, ...]:
-    """Return a conversation's ids, with the header of the turn to write."""
+
+def rendered(service: Service, body: Conversation, *, begins: bool = True) -> tuple[int, ...]:
+    """Return a conversation's ids, with the header of the turn to write where one begins."""
     model = service.model
+    turns, told = body.turns, {"toggle": model.toggle, "tools": body.offered_tools}
     try:
-        return prompt_ids(
-            model.tokenizer,
-            body.turns,
-            body.mode,
-            toggle=model.toggle,
-            tools=body.offered_tools,
-        )
+        if begins:
+            return prompt_ids(model.tokenizer, turns, body.mode, **told)
+        spans = render(model.tokenizer, turns, body.mode, **told)
     except ValueError as error:
-        raise bad_request(f"messages: {error}", "messages", "invalid_value") from error
+        place = _PLACE.match(str(error))
+        raise bad_request(str(error), place[0] if place else "messages", "invalid_value") from error
+    return tuple(id for span in spans for id in span.token_ids)
 
 
 async def complete_chat(service: Service, body: ChatRequest, http: HttpRequest) -> Response:
@@ -76,7 +78,7 @@ async def complete_chat(service: Service, body: ChatRequest, http: HttpRequest) 
         budget = service.limits.thinking_budget
     watches = [None if budget is None else ThinkingBudget(tokenizer, budget).feed for _ in requests]
     turns = [
-        _Turn(Answer(tokenizer, reading), tokenizer, body, has_tools=bool(body.offered_tools))
+        Turn(Answer(tokenizer, reading), tokenizer, body, has_tools=bool(body.offered_tools))
         for _ in requests
     ]
     watch = Stopwatch(service.metrics, len(turns))
@@ -89,7 +91,7 @@ async def complete_chat(service: Service, body: ChatRequest, http: HttpRequest) 
 
 
 @dataclass
-class _Turn:
+class Turn:
     """One answer as a message, or as the deltas of one."""
 
     answer: Answer
@@ -98,8 +100,11 @@ class _Turn:
     has_tools: bool
     parts: dict[str, list[str]] = field(default_factory=lambda: {"reasoning": [], "content": []})
     logprobs: list[dict[str, Any]] = field(default_factory=list)
+    call_id: str = field(default_factory=lambda: f"call_{uuid.uuid4().hex[:16]}_")
+    num_sent: int = 0  # characters of the content, where calls may follow
 
     def take(self, pieces: Pieces, events: Sequence[Event]) -> None:
+        """Take what the answer gained."""
         for kind, text in pieces:
             self.parts[kind].append(text)
         if self.body.logprobs:
@@ -111,7 +116,7 @@ class _Turn:
         return {"content": entries} if self.body.logprobs and entries else None
 
     def message(self) -> tuple[dict[str, Any], str | None]:
-        """Return the whole message and why it ended."""
+        """Return the message as far as it has come, and why it ended."""
         reasoning, content = ("".join(self.parts[kind]) for kind in ("reasoning", "content"))
         calls: tuple[ToolCall, ...] = ()
         if self.has_tools:
@@ -123,14 +128,16 @@ class _Turn:
         reason = self.answer.finish_reason
         if calls:
             message["content"] = content or None
-            message["tool_calls"] = [_call(call) for call in calls]
+            message["tool_calls"] = [
+                _call(call, f"{self.call_id}{i}") for i, call in enumerate(calls)
+            ]
             reason = "tool_calls" if reason == "stop" else reason
         return message, reason
 
     def deltas(self, pieces: Pieces) -> list[dict[str, Any]]:
         """Return what pieces of text add to the message, never two kinds in one.
 
-        Where tools are offered, the content is withheld to the end: it may turn out to be calls.
+        Where tools are offered, content is withheld from where calls may begin.
         """
         found: list[dict[str, Any]] = []
         for kind, text in pieces:
@@ -138,12 +145,26 @@ class _Turn:
                 found += [_reasoning(text)] if self.body.include_reasoning else []
             elif not self.has_tools:
                 found.append({"content": text})
-        if self.has_tools and self.answer.finish_reason is not None:
-            message, _ = self.message()
-            found += [{"content": message["content"]}] if message["content"] else []
-            calls = message.get("tool_calls", ())
-            found += [{"tool_calls": [{"index": i, **call}]} for i, call in enumerate(calls)]
-        return found
+        return found + self._content_before_calls() if self.has_tools else found
+
+    def _content_before_calls(self) -> list[dict[str, Any]]:
+        content, is_whole = "".join(self.parts["content"]), self.answer.finish_reason is not None
+        message = self.message()[0] if is_whole else {"content": _before_calls(content)}
+        text = (message["content"] or "")[self.num_sent :]
+        self.num_sent += len(text)
+        found: list[dict[str, Any]] = [{"content": text}] if text else []
+        calls = message.get("tool_calls", ())
+        return found + [{"tool_calls": [{"index": i, **call}]} for i, call in enumerate(calls)]
+
+
+def _before_calls(content: str) -> str:
+    """Return the beginning of a content in which no calls can begin any more."""
+    opening = CALLS[0].removesuffix("[")
+    at = content.find(opening)
+    if at < 0:
+        begun = (n for n in range(len(opening) - 1, 0, -1) if content.endswith(opening[:n]))
+        at = len(content) - next(begun, 0)
+    return content[:at].rstrip()
 
 
 def _reasoning(text: str | None) -> dict[str, Any]:
@@ -151,17 +172,17 @@ def _reasoning(text: str | None) -> dict[str, Any]:
     return {"reasoning": text, "reasoning_content": text}
 
 
-def _call(call: ToolCall) -> dict[str, Any]:
+def _call(call: ToolCall, id: str) -> dict[str, Any]:
     arguments = json.dumps(call.arguments, ensure_ascii=False)
     return {
-        "id": call.id or f"call_{uuid.uuid4().hex}",
+        "id": id,
         "type": "function",
         "function": {"name": call.name, "arguments": arguments},
     }
 
 
 async def _gather(
-    head: Head, job: Job, turns: Sequence[_Turn], num_prompt: int, watch: Stopwatch
+    head: Head, job: Job, turns: Sequence[Turn], num_prompt: int, watch: Stopwatch
 ) -> dict[str, Any]:
     answers = [turn.answer for turn in turns]
     async for grown in growth(job, answers, watch):
@@ -184,7 +205,7 @@ async def _gather(
 async def _stream(
     head: Head,
     job: Job,
-    turns: Sequence[_Turn],
+    turns: Sequence[Turn],
     body: ChatRequest,
     num_prompt: int,
     watch: Stopwatch,

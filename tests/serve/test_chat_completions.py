@@ -5,6 +5,12 @@ import json
 import pytest
 from serving import LESSONS, Local, asking, lesson, local
 
+from fretsaw.engine.sequence import Event
+from fretsaw.serve.answer import Answer, Reading
+from fretsaw.serve.chat_completions import Turn
+from fretsaw.serve.protocol import ChatRequest, parse
+from fretsaw.serve.settings import Limits
+
 QUESTION = "What is 2 + 3?"
 REASONING, ANSWER = LESSONS[QUESTION]
 
@@ -159,7 +165,7 @@ def test_usage_in_a_stream_comes_last_and_only_when_asked(server: Local) -> None
 def test_several_answers_in_a_stream(server: Local) -> None:
     body = asking(n=3, stream=True, temperature=1.5, seed=5)
     whole = server.post("/v1/chat/completions", body | {"stream": False})
-    texts = {index: "" for index in range(3)}
+    texts = dict.fromkeys(range(3), "")
     for chunk in events(server, "/v1/chat/completions", body):
         for choice in chunk["choices"]:
             texts[choice["index"]] += choice["delta"].get("content") or ""
@@ -172,10 +178,10 @@ def test_several_answers_in_a_stream(server: Local) -> None:
 def test_usage(server: Local) -> None:
     usage = server.post("/v1/chat/completions", asking())["usage"]
     tokenizer = server.service.model.tokenizer
-    trace, _, answer = lesson(QUESTION, "on").partition("</think>")
-    num_trace = len(tokenizer.encode(f"{trace}</think>"))
+    ids = tokenizer.encode(lesson(QUESTION, "on"))
+    num_trace = next(n for n in range(len(ids)) if "</think>" in tokenizer.decode(ids[:n]))
     assert usage["completion_tokens_details"]["reasoning_tokens"] == num_trace
-    assert usage["completion_tokens"] == num_trace + len(tokenizer.encode(answer)) + 1
+    assert usage["completion_tokens"] == len(ids) + 1  # with the token that ends the turn
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
     asked = {"messages": asking()["messages"]}
     assert server.post("/tokenize", asked)["count"] == usage["prompt_tokens"]
@@ -223,8 +229,6 @@ def test_tokens_put_in_are_marked_in_the_log_probabilities(server: Local) -> Non
 
 
 def test_a_budget_of_the_server(toggled) -> None:
-    from fretsaw.serve.settings import Limits
-
     with local(toggled, limits=Limits(thinking_budget=5)) as server:
         short = server.chat()["message"]["reasoning"]
         assert len(short) < len(REASONING)
@@ -303,3 +307,110 @@ def test_penalties_and_filters_reach_the_engine(server: Local) -> None:
 def test_an_answer_may_go_on_past_the_end_token(server: Local) -> None:
     choice = server.chat(ignore_eos=True, max_tokens=60)
     assert choice["finish_reason"] == "length"
+
+
+# --- other toggles, and tools ---------------------------------------------------------------------
+
+
+def test_the_toggle_of_v1_5(toggled) -> None:
+    with local(toggled, toggle="v1.5") as server:
+        assert server.chat()["message"]["reasoning"] == REASONING
+        off = server.chat(chat_template_kwargs={"enable_thinking": False})["message"]
+        assert (off["content"], off["reasoning"]) == (ANSWER, None)
+        _, found = deltas(server, reasoning_effort="none")
+        assert joined(found, "content") == ANSWER
+        for said, reasoning in (("/no_think", None), ("/think", REASONING)):
+            messages = [{"role": "system", "content": said}, *asking()["messages"]]
+            body = asking() | {"messages": messages, "reasoning_effort": "low"}
+            message = server.post("/v1/chat/completions", body)["choices"][0]["message"]
+            assert message["reasoning"] == reasoning
+
+
+def test_a_model_without_a_toggle_is_read_as_it_writes(toggled) -> None:
+    with local(toggled, toggle="none") as server:
+        for body in ({}, {"reasoning_effort": "high"}, {"thinking_token_budget": 0}):
+            message = server.chat(**body)["message"]
+            assert (message["content"], message["reasoning"]) == (ANSWER, None)
+        assert server.chat(stop=[" is"])["message"]["content"] == "It"
+        assert server.client.get("/v1/models/toggled").json()["reasoning_toggle"] == "none"
+
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {"name": "add", "parameters": {"type": "object", "properties": {}}},
+    }
+]
+
+
+def turn(server: Local, text: str, **body) -> tuple[Turn, list[dict]]:
+    """Return a turn that has taken a text character by character, and its deltas."""
+    tokenizer = server.service.model.tokenizer
+    answer = Answer(tokenizer, Reading(is_split=True))
+    request = parse(asking(**body), ChatRequest)
+    made = Turn(answer, tokenizer, request, has_tools=bool(request.offered_tools))
+    found = []
+    for id in [*tokenizer.encode(text), tokenizer.eos_token_ids[0]]:
+        reason = "stop" if id in tokenizer.eos_token_ids else None
+        event = Event(0, id, -0.1, reason)
+        pieces = answer.feed(event)
+        made.take(pieces, [event])
+        found += made.deltas(pieces)
+    return made, found
+
+
+CALL = '<TOOLCALL>[{"name": "add", "arguments": {"a": 2, "b": [3, "ü"]}}]</TOOLCALL>'
+
+
+@pytest.mark.parametrize(
+    "before", ["", "I will add. ", "<think>\nHm.\n</think>\n\n", "a < b <TOOL "]
+)
+@pytest.mark.parametrize("num_calls", [1, 2])
+def test_tool_calls_are_read_from_the_answer(server: Local, before: str, num_calls: int) -> None:
+    made, found = turn(server, before + CALL * num_calls, tools=TOOLS)
+    message, reason = made.message()
+    assert reason == "tool_calls"
+    said = before.partition("</think>")[2].strip() if "think" in before else before.strip()
+    assert message["content"] == (said or None)
+    assert len(message["tool_calls"]) == num_calls
+    call = message["tool_calls"][0]
+    assert call["type"] == "function"
+    assert call["id"].startswith("call_")
+    assert call["function"]["name"] == "add"
+    assert json.loads(call["function"]["arguments"]) == {"a": 2, "b": [3, "ü"]}
+    assert joined(found, "content") == said
+    streamed = [c for delta in found for c in delta.get("tool_calls", ())]
+    assert [c["index"] for c in streamed] == list(range(num_calls))
+    assert [c["function"] for c in streamed] == [c["function"] for c in message["tool_calls"]]
+    assert [c["id"] for c in streamed] == [c["id"] for c in message["tool_calls"]]
+
+
+def test_what_only_looks_like_a_call_is_content(server: Local) -> None:
+    for text in ("<TOOLCALL>[{]</TOOLCALL>", "<TOOLCALL>", "1 <TOO"):
+        made, found = turn(server, text, tools=TOOLS)
+        message, reason = made.message()
+        assert (message["content"], reason) == (text, "stop")
+        assert joined(found, "content") == text
+        assert "tool_calls" not in message
+    made, found = turn(server, CALL)  # no tools were offered
+    assert made.message()[0]["content"] == joined(found, "content") == CALL
+
+
+def test_tools_and_their_results_are_rendered(server: Local) -> None:
+    asked = asking()["messages"]
+    plain = server.post("/tokenize", {"messages": asked})["tokens"]
+    offered = server.post("/tokenize", {"messages": asked, "tools": TOOLS})["tokens"]
+    text = server.service.model.tokenizer.decode(offered, skip_special=False)
+    assert '{"name": "add"' in text
+    none = {"messages": asked, "tools": TOOLS, "tool_choice": "none"}
+    assert server.post("/tokenize", none)["tokens"] == plain
+    call = {"id": "c", "type": "function", "function": {"name": "add", "arguments": '{"a": 2}'}}
+    messages = [
+        *asked,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "5"},
+    ]
+    ids = server.post("/tokenize", {"messages": messages})["tokens"]
+    text = server.service.model.tokenizer.decode(ids, skip_special=False)
+    assert '<TOOLCALL>[{"name": "add", "arguments": {"a": 2}}]</TOOLCALL>' in text
+    assert "<TOOL_RESPONSE>[5]</TOOL_RESPONSE>" in text

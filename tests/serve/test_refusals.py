@@ -117,20 +117,23 @@ def test_an_unknown_model_is_not_found(server: Local) -> None:
 
 
 @pytest.mark.parametrize(
-    "roles",
+    ("roles", "param"),
     [
-        ("assistant", "user"),
-        ("user", "system"),
-        ("user", "user"),
-        ("system", "system", "user"),
-        ("tool",),
-        ("system",),
+        (("assistant", "user"), "messages[0]"),
+        (("user", "system"), "messages[1]"),
+        (("user", "user"), "messages[1]"),
+        (("system", "system", "user"), "messages[1]"),
+        (("user", "assistant", "tool"), "messages[2]"),
+        (("tool",), "messages[0]"),
+        (("system",), "messages"),
+        (("user", "assistant"), "messages"),
     ],
 )
-def test_roles_out_of_order(server: Local, roles: tuple[str, ...]) -> None:
+def test_roles_out_of_order(server: Local, roles: tuple[str, ...], param: str) -> None:
     messages = [{"role": role, "content": "a"} for role in roles]
     error = refusal(server, "/v1/chat/completions", {"messages": messages})
-    assert error["param"] == "messages"
+    assert error["param"] == param
+    assert error["message"].startswith("messages")
 
 
 COMPLETION = [
