@@ -165,6 +165,7 @@ class Remote:
     """A real server in a process of its own."""
 
     url: str
+    greeting: str
     process: subprocess.Popen[str]
 
 
@@ -178,7 +179,7 @@ def remote(folder: Path, *options: str) -> Iterator[Remote]:
         greeting = process.stdout.readline()
         found = re.search(r"http://\S+", greeting)
         assert found, f"no address in {greeting!r}"
-        yield Remote(found[0], process)
+        yield Remote(found[0], greeting, process)
     finally:
         process.terminate()
         process.wait(timeout=30)

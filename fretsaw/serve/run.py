@@ -35,25 +35,25 @@ def serve(
     log: bool = False,
 ) -> None:
     """Serve a checkpoint until SIGINT or SIGTERM; a second signal does not wait."""
-    listener = listen(host, port)  # before the weights are read: a taken port is told at once
-    folder = checkpoint.resolve(name_or_path)
-    loaded = LoadedModel.from_checkpoint(folder, device=device)
-    engine = Engine(loaded.decoder, max_batch=max_batch, memory_mib=memory_mib)
-    model = ServedModel.of(folder, loaded, name)
     limits = limits or Limits()
-    worker = Worker(engine, max_open=max_batch + limits.max_queue)
-    app = create_app(Service(model, worker, limits), api_keys=api_keys)
-    config = uvicorn.Config(
-        app,
-        log_level="info" if log else "warning",
-        access_log=log,
-        timeout_graceful_shutdown=5,
-        server_header=False,
-        lifespan="on",
-        ws="none",
-    )
-    greeting = f"{model.name} on {url(listener)}  toggle {model.toggle}  {memory_line(engine)}"
-    asyncio.run(_run(uvicorn.Server(config), listener, worker, grace_s, greeting))
+    with listen(host, port) as listener:  # before the weights are read: a taken port is told early
+        folder = checkpoint.resolve(name_or_path)
+        loaded = LoadedModel.from_checkpoint(folder, device=device)
+        engine = Engine(loaded.decoder, max_batch=max_batch, memory_mib=memory_mib)
+        model = ServedModel.of(folder, loaded, name)
+        worker = Worker(engine, max_open=max_batch + limits.max_queue)
+        app = create_app(Service(model, worker, limits), api_keys=api_keys)
+        config = uvicorn.Config(
+            app,
+            log_level="info" if log else "warning",
+            access_log=log,
+            timeout_graceful_shutdown=5,
+            server_header=False,
+            lifespan="on",
+            ws="none",
+        )
+        greeting = f"{model.name} on {url(listener)}  toggle {model.toggle}  {memory_line(engine)}"
+        asyncio.run(_run(uvicorn.Server(config), listener, worker, grace_s, greeting))
 
 
 async def _run(

@@ -298,7 +298,7 @@ def test_log_probabilities(server: Local) -> None:
 
 def test_penalties_and_filters_reach_the_engine(server: Local) -> None:
     plain = server.chat()
-    for body in ({"top_k": 1}, {"top_p": 0.01}, {"min_p": 1.0}):
+    for body in ({"top_k": 1}, {"top_p": 0.01}, {"min_p": 0.99}):
         assert server.chat(temperature=2, seed=3, **body)["message"] == plain["message"]
     assert server.chat(repetition_penalty=10)["message"] != plain["message"]
     assert server.chat(presence_penalty=2, max_tokens=100)["finish_reason"]

@@ -52,7 +52,7 @@ CHAT = [
     ({"messages": [HELLO], "temperature": -0.1}, "temperature", "give at least 0"),
     ({"messages": [HELLO], "temperature": "hot"}, "temperature", "give a number"),
     ({"messages": [HELLO], "top_p": 0}, "top_p", "give more than 0"),
-    ({"messages": [HELLO], "min_p": 2}, "min_p", "give at most 1"),
+    ({"messages": [HELLO], "min_p": 2}, "min_p", "give less than 1"),
     ({"messages": [HELLO], "top_k": -2}, "top_k", "give at least -1"),
     ({"messages": [HELLO], "presence_penalty": 3}, "presence_penalty", "give at most 2"),
     ({"messages": [HELLO], "seed": 2**64}, "seed", "give less than"),
