@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -133,7 +134,7 @@ class Local:
         assert response.status_code == 200, response.text
         return response.json()
 
-    def chat(self, question: str = "What is 2 + 3?", **body) -> dict:
+    def chat(self, question: str = "What is 2 + 3?", /, **body: Any) -> dict:
         """Return the first choice of a greedy answer."""
         return self.post("/v1/chat/completions", asking(question, **body))["choices"][0]
 

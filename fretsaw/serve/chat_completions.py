@@ -149,11 +149,13 @@ class Turn:
 
     def _content_before_calls(self) -> list[dict[str, Any]]:
         content, is_whole = "".join(self.parts["content"]), self.answer.finish_reason is not None
-        message = self.message()[0] if is_whole else {"content": _before_calls(content)}
+        message: dict[str, Any] = (
+            self.message()[0] if is_whole else {"content": _before_calls(content)}
+        )
         text = (message["content"] or "")[self.num_sent :]
         self.num_sent += len(text)
         found: list[dict[str, Any]] = [{"content": text}] if text else []
-        calls = message.get("tool_calls", ())
+        calls: list[dict[str, Any]] = message.get("tool_calls", [])
         return found + [{"tool_calls": [{"index": i, **call}]} for i, call in enumerate(calls)]
 
 

@@ -45,7 +45,7 @@ def serve(
         app = create_app(Service(model, worker, limits), api_keys=api_keys)
         config = uvicorn.Config(
             app,
-            log_level="info" if log else "warning",
+            log_level="info" if log else "error",
             access_log=log,
             timeout_graceful_shutdown=5,
             server_header=False,

@@ -1,6 +1,7 @@
 """The real openai client against the real server."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -17,19 +18,19 @@ def client(live: Remote) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def ask(client: openai.OpenAI, **more):
+def ask(client: Any, **more):
     fields = {"model": "toggled", "messages": MESSAGES, "temperature": 0, **more}
     return client.chat.completions.create(**fields)
 
 
-def test_models(client: openai.OpenAI) -> None:
+def test_models(client: Any) -> None:
     (model,) = client.models.list().data
     assert model.id == client.models.retrieve("toggled").id == "toggled"
     with pytest.raises(openai.NotFoundError, match="not served here"):
         client.models.retrieve("other")
 
 
-def test_chat(client: openai.OpenAI) -> None:
+def test_chat(client: Any) -> None:
     found = ask(client)
     message = found.choices[0].message
     assert (message.role, message.content) == ("assistant", ANSWER)
@@ -39,20 +40,20 @@ def test_chat(client: openai.OpenAI) -> None:
     assert found.usage.total_tokens == found.usage.prompt_tokens + found.usage.completion_tokens
 
 
-def test_the_toggle(client: openai.OpenAI) -> None:
+def test_the_toggle(client: Any) -> None:
     kwargs = {"chat_template_kwargs": {"enable_thinking": False}}
     for more in ({"extra_body": kwargs}, {"reasoning_effort": "none"}):
         message = ask(client, **more).choices[0].message
         assert (message.content, message.reasoning) == (ANSWER, None)
 
 
-def test_an_answer_can_be_sent_back_as_it_came(client: openai.OpenAI) -> None:
+def test_an_answer_can_be_sent_back_as_it_came(client: Any) -> None:
     message = ask(client).choices[0].message
     more = [*MESSAGES, message, {"role": "user", "content": "Name a color."}]
     assert ask(client, messages=more).choices[0].message.content
 
 
-def test_a_stream(client: openai.OpenAI) -> None:
+def test_a_stream(client: Any) -> None:
     stream = ask(client, stream=True, stream_options={"include_usage": True}, n=2)
     texts = {("reasoning", 0): "", ("content", 0): "", ("reasoning", 1): "", ("content", 1): ""}
     usage, roles = None, []
@@ -73,7 +74,7 @@ def test_a_stream(client: openai.OpenAI) -> None:
     assert usage.completion_tokens > 20
 
 
-def test_the_streaming_helper(client: openai.OpenAI) -> None:
+def test_the_streaming_helper(client: Any) -> None:
     with client.chat.completions.stream(
         model="toggled", messages=MESSAGES, temperature=0, logprobs=True
     ) as stream:
@@ -85,7 +86,7 @@ def test_the_streaming_helper(client: openai.OpenAI) -> None:
     assert "".join(token.token for token in tokens) == f"{lesson(QUESTION, 'on')}<|eot_id|>"
 
 
-def test_completions(client: openai.OpenAI) -> None:
+def test_completions(client: Any) -> None:
     found = client.completions.create(
         model="toggled", prompt=["I am", "Blue"], max_tokens=5, temperature=0, logprobs=2, echo=True
     )
@@ -101,7 +102,7 @@ def test_completions(client: openai.OpenAI) -> None:
     assert f"I am{text}" == found.choices[0].text
 
 
-def test_tools(client: openai.OpenAI) -> None:
+def test_tools(client: Any) -> None:
     tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
     choice = ask(client, tools=[tool], tool_choice="auto").choices[0]
     assert choice.message.tool_calls is None
@@ -122,7 +123,7 @@ def test_tools(client: openai.OpenAI) -> None:
         ({"extra_body": {"chat_template": "{{"}}, "chat_template"),
     ],
 )
-def test_refusals(client: openai.OpenAI, fields: dict, param: str) -> None:
+def test_refusals(client: Any, fields: dict, param: str) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         ask(client, **fields)
     assert caught.value.param == param
@@ -131,7 +132,7 @@ def test_refusals(client: openai.OpenAI, fields: dict, param: str) -> None:
     assert ask(client, max_tokens=1).choices
 
 
-def test_an_unknown_model_and_what_is_out_of_scope(client: openai.OpenAI) -> None:
+def test_an_unknown_model_and_what_is_out_of_scope(client: Any) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         ask(client, model="gpt-9")
     assert (caught.value.param, caught.value.code) == ("model", "model_not_found")

@@ -267,7 +267,7 @@ def test_keys(toggled) -> None:
             assert response.headers["www-authenticate"] == "Bearer"
             assert response.json()["error"]["type"] == "authentication_error"
         for key in ("one", "zwei ü"):
-            headers = {"authorization": f"Bearer {key}".encode()}
+            headers = [(b"authorization", f"Bearer {key}".encode())]
             assert locked.client.get("/v1/models", headers=headers).status_code == 200
         assert locked.client.get("/health").status_code == 200
         for path in ("/metrics", "/tokenizer_info", "/architecture", "/openapi.json"):

@@ -67,7 +67,8 @@ def test_a_queue_that_is_full(toggled: Path) -> None:
     with remote(toggled, "--max-batch", "1", "--max-queue", "1") as server:
         url = f"{server.url}/v1/chat/completions"
         with httpx.stream("POST", url, json=asking(stream=True, n=30, **LONG)) as response:
-            next(response.iter_lines())
+            lines = response.iter_lines()
+            next(lines)
             refused = httpx.post(url, json=asking())
             assert refused.status_code == 429
             assert refused.headers["retry-after"] == "1"
@@ -135,7 +136,8 @@ def test_a_second_signal_does_not_wait(toggled: Path) -> None:
     with remote(toggled) as server:
         body = asking(stream=True, n=100, **LONG)
         with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body) as response:
-            next(response.iter_lines())
+            lines = response.iter_lines()
+            next(lines)
             server.process.send_signal(signal.SIGINT)
             time.sleep(0.2)
             server.process.send_signal(signal.SIGINT)
