@@ -6,7 +6,8 @@ from pathlib import Path
 
 from fretsaw.chat import Message, Mode, Toggle, prompt_ids, toggle_of
 from fretsaw.checkpoint import folder as checkpoint
-from fretsaw.engine.engine import Engine, Request
+from fretsaw.engine.engine import Engine
+from fretsaw.engine.sequence import Request
 from fretsaw.model.decoder import Decoder
 from fretsaw.tokenizer import StreamDecoder, Tokenizer
 
@@ -75,7 +76,7 @@ class LoadedModel:
     def _stream(self, request: Request, after: Sequence[int] = ()) -> Iterator[str]:
         decoded = StreamDecoder(self.tokenizer, after=after)
         for event in Engine(self.decoder).generate([request]):
-            if event.token_id in request.stop_token_ids:
+            if event.token_id is None or event.token_id in request.stop_token_ids:
                 break
             yield decoded.feed([event.token_id])
         yield decoded.flush()

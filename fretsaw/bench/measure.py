@@ -9,7 +9,8 @@ from typing import Any
 from fretsaw.artifact import write_json
 from fretsaw.bench.settings import BenchSettings
 from fretsaw.checkpoint import folder as checkpoint
-from fretsaw.engine.engine import Engine, Request
+from fretsaw.engine.engine import Engine
+from fretsaw.engine.sequence import Request
 from fretsaw.engine.timing import torch_dtype
 from fretsaw.model.decoder import Decoder
 from fretsaw.progress import say
@@ -85,7 +86,12 @@ def serve(model: Decoder, scenario: Scenario) -> dict[str, float]:
         )
         for row in range(scenario.batch)
     ]
-    engine = Engine(model, max_batch=scenario.batch)
+    engine = Engine(
+        model,
+        max_batch=scenario.batch,
+        chunk_tokens=scenario.batch * scenario.prompt_tokens,  # so that the phases stay apart
+        reuses_prefixes=False,
+    )
     for _ in engine.generate(requests):
         pass
     stats = engine.stats()

@@ -83,7 +83,8 @@ def _sampled_tokens(
 ) -> np.ndarray:
     """Sample texts from the parent itself at temperature 1, each from a bare bos."""
     from fretsaw.checkpoint import folder as checkpoint
-    from fretsaw.engine.engine import Engine, Request
+    from fretsaw.engine.engine import Engine
+    from fretsaw.engine.sequence import Request
 
     decoder = checkpoint.load(parent, device=run.device)
     bos = decoder.config.bos_token_id
@@ -103,7 +104,7 @@ def _sampled_tokens(
         ]
         texts: list[list[int]] = [[bos] for _ in requests]
         for event in engine.generate(requests):
-            if event.token_id not in stop:
+            if event.token_id is not None and event.token_id not in stop:
                 texts[event.request].append(event.token_id)
         sampled += texts
         num_tokens += sum(map(len, texts))

@@ -1,209 +1,303 @@
-"""The minimal cached decoder: batched generation with a key-value cache, on one device.
+"""The embedded engine: continuous batching over paged key-value memory, on one device.
 
-Requests are decoded in batches of `max_batch`; a finished sequence leaves its batch at once, so it
-stops costing. Log-probabilities are of the raw distribution at temperature 1, whatever was sampled.
+A step is three verbs: the scheduler decides what to compute, the runner computes it, the scheduler
+settles it. Log-probabilities are of the raw distribution at temperature 1, whatever was sampled.
+The engine is not thread-safe: one thread owns it.
 """
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from fretsaw.model.attention import KVCache
+from fretsaw.engine.memory import num_pages_for
+from fretsaw.engine.pages import PagePool
+from fretsaw.engine.runner import Runner
+from fretsaw.engine.sampler import choose
+from fretsaw.engine.scheduler import Scheduler
+from fretsaw.engine.sequence import Event, Request, SequenceState, Slice, TokenLogprob
 from fretsaw.model.decoder import Decoder
 
-
-@dataclass(frozen=True)
-class Request:
-    """A prompt and how to continue it."""
-
-    token_ids: tuple[int, ...]
-    max_tokens: int
-    temperature: float = 0.0  # 0 is greedy
-    seed: int = 0
-    stop_token_ids: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Event:
-    """One generated token; the last of a request says why it ended."""
-
-    request: int  # index into the requests
-    token_id: int
-    logprob: float
-    finish_reason: str | None = None  # "stop" or "length"
+PAGE_SIZE = 32  # tokens; on a CPU, smaller pages cost more calls and larger ones more padding
 
 
 @dataclass
 class Stats:
-    """What the engine has done so far."""
+    """What the engine has done so far, and what it is doing."""
 
     prefill_tokens: int = 0
     prefill_s: float = 0.0
     decode_tokens: int = 0
     decode_s: float = 0.0
+    prefix_hit_tokens: int = 0  # not computed, because an earlier text began alike
+    num_preemptions: int = 0
+    num_waiting: int = 0
+    num_running: int = 0
+    pages_used: int = 0  # held by sequences; what is only kept for reuse does not count
+    pages_total: int = 0
     weight_version: int = 0
-    extra: dict[str, float] = field(default_factory=dict)
 
 
 class Engine:
-    """Generate from a decoder whose weights may be exchanged in place."""
+    """Generate from a decoder whose weights may be exchanged in place.
 
-    def __init__(self, decoder: Decoder, *, max_batch: int = 64):
-        self.decoder, self.max_batch = decoder.eval(), max_batch
+    It decodes with a copy of the decoder's matrices, laid out for the purpose; after a change of
+    the decoder's own, `load_weights` takes them over.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        *,
+        max_batch: int = 64,
+        memory_mib: float | None = None,
+        chunk_tokens: int = 512,
+        page_size: int = PAGE_SIZE,
+        reuses_prefixes: bool = True,
+        fp8: bool = False,
+    ):
+        """Lay out the weights and the memory; `memory_mib` None takes what the machine can spare.
+
+        `max_batch` sequences run at most; `chunk_tokens` of prompts are read a step at most.
+        """
+        self.decoder = decoder.eval()
+        num_pages = num_pages_for(decoder, max_batch, page_size, memory_mib)
+        self._pool = PagePool(num_pages, page_size)
+        self._runner = Runner(decoder, num_pages, page_size, fp8=fp8)
+        self._scheduler = Scheduler(
+            self._pool,
+            max_batch=max_batch,
+            chunk_tokens=chunk_tokens,
+            reuses_prefixes=reuses_prefixes,
+        )
+        self._sequences: dict[int, SequenceState] = {}
+        self._num_added = 0
         self._stats = Stats()
         self._is_awake = True
 
-    @torch.inference_mode()
-    def generate(self, requests: Sequence[Request]) -> Iterator[Event]:
-        """Yield tokens as they are made, batch by batch; the events of one request are in order."""
-        assert self._is_awake, "the engine sleeps; call wake() first"
-        limit = self.decoder.config.max_position_embeddings
-        for i, request in enumerate(requests):
-            if not request.token_ids:
-                raise ValueError(f"request {i}: an empty prompt; give at least one token")
-            if len(request.token_ids) + request.max_tokens > limit:
-                raise ValueError(
-                    f"request {i}: {len(request.token_ids)} prompt tokens and {request.max_tokens} "
-                    f"to generate, but the model's context is {limit}; shorten one of them"
-                )
-        # Similar lengths together, so that little of a batch is padding.
-        order = sorted(range(len(requests)), key=lambda i: len(requests[i].token_ids))
-        for at in range(0, len(order), self.max_batch):
-            yield from self._generate_batch(requests, order[at : at + self.max_batch])
+    # --- requests ---------------------------------------------------------------------------------
 
-    def _generate_batch(self, requests: Sequence[Request], batch: list[int]) -> Iterator[Event]:
-        active = np.array(batch)
-        # A prompt that several requests share is run once, and its cache copied.
-        prompts = list(dict.fromkeys(requests[i].token_ids for i in batch))
-        row_of = {prompt: row for row, prompt in enumerate(prompts)}
-        room = max(len(requests[i].token_ids) + requests[i].max_tokens for i in batch)
-        cache = new_cache(self.decoder, len(prompts), max(map(len, prompts)))
+    def add(self, request: Request) -> int:
+        """Queue a request and return its id; raise ValueError if it could never run."""
+        number = self._num_added
+        self._check(request, number)
+        self._num_added += 1
+        sequence = SequenceState(number, request, list(request.token_ids))
+        self._sequences[number] = sequence
+        self._scheduler.waiting.append(sequence)
+        return number
+
+    def _check(self, request: Request, number: int) -> None:
+        """Raise where a request can never run: empty, unknown tokens, beyond context or memory."""
+        prompt, config = request.token_ids, self.decoder.config
+        if not prompt:
+            raise ValueError(f"request {number}: an empty prompt; give at least one token")
+        if not (min(prompt) >= 0 and max(prompt) < config.vocab_size):
+            raise ValueError(
+                f"request {number}: token ids from {min(prompt)} to {max(prompt)}, but the model "
+                f"knows 0 to {config.vocab_size - 1}; use its own tokenizer"
+            )
+        asked = f"{len(prompt)} prompt tokens and {request.max_tokens} to generate"
+        longest, limit = len(prompt) + request.max_tokens, config.max_position_embeddings
+        if longest > limit:
+            raise ValueError(
+                f"request {number}: {asked}, but the model's context is {limit}; "
+                "shorten one of them"
+            )
+        room = self._pool.num_pages * self._pool.page_size
+        if longest > room:
+            raise ValueError(
+                f"request {number}: {asked}, but key-value memory holds {room} tokens; "
+                "shorten one of them, or give the engine more memory"
+            )
+
+    def abort(self, request: int) -> None:
+        """Drop a request wherever it is, its pages with it; one that has ended is ignored."""
+        sequence = self._sequences.pop(request, None)
+        if sequence is not None:
+            self._scheduler.finish(sequence)
+
+    def force(self, request: int, token_ids: Sequence[int]) -> None:
+        """Append tokens to a request as if it had generated them; they make no events.
+
+        They count against `max_tokens`; at least one token must be left to generate after them.
+        """
+        sequence = self._sequences[request]
+        left = sequence.request.max_tokens - sequence.num_generated
+        if len(token_ids) >= left:
+            raise ValueError(
+                f"request {request}: {len(token_ids)} tokens to force, but {left} are left of "
+                "max_tokens and one must follow; raise max_tokens"
+            )
+        sequence.token_ids += token_ids
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any request is waiting or running."""
+        return self._scheduler.has_work
+
+    @torch.inference_mode()
+    def step(self) -> list[Event]:
+        """Compute what is scheduled next; return the tokens that came of it."""
+        assert self._is_awake, "the engine sleeps; call wake() first"
+        slices = self._scheduler.schedule()
+        if not slices:
+            return []
         started = time.perf_counter()
-        logits = prefill(self.decoder, prompts, cache)
-        copies = torch.tensor([row_of[requests[i].token_ids] for i in batch], device=logits.device)
-        cache.spread(copies, room)
-        logits = logits[copies]
-        self._stats.prefill_s += time.perf_counter() - started
-        self._stats.prefill_tokens += sum(map(len, prompts))
-        num_generated = 0
-        while True:
-            chosen = [requests[i] for i in active]
-            token_ids, logprobs = sample(logits, chosen, num_generated)
-            num_generated += 1
-            is_active = np.ones(len(active), dtype=bool)
-            for row, (i, token_id) in enumerate(zip(active, token_ids.tolist(), strict=True)):
-                reason = None
-                if token_id in requests[i].stop_token_ids:
+        runner = self._runner
+        runner.move(self._pool.copies)
+        self._pool.copies.clear()
+        step = runner.lay_out(slices, self._pool.span)
+        hidden = runner.hidden(step)
+        self._report_prompts(slices, hidden)
+        firsts = torch.tensor([slice.length for slice in slices]).cumsum(0) - 1
+        speaking = [i for i, slice in enumerate(slices) if slice.is_last]
+        events: list[Event] = []
+        self._scheduler.settle(slices)
+        if speaking:
+            logits = runner.logits(hidden[firsts[speaking].to(hidden.device)]).float()
+            events = self._speak([slices[i].sequence for i in speaking], logits)
+        self._count(slices, time.perf_counter() - started)
+        return events
+
+    def pretend_computed(self) -> None:
+        """Take all but the last token of waiting requests as computed already, for timing alone."""
+        for sequence in self._scheduler.waiting:
+            sequence.num_computed = len(sequence.token_ids) - 1
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Event]:
+        """Yield tokens as they are made, until all requests have ended; each one's are in order."""
+        for i, request in enumerate(requests):
+            self._check(request, i)
+        index_of = {self.add(request): i for i, request in enumerate(requests)}
+        try:
+            while index_of:
+                for event in self.step():
+                    if event.request not in index_of:
+                        continue
+                    index = index_of[event.request]
+                    if event.finish_reason is not None:
+                        del index_of[event.request]
+                    yield replace(event, request=index)
+        finally:
+            for left in index_of:  # the caller stopped listening
+                self.abort(left)
+
+    # --- what came of a step ----------------------------------------------------------------------
+
+    def _speak(
+        self, sequences: Sequence[SequenceState], logits: Float[Tensor, "rows vocab"]
+    ) -> list[Event]:
+        log_probs = logits.log_softmax(-1)
+        chosen = choose(logits, sequences)
+        of_chosen = log_probs.gather(-1, chosen[:, None])[:, 0].tolist()
+        events = []
+        for row, (sequence, token_id) in enumerate(zip(sequences, chosen.tolist(), strict=True)):
+            request, logprob, reason = sequence.request, of_chosen[row], None
+            if request.max_tokens == 0:
+                token_id, logprob, reason = None, 0.0, "length"
+            else:
+                sequence.token_ids.append(token_id)
+                if token_id in request.stop_token_ids:
                     reason = "stop"
-                elif num_generated == requests[i].max_tokens:
+                elif sequence.num_generated >= request.max_tokens:
                     reason = "length"
-                is_active[row] = reason is None
-                yield Event(int(i), token_id, logprobs[row].item(), reason)
-            if not is_active.any():
-                return
-            if not is_active.all():
-                kept = torch.from_numpy(np.flatnonzero(is_active)).to(token_ids.device)
-                order = cache.keep(kept)
-                token_ids, active = token_ids[order], active[order.cpu().numpy()]
-            started = time.perf_counter()
-            logits = decode(self.decoder, token_ids, cache)
-            self._stats.decode_s += time.perf_counter() - started
-            self._stats.decode_tokens += len(active)
+            prompt = None
+            if request.prompt_logprobs and not sequence.has_spoken:
+                prompt = tuple(sequence.prompt_logprobs)
+            sequence.has_spoken = True
+            top = _strongest(log_probs[row], request.num_top_logprobs)
+            events.append(Event(sequence.id, token_id, logprob, reason, top, prompt))
+            if reason is not None:
+                self._scheduler.finish(sequence)
+                del self._sequences[sequence.id]
+        return events
+
+    def _report_prompts(
+        self, slices: Sequence[Slice], hidden: Float[Tensor, "tokens hidden"]
+    ) -> None:
+        """Note the log-probabilities of prompts that are asked for, as their pieces pass."""
+        first = 0
+        for slice in slices:
+            sequence, mine = slice.sequence, hidden[first : first + slice.length]
+            first += slice.length
+            request = sequence.request
+            if not request.prompt_logprobs or sequence.has_spoken:
+                continue
+            known = 1 + len(sequence.prompt_logprobs)  # the first token has none
+            followers = sequence.request.token_ids[known : slice.start + slice.length + 1]
+            if not followers:
+                continue
+            # The hidden state at position p tells of the token at p + 1.
+            told = mine[known - 1 - slice.start :][: len(followers)]
+            log_probs = self._runner.logits(told).float().log_softmax(-1)
+            ids = torch.tensor(followers, device=log_probs.device)
+            values = log_probs.gather(-1, ids[:, None])[:, 0].tolist()
+            sequence.prompt_logprobs += [
+                TokenLogprob(id, value, _strongest(row, request.num_top_logprobs))
+                for id, value, row in zip(followers, values, log_probs, strict=True)
+            ]
+
+    def _count(self, slices: Sequence[Slice], seconds: float) -> None:
+        """Share a step's time between decoding and prompts by their tokens."""
+        decoded = sum(slice.length == 1 and slice.start > 0 for slice in slices)
+        read = sum(slice.length for slice in slices) - decoded
+        stats = self._stats
+        stats.decode_tokens += decoded
+        stats.prefill_tokens += read
+        stats.decode_s += seconds * decoded / (decoded + read)
+        stats.prefill_s += seconds * read / (decoded + read)
+
+    # --- the rest of the contract -----------------------------------------------------------------
 
     @torch.inference_mode()
     def logprobs(self, token_ids: Sequence[int]) -> list[float]:
         """Return the log-probability of every token after the first, given those before it."""
-        ids = torch.tensor([list(token_ids)], device=self.decoder.device)
-        log_probs = self.decoder(ids[:, :-1]).float().log_softmax(-1)
-        return log_probs.gather(-1, ids[:, 1:, None]).flatten().tolist()
+        request = Request(tuple(token_ids), 0, prompt_logprobs=True)
+        (event,) = self.generate([request])
+        return [token.logprob for token in event.prompt_logprobs or ()]
 
     def load_weights(self, named_tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Overwrite weights in place; names and shapes must be the decoder's own."""
+        """Overwrite weights in place; names and shapes must be the decoder's own.
+
+        Without tensors the decoder's weights are taken as they now are. Whatever runs goes on with
+        the new weights, from the beginning of its text; nothing computed with the old is reused.
+        """
         own = dict(self.decoder.named_parameters())
         with torch.no_grad():
             for name, tensor in named_tensors:
                 if name not in own:
                     raise ValueError(f"{name}: the model has no such weight")
                 own[name].copy_(tensor)
+        self._runner.refresh(self.decoder)
+        self._scheduler.restart(version)
         self._stats.weight_version = version
 
     def sleep(self) -> None:
-        """Refuse work until `wake`; the cache lives only while generating, so nothing is held."""
+        """Refuse work until `wake`, and give up what is kept of earlier texts."""
+        assert not self.has_work, "requests are running; let them end or abort them"
         self._is_awake = False
+        self._pool.forget(self._pool.version)
 
     def wake(self) -> None:
         """Accept work again."""
         self._is_awake = True
 
     def stats(self) -> Stats:
-        """Return counts and seconds so far."""
-        return self._stats
+        """Return counts and seconds so far, and how full the engine is."""
+        stats, scheduler = self._stats, self._scheduler
+        stats.prefix_hit_tokens = scheduler.num_reused_tokens
+        stats.num_preemptions = scheduler.num_preemptions
+        stats.num_waiting, stats.num_running = len(scheduler.waiting), len(scheduler.running)
+        stats.pages_used, stats.pages_total = self._pool.num_held, self._pool.num_pages
+        return stats
 
 
-def new_cache(decoder: Decoder, batch_size: int, max_length: int) -> KVCache:
-    """Return an empty cache in the weights' own precision."""
-    dtype = decoder.model.embed_tokens.weight.dtype
-    return KVCache(decoder.config, batch_size, max_length, dtype=dtype, device=decoder.device)
-
-
-def prefill(
-    decoder: Decoder, prompts: Sequence[Sequence[int]], cache: KVCache
-) -> Float[Tensor, "batch vocab"]:
-    """Run the prompts, padded on the right, into an empty cache; return the last token's logits."""
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=decoder.device)
-    padded = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        padded[row, : len(prompt)] = torch.as_tensor(prompt)
-    hidden = decoder.hidden_states(padded.to(decoder.device), cache=cache)
-    cache.set_lengths(lengths)
-    last = hidden[torch.arange(len(prompts), device=hidden.device), lengths - 1]
-    return F.linear(last, decoder.head_weight)
-
-
-def decode(
-    decoder: Decoder, token_ids: Int[Tensor, " batch"], cache: KVCache
-) -> Float[Tensor, "batch vocab"]:
-    """Run one more token of every row; return the logits of the next."""
-    return F.linear(
-        decoder.hidden_states(token_ids[:, None], cache=cache)[:, 0], decoder.head_weight
-    )
-
-
-def sample(
-    logits: Float[Tensor, "batch vocab"], requests: Sequence[Request], position: int
-) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """Choose a token for every row, by inverse transform of one uniform number a row.
-
-    The number is a function of the request's seed and the position alone, so what else is in the
-    batch never decides.
-    """
-    log_probs = logits.float().log_softmax(-1)
-    chosen = log_probs.argmax(-1)
-    temperatures = torch.tensor([r.temperature for r in requests], device=logits.device)
-    if bool((temperatures > 0).any()):
-        scaled = logits.float() / temperatures.clamp(min=1e-6)[:, None]
-        cumulative = scaled.softmax(-1).double().cumsum(-1)
-        seeds = np.array([r.seed for r in requests], dtype=np.uint64)
-        draws = torch.from_numpy(uniform(seeds, position)).to(logits.device)
-        drawn = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)
-        drawn = drawn[:, 0].clamp(max=logits.shape[-1] - 1)
-        chosen = torch.where(temperatures > 0, drawn, chosen)
-    return chosen, log_probs.gather(-1, chosen[:, None])[:, 0]
-
-
-def uniform(seeds: np.ndarray, position: int) -> np.ndarray:
-    """Return one number in [0, 1) for every seed at this position (the SplitMix64 generator)."""
-    with np.errstate(over="ignore"):
-        z = seeds * np.uint64(0xD1342543DE82EF95) + np.uint64(position + 1) * np.uint64(
-            0x9E3779B97F4A7C15
-        )
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = z ^ (z >> np.uint64(31))
-    return (z >> np.uint64(11)).astype(np.float64) * 2.0**-53
+def _strongest(log_probs: Float[Tensor, " vocab"], number: int) -> tuple[tuple[int, float], ...]:
+    if not number:
+        return ()
+    values, ids = log_probs.topk(min(number, len(log_probs)))
+    return tuple(zip(ids.tolist(), values.tolist(), strict=True))

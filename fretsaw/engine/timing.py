@@ -1,7 +1,7 @@
 """How long a decoder takes at a scenario, in the two phases that serving has.
 
-Times are those of the engine's own `prefill` and `decode`, so what is measured is what is served. A
-decode step is timed in the middle of the output, where its context is the mean one.
+Times are those of the engine's own steps, so what is measured is what is served. A decode step is
+timed in the middle of the output, where its context is the mean one.
 """
 
 import platform
@@ -12,7 +12,9 @@ from pathlib import Path
 
 import torch
 
-from fretsaw.engine.engine import decode, new_cache, prefill
+from fretsaw.engine.engine import PAGE_SIZE, Engine
+from fretsaw.engine.memory import page_bytes
+from fretsaw.engine.sequence import Request
 from fretsaw.model.decoder import Decoder
 
 
@@ -52,33 +54,49 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-@torch.inference_mode()
 def time_prefill(decoder: Decoder, load: Load) -> float:
-    """Return the milliseconds of one prefill of the whole batch."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (load.batch, load.prompt_tokens)
-    prompts = torch.randint(decoder.config.vocab_size, shape, generator=generator)
-    rows = prompts.tolist()
-    prefill(decoder, rows, new_cache(decoder, load.batch, load.prompt_tokens))  # warms up
-    cache = new_cache(decoder, load.batch, load.prompt_tokens)
-    _synchronise(decoder.device)
-    started = time.perf_counter()
-    prefill(decoder, rows, cache)
-    _synchronise(decoder.device)
-    return (time.perf_counter() - started) * 1000
+    """Return the milliseconds of reading all prompts, in one step."""
+    run = [_engine(decoder, load) for _ in range(2)]  # the first warms up
+    for engine in run:
+        for prompt in _prompts(decoder, load, load.prompt_tokens):
+            engine.add(Request(prompt, 1))
+    return [_time_steps(engine, 1) for engine in run][-1]
 
 
-@torch.inference_mode()
 def time_decode(decoder: Decoder, load: Load, *, num_steps: int = 4) -> float:
     """Return the milliseconds of decoding all output tokens, from `num_steps` in the middle."""
-    middle = load.prompt_tokens + load.output_tokens // 2
-    cache = new_cache(decoder, load.batch, middle + num_steps + 1)
-    cache.set_lengths(torch.full((load.batch,), max(0, middle - num_steps // 2)))
-    token_ids = torch.zeros(load.batch, dtype=torch.long, device=decoder.device)
-    decode(decoder, token_ids, cache)
-    _synchronise(decoder.device)
+    engine = _engine(decoder, load)
+    middle = load.prompt_tokens + max(0, load.output_tokens - num_steps) // 2
+    for prompt in _prompts(decoder, load, middle):
+        engine.add(Request(prompt, num_steps + 2))
+    engine.pretend_computed()
+    _time_steps(engine, 1)  # warms up
+    return _time_steps(engine, num_steps) / num_steps * load.output_tokens
+
+
+def _engine(decoder: Decoder, load: Load) -> Engine:
+    longest = load.prompt_tokens + load.output_tokens + PAGE_SIZE
+    num_pages = load.batch * -(-longest // PAGE_SIZE)
+    return Engine(
+        decoder,
+        max_batch=load.batch,
+        memory_mib=num_pages * page_bytes(decoder, PAGE_SIZE) / 2**20,
+        chunk_tokens=load.batch * longest,
+        reuses_prefixes=False,
+    )
+
+
+def _prompts(decoder: Decoder, load: Load, length: int) -> list[tuple[int, ...]]:
+    generator = torch.Generator().manual_seed(0)
+    shape = (load.batch, max(1, length))
+    drawn = torch.randint(decoder.config.vocab_size, shape, generator=generator)
+    return [tuple(row) for row in drawn.tolist()]
+
+
+def _time_steps(engine: Engine, num_steps: int) -> float:
+    _synchronise(engine.decoder.device)
     started = time.perf_counter()
     for _ in range(num_steps):
-        decode(decoder, token_ids, cache)
-    _synchronise(decoder.device)
-    return (time.perf_counter() - started) * 1000 / num_steps * load.output_tokens
+        engine.step()
+    _synchronise(engine.decoder.device)
+    return (time.perf_counter() - started) * 1000

@@ -16,9 +16,7 @@ from torch import Tensor, nn
 from fretsaw.model.attention import (
     AttentionContext,
     GroupedQueryAttention,
-    KVCache,
     LinearMixer,
-    cached_mask,
     packed_mask,
     packed_positions,
 )
@@ -30,13 +28,13 @@ from fretsaw.model.rope import rope_inv_freq, rope_tables
 class Block(nn.Module):
     """One pre-norm residual block: `attend`, then `feed`; either may be absent."""
 
-    def __init__(self, config: ModelConfig, block: BlockConfig, layer: int):
+    def __init__(self, config: ModelConfig, block: BlockConfig):
         super().__init__()
         hidden, eps = config.hidden_size, config.rms_norm_eps
         if block.attention != "none":
             self.input_layernorm = nn.RMSNorm(hidden, eps)
             self.self_attn = (
-                GroupedQueryAttention(config, block.num_key_value_heads, layer)
+                GroupedQueryAttention(config, block.num_key_value_heads)
                 if block.attention == "gqa"
                 else LinearMixer(hidden)
             )
@@ -72,7 +70,7 @@ class Backbone(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config, b, i) for i, b in enumerate(config.blocks))
+        self.layers = nn.ModuleList(Block(config, block) for block in config.blocks)
         self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
@@ -106,41 +104,24 @@ class Decoder(nn.Module):
         *,
         positions: Int[Tensor, "batch seq"] | None = None,
         cu_seqlens: Int[Tensor, " num_documents_plus_1"] | None = None,
-        cache: KVCache | None = None,
     ) -> AttentionContext:
         """Make what the attention layers of one forward share.
 
         Plain rows are causal from position 0. With `cu_seqlens` the rows are packed documents,
-        blind to one another and counted from 0 each. With a `cache` the new tokens follow those
-        it holds.
+        blind to one another and counted from 0 each.
         """
-        assert cu_seqlens is None or cache is None, "packed rows are for training, not for decoding"
         device = self.device
         if self._inv_freq.device != device:
             self._inv_freq = self._inv_freq.to(device)
-        mask, is_causal, visible = None, True, 0
-        steps = torch.arange(seq, device=device)
+        mask = None
         if cu_seqlens is not None:
             mask = packed_mask(cu_seqlens, batch_size, seq)
             if positions is None:
                 positions = packed_positions(cu_seqlens, batch_size, seq)
-        elif cache is not None:
-            longest = cache.start if cache.start is not None else int(cache.lengths.max())
-            visible = longest + seq
-            if visible > cache.max_length:
-                raise ValueError(
-                    f"cache: {visible} tokens in a row, but it holds {cache.max_length}; "
-                    "make it longer"
-                )
-            if positions is None:
-                positions = cache.lengths[:, None] + steps
-            is_causal = cache.start == 0 and seq > 1
-            if cache.start is None or (cache.start > 0 and seq > 1):
-                mask = cached_mask(cache, seq, visible)
         elif positions is None:
-            positions = steps[None]
+            positions = torch.arange(seq, device=device)[None]
         cos, sin = rope_tables(self._inv_freq, positions)
-        return AttentionContext(cos, sin, mask, is_causal, cache, visible)
+        return AttentionContext(cos, sin, mask)
 
     def hidden_states(
         self,
@@ -148,21 +129,16 @@ class Decoder(nn.Module):
         *,
         positions: Int[Tensor, "batch seq"] | None = None,
         cu_seqlens: Int[Tensor, " num_documents_plus_1"] | None = None,
-        cache: KVCache | None = None,
         collect: list[Tensor] | None = None,
     ) -> Float[Tensor, "batch seq hidden"]:
         """Run the blocks and the final norm; append every block's output to `collect` if given."""
         batch_size, seq = token_ids.shape
-        context = self.context(
-            batch_size, seq, positions=positions, cu_seqlens=cu_seqlens, cache=cache
-        )
+        context = self.context(batch_size, seq, positions=positions, cu_seqlens=cu_seqlens)
         x = self.model.embed_tokens(token_ids)
         for block in self.model.layers:
             x = block(x, context)
             if collect is not None:
                 collect.append(x)
-        if cache is not None:
-            cache.advance(seq)
         return self.model.norm(x)
 
     def forward(
@@ -171,12 +147,9 @@ class Decoder(nn.Module):
         *,
         positions: Int[Tensor, "batch seq"] | None = None,
         cu_seqlens: Int[Tensor, " num_documents_plus_1"] | None = None,
-        cache: KVCache | None = None,
     ) -> Float[Tensor, "batch seq vocab"]:
         """Return the logits of every token's successor."""
-        hidden = self.hidden_states(
-            token_ids, positions=positions, cu_seqlens=cu_seqlens, cache=cache
-        )
+        hidden = self.hidden_states(token_ids, positions=positions, cu_seqlens=cu_seqlens)
         return F.linear(hidden, self.head_weight)
 
     def with_vocab(self, vocab_size: int, eos_token_ids: Sequence[int]) -> "Decoder":

@@ -49,7 +49,7 @@ def build_block(parent: Block, config: ModelConfig, wanted: BlockConfig, layer: 
         raise ValueError(f"layer {layer}: linear alternatives are not in this library")
     weight = parent.state_dict()
     with torch.device("meta"):
-        block = Block(config, wanted, layer)
+        block = Block(config, wanted)
     sliced: dict[str, Tensor] = {}
     for name, shape in ((n, p.shape) for n, p in block.named_parameters()):
         whole = weight[name]

@@ -92,6 +92,7 @@ def reinforce(settings: RlSettings, inputs: Mapping[str, Path], run: StageRun) -
 
         is_last = state.step == settings.num_updates
         if is_last or state.step % (settings.heldout_every * settings.updates_per_rollout) == 0:
+            engine.load_weights((), version=state.step)
             figures = _heldout_figures(engine, tokenizer, heldout, settings, "heldout")
             metrics |= figures
             state.scalars |= figures

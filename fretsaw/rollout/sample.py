@@ -4,7 +4,8 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fretsaw.engine.engine import Engine, Request
+from fretsaw.engine.engine import Engine
+from fretsaw.engine.sequence import Request
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def sample_groups(
     reasons: list[str | None] = [None] * len(requests)
     num_finished = 0
     for event in engine.generate(requests):
+        assert event.token_id is not None, "answers of no tokens are not asked for"
         token_ids[event.request].append(event.token_id)
         logprobs[event.request].append(event.logprob)
         if event.finish_reason is not None:

@@ -9,7 +9,6 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, StaticCache
 
 from fretsaw.checkpoint import folder
-from fretsaw.model.attention import KVCache
 from fretsaw.model.config import ModelConfig, RopeScaling, blocks_from_names
 from fretsaw.model.decoder import Decoder
 
@@ -95,11 +94,8 @@ def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 
 @torch.no_grad()
 def greedy(decoder: Decoder, ids: torch.Tensor, num_new: int) -> torch.Tensor:
-    cache = KVCache(decoder.config, ids.shape[0], ids.shape[1] + num_new)
-    new = ids
     for _ in range(num_new):
-        new = decoder(new, cache=cache)[:, -1:].argmax(-1)
-        ids = torch.cat((ids, new), dim=1)
+        ids = torch.cat((ids, decoder(ids)[:, -1:].argmax(-1)), dim=1)
     return ids
 
 

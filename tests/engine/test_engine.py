@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from fretsaw.engine.engine import Engine, Request, uniform
+from fretsaw.engine.engine import Engine
+from fretsaw.engine.sampler import uniform
+from fretsaw.engine.sequence import Request
 from fretsaw.model.config import ModelConfig, blocks_from_names
 from fretsaw.model.decoder import Decoder
 
@@ -30,6 +32,7 @@ def decoder() -> Decoder:
 def collect(engine: Engine, requests: list[Request]) -> list[list[tuple[int, float]]]:
     made: list[list[tuple[int, float]]] = [[] for _ in requests]
     for event in engine.generate(requests):
+        assert event.token_id is not None
         made[event.request].append((event.token_id, event.logprob))
     return made
 

@@ -1,4 +1,4 @@
-"""The decoder gives Llama's logits, and the same ones packed, cached and in chunks."""
+"""The decoder gives Llama's logits, and the same ones packed."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +8,6 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fretsaw.checkpoint import folder, llama
-from fretsaw.model.attention import KVCache
 from fretsaw.model.config import BlockConfig, ModelConfig, RopeScaling
 from fretsaw.model.decoder import Decoder
 
@@ -103,50 +102,6 @@ def test_packed_documents_do_not_see_each_other(config: ModelConfig) -> None:
     for row, start, end in [(0, 0, 5), (0, 5, 12), (1, 0, 3), (1, 3, 12)]:
         alone = decoder(ids[row : row + 1, start:end])
         torch.testing.assert_close(packed[row, start:end], alone[0], atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("config", [small_config(), heterogeneous_config()], ids=["llama", "mix"])
-@pytest.mark.parametrize(
-    "chunks", [[20], [1] * 20, [7, 1, 6, 1, 5]], ids=["whole", "one", "chunks"]
-)
-@torch.no_grad()
-def test_cached_logits_are_uncached_ones(config: ModelConfig, chunks: list[int]) -> None:
-    decoder = random_decoder(config)
-    ids = random_ids(config, 3, 20)
-    cache = KVCache(config, 3, 24)
-    parts = [decoder(part, cache=cache) for part in ids.split(chunks, dim=1)]
-    torch.testing.assert_close(torch.cat(parts, dim=1), decoder(ids), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("config", [small_config(), heterogeneous_config()], ids=["llama", "mix"])
-@torch.no_grad()
-def test_cached_rows_may_differ_in_length(config: ModelConfig) -> None:
-    decoder = random_decoder(config)
-    ids = random_ids(config, 3, 20)
-    lengths = torch.tensor([4, 9, 6])
-    cache = KVCache(config, 3, 20)
-    decoder(ids[:, :9], cache=cache)  # rows 0 and 2 read on into what stands for padding
-    cache.set_lengths(lengths)
-    for num_new in (1, 3, 1):  # a decode, a chunk, a decode
-        new = torch.stack([ids[i, n : n + num_new] for i, n in enumerate(cache.lengths.tolist())])
-        ends = cache.lengths + num_new
-        logits = decoder(new, cache=cache)
-        for row, end in enumerate(ends.tolist()):
-            alone = decoder(ids[row : row + 1, :end])[0, -num_new:]
-            torch.testing.assert_close(logits[row], alone, atol=1e-5, rtol=0)
-    cache.keep(torch.tensor([1]))
-    end = int(cache.lengths[0])
-    logits = decoder(ids[1:2, end : end + 1], cache=cache)
-    alone = decoder(ids[1:2, : end + 1])[:, -1:]
-    torch.testing.assert_close(logits, alone, atol=1e-5, rtol=0)
-
-
-@torch.no_grad()
-def test_a_full_cache_refuses_more() -> None:
-    decoder = random_decoder(small_config())
-    cache = KVCache(decoder.config, 1, 4)
-    with pytest.raises(ValueError, match="5 tokens in a row, but it holds 4"):
-        decoder(random_ids(decoder.config, 1, 5), cache=cache)
 
 
 def test_gradients_reach_every_parameter() -> None:

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from fretsaw.engine.runner import Runner
 from fretsaw.model import size
-from fretsaw.model.attention import KVCache
 from fretsaw.model.config import BlockConfig, ModelConfig, blocks_from_names
 from fretsaw.model.decoder import Decoder
 
@@ -38,9 +38,9 @@ def test_num_params_is_the_sum_over_parameters(blocks: tuple[BlockConfig, ...], 
 
 def test_kv_bytes_are_what_a_cache_takes() -> None:
     config = replace(CONFIG, blocks=MIX)
-    cache = KVCache(config, 3, 7)
-    tensors = [t for t in (*cache.keys, *cache.values) if t is not None]
-    assert size.kv_bytes(config, "fp32") * 3 * 7 == sum(t.nbytes for t in tensors)
+    runner = Runner(Decoder(config), num_pages=3, page_size=8)
+    tensors = (*runner.keys, *runner.values)
+    assert size.kv_bytes(config, "fp32") * 3 * 8 == sum(t.nbytes for t in tensors)
 
 
 def test_names_and_blocks_are_inverse() -> None:

@@ -1,0 +1,44 @@
+"""How much key-value memory an engine takes."""
+
+import os
+
+import torch
+
+from fretsaw.model.decoder import Decoder
+from fretsaw.model.size import kv_bytes
+
+SHARE = {"cpu": 0.25, "cuda": 0.85}  # of what is free when the engine starts
+
+
+def num_pages_for(
+    decoder: Decoder, max_batch: int, page_size: int, memory_mib: float | None
+) -> int:
+    """Return the pages that `memory_mib` holds, or that the device can spare if None.
+
+    Never more than `max_batch` whole contexts need. Raises ValueError where not one page fits.
+    """
+    per_page = page_bytes(decoder, page_size)
+    wanted = max_batch * -(-decoder.config.max_position_embeddings // page_size)
+    if not per_page:  # no layer attends
+        return wanted
+    allowed = memory_mib * 2**20 if memory_mib is not None else _free_bytes(decoder.device)
+    num_pages = min(wanted, int(allowed / per_page))
+    if num_pages < 1:
+        raise ValueError(
+            f"engine: {allowed / 2**20:.1f} MiB for keys and values, but a page of {page_size} "
+            f"tokens takes {per_page / 2**20:.1f}; give it more memory"
+        )
+    return num_pages
+
+
+def page_bytes(decoder: Decoder, page_size: int) -> int:
+    """Return the bytes of one page, keys and values of all layers."""
+    itemsize = decoder.model.embed_tokens.weight.dtype.itemsize
+    return kv_bytes(decoder.config, "fp32") // 4 * itemsize * page_size
+
+
+def _free_bytes(device: torch.device) -> float:
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return SHARE["cuda"] * free
+    return SHARE["cpu"] * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,164 @@
+"""Who holds which page of key-value memory; plain bookkeeping, without tensors.
+
+A page is `page_size` tokens of one sequence, in every layer that attends. Pages that sequences
+hold are kept at the low end of memory, so that a step reads one dense range of it and copies
+nothing; what finished sequences leave behind drifts upwards and is kept for reuse until its place
+is needed. A new sequence that begins like an earlier one copies the pages they share.
+
+A prefix is found by its key: a digest over the weights' version and the tokens, chained from block
+to block, so it stands for the whole text before it and for the weights that read it.
+"""
+
+import hashlib
+import heapq
+from array import array
+from collections import OrderedDict
+from collections.abc import Sequence
+
+BLOCK = 8  # tokens of one key; a page holds several, so that short beginnings are found as well
+
+
+class OutOfPages(Exception):
+    """No page can be had without taking one from a sequence."""
+
+
+class PagePool:
+    """The pages: held by a sequence, kept for reuse, or free.
+
+    `copies` lists (source, destination) in the order in which contents must be moved before the
+    next step; whoever computes it takes the list.
+    """
+
+    def __init__(self, num_pages: int, page_size: int):
+        assert page_size % BLOCK == 0, f"a page of {page_size} tokens is no multiple of {BLOCK}"
+        self.num_pages, self.page_size = num_pages, page_size
+        self.version = 0
+        self.copies: list[tuple[int, int]] = []
+        self._held: set[int] = set()
+        self._kept: OrderedDict[int, None] = OrderedDict()  # least recently used first
+        self._low = list(range(num_pages))  # pages that no sequence holds, as a heap
+        self._keys: dict[int, list[bytes]] = {}  # page -> keys of the blocks it holds
+        self._page_of: dict[bytes, int] = {}
+
+    @property
+    def num_held(self) -> int:
+        """Pages that sequences hold."""
+        return len(self._held)
+
+    @property
+    def num_available(self) -> int:
+        """Pages that can be had without taking any from a sequence."""
+        return self.num_pages - len(self._held)
+
+    @property
+    def span(self) -> int:
+        """The pages of the low range that holds every held page."""
+        return max(self._held, default=-1) + 1
+
+    # --- holding ----------------------------------------------------------------------------------
+
+    def allocate(self) -> int:
+        """Give the lowest page that no sequence holds; what was kept there moves up or is lost."""
+        if not self._low:
+            raise OutOfPages
+        page = heapq.heappop(self._low)
+        if page in self._kept:
+            self._move_away(page)
+        self._held.add(page)
+        return page
+
+    def free(self, pages: Sequence[int]) -> None:
+        """Take pages back; those with whole blocks are kept for reuse."""
+        for page in pages:
+            self._held.remove(page)
+            heapq.heappush(self._low, page)
+            if self._keys.get(page):
+                self._kept[page] = None
+
+    def compact(self) -> dict[int, int]:
+        """Move the highest held pages to where there is room below; return old -> new."""
+        moved = {}
+        for old in sorted(self._held, reverse=True):
+            if not self._low or self._low[0] > old:
+                break
+            new = self.allocate()
+            self._copy(old, new)
+            self._held.remove(old)
+            heapq.heappush(self._low, old)
+            moved[old] = new
+        return moved
+
+    # --- prefixes ---------------------------------------------------------------------------------
+
+    def prefix_keys(self, token_ids: Sequence[int], known: list[bytes]) -> list[bytes]:
+        """Return the keys of all whole blocks, going on from those already known."""
+        keys = list(known)
+        for at in range(len(keys) * BLOCK, len(token_ids) - BLOCK + 1, BLOCK):
+            previous = keys[-1] if keys else self.version.to_bytes(8)
+            block = array("q", token_ids[at : at + BLOCK]).tobytes()
+            keys.append(hashlib.blake2b(previous + block, digest_size=16).digest())
+        return keys
+
+    def num_found(self, keys: Sequence[bytes]) -> int:
+        """Return how many blocks of a prefix are in memory."""
+        return next((i for i, key in enumerate(keys) if key not in self._page_of), len(keys))
+
+    def copy_prefix(self, keys: Sequence[bytes]) -> list[int]:
+        """Return new pages that hold these blocks, all of which are in memory."""
+        per_page = self.page_size // BLOCK
+        lasts = range(0, len(keys), per_page)
+        for key in keys:  # used again: the last to be given up
+            if self._page_of[key] in self._kept:
+                self._kept.move_to_end(self._page_of[key])
+        pages = []
+        for first in lasts:
+            last = min(first + per_page, len(keys)) - 1
+            page = self.allocate()
+            if keys[last] not in self._page_of:  # its last room: the source itself was given up
+                self.free([page])
+                break
+            self.copies.append((self._page_of[keys[last]], page))
+            pages.append(page)
+        return pages
+
+    def register(self, page: int, key: bytes) -> None:
+        """Say that a held page now has the block of this key; the first page to have it serves."""
+        if key not in self._page_of:
+            self._page_of[key] = page
+            self._keys.setdefault(page, []).append(key)
+
+    def forget(self, version: int) -> None:
+        """Give up everything kept: the weights have changed."""
+        self.version = version
+        self._page_of.clear()
+        self._keys.clear()
+        self._kept.clear()
+
+    # --- moving -----------------------------------------------------------------------------------
+
+    def _move_away(self, page: int) -> None:
+        """Keep what a page holds elsewhere: above, or in place of what was used longest ago."""
+        oldest = next(iter(self._kept))
+        del self._kept[page]
+        if len(self._low) > len(self._kept):
+            room = next(p for p in reversed(self._low) if p not in self._kept)
+        elif page == oldest:
+            return self._unregister(page)
+        else:
+            room = oldest
+            del self._kept[oldest]
+        self._copy(page, room)
+        self._kept[room] = None
+
+    def _copy(self, source: int, destination: int) -> None:
+        self._unregister(destination)
+        self.copies.append((source, destination))
+        keys = self._keys.pop(source, [])
+        if keys:
+            self._keys[destination] = keys
+        for key in keys:
+            self._page_of[key] = destination
+
+    def _unregister(self, page: int) -> None:
+        for key in self._keys.pop(page, []):
+            del self._page_of[key]

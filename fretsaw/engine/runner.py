@@ -1,0 +1,290 @@
+"""One step of the network over everything scheduled: decoding rows and pieces of prompts together.
+
+The tokens of all sequences lie end to end, decoding rows first; only attention tells them apart.
+A decoding row attends to pages where they are: every page gives its own softmax and weighted
+values, and a row's pages are joined by their log-sum-exp (as in flash-decoding), so no keys or
+values are ever gathered. A prompt's piece gathers its own pages and uses the usual kernel.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fretsaw.engine.sequence import Slice
+from fretsaw.engine.weights import AttentionWeights, FfnWeights, LinearWeights, prepare
+from fretsaw.model.decoder import Decoder
+from fretsaw.model.rope import rope_inv_freq
+
+MASKED = -1e30  # finite: a page masked as a whole must not give NaN
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive tokens of one prompt."""
+
+    first: int  # its first token among all of the step
+    length: int
+    start: int  # its position in the sequence
+    pages: Int[Tensor, " pages"]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How decoding rows find their pages in the low range of memory."""
+
+    num_rows: int
+    span: int
+    owner: Int[Tensor, " span"]  # the row that a page belongs to; 0 for pages of nobody here
+    bias: Float[Tensor, "span 1 page_size"]  # 0 where a token is, MASKED where none is
+    pages: Int[Tensor, "rows max_pages"]  # of every row, padded with 0
+    padding: Float[Tensor, "rows max_pages 1"]  # 0 where a page is, -inf where none is
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one forward computes, as tensors."""
+
+    token_ids: Int[Tensor, " tokens"]
+    rotation: Tensor  # complex: tokens 1 half_head_dim
+    page: Int[Tensor, " tokens"]  # where its keys and values go
+    offset: Int[Tensor, " tokens"]
+    decoding: Decoding | None
+    pieces: tuple[Piece, ...]
+
+
+class Runner:
+    """The weights laid out for decoding, and the key-value memory of every layer that attends."""
+
+    def __init__(self, decoder: Decoder, num_pages: int, page_size: int, *, fp8: bool = False):
+        self.config, self.page_size, self._fp8 = decoder.config, page_size, fp8
+        self.device, self.dtype = decoder.device, decoder.model.embed_tokens.weight.dtype
+        self.refresh(decoder)
+        self._inv_freq = rope_inv_freq(self.config).to(self.device)
+        head_dim = self.config.head_dim
+        shapes = [
+            (num_pages, block.num_key_value_heads, page_size, head_dim)
+            for block in self.config.blocks
+        ]
+        self.keys = [_zeros(shape, self.dtype, self.device) for shape in shapes]
+        self.values = [_zeros(shape, self.dtype, self.device) for shape in shapes]
+
+    def refresh(self, decoder: Decoder) -> None:
+        """Take the decoder's weights as they are now."""
+        self.weights = prepare(decoder, fp8=self._fp8)
+
+    def move(self, copies: Sequence[tuple[int, int]]) -> None:
+        """Copy pages, one after the other."""
+        for source, destination in copies:
+            for tensor in (*self.keys, *self.values):
+                if tensor.shape[1]:
+                    tensor[destination] = tensor[source]
+
+    # --- from what is scheduled to tensors --------------------------------------------------------
+
+    def lay_out(self, slices: Sequence[Slice], span: int) -> Step:
+        """Return the tensors of a step; slices of one token that end a sequence come first."""
+        token_ids: list[int] = []
+        positions: list[int] = []
+        pages: list[int] = []
+        pieces: list[Piece] = []
+        num_rows = 0
+        for slice in slices:
+            sequence, end = slice.sequence, slice.start + slice.length
+            if slice.length == 1 and not pieces and slice.start:
+                num_rows += 1
+                token_ids.append(sequence.token_ids[slice.start])
+                positions.append(slice.start)
+                pages.append(sequence.pages[slice.start // self.page_size])
+                continue
+            held = torch.tensor(sequence.pages[: -(-end // self.page_size)], device=self.device)
+            pieces.append(Piece(len(token_ids), slice.length, slice.start, held))
+            token_ids += sequence.token_ids[slice.start : end]
+            positions += range(slice.start, end)
+            pages += [sequence.pages[at // self.page_size] for at in range(slice.start, end)]
+        at = torch.tensor([token_ids, positions, pages], device=self.device)
+        return Step(
+            token_ids=at[0],
+            rotation=self._rotation(at[1]),
+            page=at[2],
+            offset=at[1] % self.page_size,
+            decoding=self._decoding(slices[:num_rows], span) if num_rows else None,
+            pieces=tuple(pieces),
+        )
+
+    def _rotation(self, positions: Int[Tensor, " tokens"]) -> Tensor:
+        angles = positions[:, None].float() * self._inv_freq
+        return torch.polar(torch.ones_like(angles), angles)[:, None]
+
+    def _decoding(self, slices: Sequence[Slice], span: int) -> Decoding:
+        size = self.page_size
+        max_pages = max(len(s.sequence.pages) for s in slices)
+        owner = np.zeros(span, dtype=np.int64)
+        filled = np.zeros(span, dtype=np.int64)
+        table = np.zeros((len(slices), max_pages), dtype=np.int64)
+        counts = np.zeros(len(slices), dtype=np.int64)
+        for row, slice in enumerate(slices):
+            pages = slice.sequence.pages
+            counts[row] = len(pages)
+            table[row, : len(pages)] = pages
+            owner[pages] = row
+            filled[pages] = size
+            filled[pages[-1]] = slice.start + 1 - (len(pages) - 1) * size
+        bias = np.where(np.arange(size) < filled[:, None], 0.0, MASKED)
+        padding = np.where(np.arange(max_pages) < counts[:, None], 0.0, -np.inf)
+        return Decoding(
+            num_rows=len(slices),
+            span=span,
+            owner=torch.from_numpy(owner).to(self.device),
+            bias=torch.from_numpy(bias).to(self.device, self.dtype)[:, None],
+            pages=torch.from_numpy(table).to(self.device),
+            padding=torch.from_numpy(padding).to(self.device, torch.float32)[..., None],
+        )
+
+    # --- the network ------------------------------------------------------------------------------
+
+    def hidden(self, step: Step) -> Float[Tensor, "tokens hidden"]:
+        """Run all layers; keys and values are written on the way. The final norm is not applied."""
+        x = F.embedding(step.token_ids, self.weights.embed)
+        eps = self.config.rms_norm_eps
+        for i, (attention, ffn) in enumerate(
+            zip(self.weights.attention, self.weights.ffn, strict=True)
+        ):
+            match attention:
+                case AttentionWeights(norm, qkv, out):
+                    x = out.add_to(x, self._attend(i, qkv(rms_norm(x, norm, eps)), step))
+                case LinearWeights(norm, matrix):
+                    x = matrix.add_to(x, rms_norm(x, norm, eps))
+            match ffn:
+                case FfnWeights(norm, gate_up, down):
+                    gate, up = gate_up(rms_norm(x, norm, eps)).chunk(2, -1)
+                    x = down.add_to(x, F.silu(gate).mul_(up))
+                case LinearWeights(norm, matrix):
+                    x = matrix.add_to(x, rms_norm(x, norm, eps))
+        return x
+
+    def logits(self, hidden: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
+        """Apply the final norm and the head."""
+        normed = rms_norm(hidden, self.weights.norm, self.config.rms_norm_eps)
+        return F.linear(normed, self.weights.head)
+
+    def _attend(
+        self, i: int, qkv: Float[Tensor, "tokens qkv"], step: Step
+    ) -> Float[Tensor, "tokens heads_x_head_dim"]:
+        num_heads = self.config.num_attention_heads
+        kv_heads = self.config.blocks[i].num_key_value_heads
+        head_dim = self.config.head_dim
+        qkv = qkv.view(len(qkv), num_heads + 2 * kv_heads, head_dim)
+        turned = rotate_pairs(qkv[:, : num_heads + kv_heads], step.rotation)
+        queries, keys = turned[:, :num_heads], turned[:, num_heads:]
+        values = qkv[:, num_heads + kv_heads :]
+        self.keys[i][step.page, :, step.offset] = keys
+        self.values[i][step.page, :, step.offset] = values
+        parts = []
+        if step.decoding is not None:
+            own = queries[: step.decoding.num_rows]
+            parts.append(attend_pages(own, self.keys[i], self.values[i], step.decoding))
+        for piece in step.pieces:
+            mine = slice(piece.first, piece.first + piece.length)
+            if piece.start:
+                seen = piece.start + piece.length
+                k, v = (gather(pool[i], piece.pages, seen) for pool in (self.keys, self.values))
+            else:
+                k, v = keys[mine].transpose(0, 1), values[mine].transpose(0, 1)
+            parts.append(attend_piece(queries[mine].transpose(0, 1), k, v))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def rms_norm(
+    x: Float[Tensor, "tokens hidden"], weight: Float[Tensor, " hidden"], eps: float
+) -> Float[Tensor, "tokens hidden"]:
+    """Return x over its root mean square, times the weight; computed in float32."""
+    if x.dtype != torch.float32:
+        return F.rms_norm(x, x.shape[-1:], weight, eps)
+    return x * x.square().mean(-1, keepdim=True).add_(eps).rsqrt_() * weight
+
+
+def rotate_pairs(
+    x: Float[Tensor, "tokens heads head_dim"], rotation: Tensor
+) -> Float[Tensor, "tokens heads head_dim"]:
+    """Rotate queries and keys, given as complex numbers of unit length for every token and pair.
+
+    The result has the halves interleaved; scores do not depend on the order, as long as queries
+    and keys share it.
+    """
+    first, second = x.float().chunk(2, -1)
+    turned = torch.view_as_real(torch.complex(first, second) * rotation)
+    return turned.flatten(-2).to(x.dtype)
+
+
+def attend_pages(
+    queries: Float[Tensor, "rows heads head_dim"],
+    keys: Float[Tensor, "pages kv_heads page_size head_dim"],
+    values: Float[Tensor, "pages kv_heads page_size head_dim"],
+    decoding: Decoding,
+) -> Float[Tensor, "rows heads_x_head_dim"]:
+    """Attend with one token a row to pages that lie anywhere in the first `span`."""
+    span, (_, kv_heads, size, head_dim) = decoding.span, keys.shape
+    num_rows, num_heads, _ = queries.shape
+    group, scale = num_heads // kv_heads, head_dim**-0.5
+    by_page = queries.view(num_rows, kv_heads, group, head_dim)
+    by_page = by_page.expand(span, -1, -1, -1) if num_rows == 1 else by_page[decoding.owner]
+    by_page = by_page.reshape(span * kv_heads, group, head_dim)
+    bias = decoding.bias.repeat_interleave(kv_heads, 0)
+    k = keys[:span].reshape(span * kv_heads, size, head_dim)  # views: a range of whole pages
+    v = values[:span].reshape(span * kv_heads, size, head_dim)
+    scores = torch.baddbmm(bias, by_page, k.mT, alpha=scale)
+    if num_rows == 1:
+        joined = scores.view(span, num_heads, size).transpose(0, 1).reshape(num_heads, span * size)
+        weights = joined.softmax(-1).view(num_heads, span, size).transpose(0, 1)
+        mixed = weights.reshape(span * kv_heads, group, size) @ v
+        return mixed.view(span, -1).sum(0, keepdim=True)
+    scores = scores.float()
+    page_sum = scores.logsumexp(-1, keepdim=True)
+    mixed = (scores - page_sum).exp_().to(v.dtype) @ v  # span_x_kv_heads group head_dim
+    per_row = page_sum.view(span, num_heads)[decoding.pages] + decoding.padding
+    weights = per_row.softmax(1)[..., None]  # rows max_pages heads 1
+    mixed = mixed.view(span, num_heads, head_dim)[decoding.pages]
+    return (mixed * weights).sum(1).flatten(1).to(queries.dtype)
+
+
+def attend_piece(
+    queries: Float[Tensor, "heads length head_dim"],
+    keys: Float[Tensor, "kv_heads seen head_dim"],
+    values: Float[Tensor, "kv_heads seen head_dim"],
+) -> Float[Tensor, "length heads_x_head_dim"]:
+    """Attend with the last `length` tokens of those seen, each to all up to itself."""
+    length, seen = queries.shape[1], keys.shape[1]
+    mask = None
+    if length < seen:
+        mask = torch.ones(length, seen, dtype=torch.bool, device=keys.device).tril(seen - length)
+    mixed = F.scaled_dot_product_attention(
+        queries[None],
+        keys[None],
+        values[None],
+        attn_mask=mask,
+        is_causal=mask is None,
+        enable_gqa=len(queries) != len(keys),
+    )
+    return mixed[0].transpose(0, 1).flatten(1)
+
+
+def gather(
+    pool: Float[Tensor, "pages kv_heads page_size head_dim"],
+    pages: Int[Tensor, " own_pages"],
+    seen: int,
+) -> Float[Tensor, "kv_heads seen head_dim"]:
+    """Return one sequence's keys or values, in order."""
+    return pool[pages].transpose(0, 1).flatten(1, 2)[:, :seen]
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return zeros; on a CPU their memory is taken up only as it is written to."""
+    if device.type != "cpu" or not shape[1]:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    num_bytes = int(np.prod(shape)) * dtype.itemsize
+    return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(dtype).view(shape)

@@ -1,0 +1,95 @@
+"""Logits -> tokens: penalties, temperature, filters, and one uniform number a token.
+
+The number is a function of the request's seed and of how many tokens it has generated, so what
+else is in the batch never decides.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fretsaw.engine.sequence import Request, SequenceState
+
+
+def choose(
+    logits: Float[Tensor, "rows vocab"], sequences: Sequence[SequenceState]
+) -> Int[Tensor, " rows"]:
+    """Return the next token of every sequence, by inverse transform where it is sampled."""
+    requests = [sequence.request for sequence in sequences]
+    if any(request.has_penalties for request in requests):
+        logits = penalise(logits, sequences)
+    chosen = logits.argmax(-1)
+    rows = [row for row, request in enumerate(requests) if request.temperature > 0]
+    if not rows:
+        return chosen
+    sampled = [requests[row] for row in rows]
+    temperatures = torch.tensor([r.temperature for r in sampled], device=logits.device)
+    probs = (logits[rows] / temperatures[:, None]).softmax(-1)
+    if any(request.has_filters for request in sampled):
+        probs = filter_probs(probs, sampled)
+    cumulative = probs.double().cumsum(-1)
+    seeds = np.array([r.seed % 2**64 for r in sampled], dtype=np.uint64)
+    places = np.array([sequences[row].num_generated for row in rows], dtype=np.uint64)
+    draws = torch.from_numpy(uniform(seeds, places)).to(logits.device)
+    drawn = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)[:, 0]
+    # A draw at the very end may fall behind the last token that has any probability.
+    last = (probs > 0).long().cumsum(-1).argmax(-1)
+    chosen[rows] = torch.minimum(drawn, last)
+    return chosen
+
+
+def penalise(
+    logits: Float[Tensor, "rows vocab"], sequences: Sequence[SequenceState]
+) -> Float[Tensor, "rows vocab"]:
+    """Return logits with the repetition (arXiv 1909.05858), presence and frequency penalties."""
+    logits = logits.clone()
+    for row, sequence in enumerate(sequences):
+        request = sequence.request
+        if not request.has_penalties:
+            continue
+        if request.repetition_penalty != 1:
+            seen = torch.tensor(sorted(set(sequence.token_ids)), device=logits.device)
+            values, penalty = logits[row, seen], request.repetition_penalty
+            logits[row, seen] = torch.where(values > 0, values / penalty, values * penalty)
+        counts = Counter(sequence.token_ids[len(request.token_ids) :])
+        if counts:
+            ids = torch.tensor(list(counts), device=logits.device)
+            number = torch.tensor(list(counts.values()), device=logits.device)
+            logits[row, ids] -= request.presence_penalty + request.frequency_penalty * number
+    return logits
+
+
+def filter_probs(
+    probs: Float[Tensor, "rows vocab"], requests: Sequence[Request]
+) -> Float[Tensor, "rows vocab"]:
+    """Return probabilities with those outside top-k, then top-p, then min-p set to zero.
+
+    Top-p keeps the fewest most probable tokens that reach it, of what top-k left; min-p keeps
+    those of at least this share of the most probable one's.
+    """
+    vocab = probs.shape[-1]
+    sorted_probs, ids = probs.sort(-1, descending=True)
+    top_k = torch.tensor([[r.top_k or vocab] for r in requests], device=probs.device)
+    top_p = torch.tensor([[r.top_p] for r in requests], device=probs.device)
+    min_p = torch.tensor([[r.min_p] for r in requests], device=probs.device)
+    sorted_probs = sorted_probs * (torch.arange(vocab, device=probs.device) < top_k)
+    before = sorted_probs.cumsum(-1) - sorted_probs
+    kept = before < top_p * sorted_probs.sum(-1, keepdim=True)
+    kept[:, 0] = True
+    kept &= sorted_probs >= min_p * sorted_probs[:, :1]
+    return torch.zeros_like(probs).scatter(-1, ids, sorted_probs * kept)
+
+
+def uniform(seeds: np.ndarray, positions: np.ndarray | int) -> np.ndarray:
+    """Return one number in [0, 1) for every seed at its position (the SplitMix64 generator)."""
+    with np.errstate(over="ignore"):
+        step = np.asarray(positions, dtype=np.uint64) + np.uint64(1)
+        z = seeds * np.uint64(0xD1342543DE82EF95) + step * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> np.uint64(31))
+    return (z >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -1,0 +1,114 @@
+"""A decoder's weights as decoding wants them: few large matrices instead of many small ones.
+
+What reads the same input is one matrix: queries, keys and values; gate and up. On a CPU a matrix
+that widens is kept transposed, because one row times it then streams through memory in order (2x
+at batch 1); the values are the decoder's own. On an accelerator they may be FP8 (`fp8.py`).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from fretsaw.engine.fp8 import Fp8Matrix
+from fretsaw.model.attention import GroupedQueryAttention
+from fretsaw.model.decoder import Block, Decoder
+from fretsaw.model.ffn import SwiGLU
+
+
+class Matrix:
+    """A weight of (out, in) that maps rows; `weight` shares no memory with what it was made of."""
+
+    def __init__(self, *weights: Float[Tensor, "_ hidden"]):
+        weight = torch.cat([w.detach() for w in weights])
+        num_out, num_in = weight.shape
+        is_widening = num_out > num_in and weight.device.type == "cpu"
+        self.weight = weight.t().contiguous().t() if is_widening else weight
+
+    def __call__(self, x: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens out"]:
+        """Return x W^T."""
+        return F.linear(x, self.weight)
+
+    def add_to(
+        self, x: Float[Tensor, "tokens out"], y: Float[Tensor, "tokens hidden"]
+    ) -> Float[Tensor, "tokens out"]:
+        """Return x + y W^T."""
+        return torch.addmm(x, y, self.weight.t())
+
+
+AnyMatrix = Matrix | Fp8Matrix
+
+
+@dataclass(frozen=True)
+class AttentionWeights:
+    """Grouped-query attention."""
+
+    norm: Float[Tensor, " hidden"]
+    qkv: AnyMatrix  # queries, then keys, then values
+    out: AnyMatrix
+
+
+@dataclass(frozen=True)
+class FfnWeights:
+    """SwiGLU."""
+
+    norm: Float[Tensor, " hidden"]
+    gate_up: AnyMatrix  # gate, then up
+    down: AnyMatrix
+
+
+@dataclass(frozen=True)
+class LinearWeights:
+    """One matrix in place of either half."""
+
+    norm: Float[Tensor, " hidden"]
+    matrix: AnyMatrix
+
+
+@dataclass(frozen=True)
+class Weights:
+    """All of a decoder; embeddings, head and norms are its own tensors, the rest copies.
+
+    A layer's halves are None where it has none.
+    """
+
+    embed: Float[Tensor, "vocab hidden"]
+    attention: tuple[AttentionWeights | LinearWeights | None, ...]
+    ffn: tuple[FfnWeights | LinearWeights | None, ...]
+    norm: Float[Tensor, " hidden"]
+    head: Float[Tensor, "vocab hidden"]
+
+
+def prepare(decoder: Decoder, *, fp8: bool = False) -> Weights:
+    """Return the decoder's weights as they are now, laid out for decoding."""
+    kind = Fp8Matrix if fp8 else Matrix
+    blocks = [block for block in decoder.model.layers if isinstance(block, Block)]
+    return Weights(
+        embed=decoder.model.embed_tokens.weight.detach(),
+        attention=tuple(_attention(block, kind) for block in blocks),
+        ffn=tuple(_ffn(block, kind) for block in blocks),
+        norm=decoder.model.norm.weight.detach(),
+        head=decoder.head_weight.detach(),
+    )
+
+
+def _attention(block: Block, kind: type[AnyMatrix]) -> AttentionWeights | LinearWeights | None:
+    if not block.has_attention:
+        return None
+    norm, attention = block.input_layernorm.weight.detach(), block.self_attn
+    if not isinstance(attention, GroupedQueryAttention):
+        return LinearWeights(norm, kind(attention.linear_attn.weight))
+    qkv = kind(*(p.weight for p in (attention.q_proj, attention.k_proj, attention.v_proj)))
+    return AttentionWeights(norm, qkv, kind(attention.o_proj.weight))
+
+
+def _ffn(block: Block, kind: type[AnyMatrix]) -> FfnWeights | LinearWeights | None:
+    if not block.has_ffn:
+        return None
+    norm, ffn = block.post_attention_layernorm.weight.detach(), block.mlp
+    if not isinstance(ffn, SwiGLU):
+        return LinearWeights(norm, kind(ffn.linear_mlp.weight))
+    gate_up = kind(ffn.gate_proj.weight, ffn.up_proj.weight)
+    return FfnWeights(norm, gate_up, kind(ffn.down_proj.weight))
