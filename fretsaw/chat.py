@@ -38,8 +38,10 @@ OPEN_TAG, CLOSE_TAG = "<think>", "</think>"
 NO_REASONING = f"{OPEN_TAG}\n\n{CLOSE_TAG}\n\n"  # how v1.5 begins an answer with reasoning off
 TOGGLE = "detailed thinking"  # v1, followed by " on" or " off"
 THINK, NO_THINK = "/think", "/no_think"  # v1.5
+SHIELDED_TAG = "</ think>"  # the closing tag in a system text, which holds a /think
 HEADER, HEADER_END, TURN_END = "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"
 CONTROL_TOKENS = (HEADER, HEADER_END, TURN_END)
+TEMPLATE = "chat_template.jinja"  # the file of a checkpoint
 TOOLS, CALLS, RESULTS = (
     (f"<{name}>[", f"]</{name}>") for name in ("AVAILABLE_TOOLS", "TOOLCALL", "TOOL_RESPONSE")
 )
@@ -96,7 +98,7 @@ def mode_in(text: str, toggle: Toggle = "v1") -> Mode | None:
                     mode = said
         return mode
     if toggle == "v1.5":
-        text = text.replace(CLOSE_TAG, "")  # which holds a /think
+        text = text.replace(CLOSE_TAG, SHIELDED_TAG)
         return "off" if NO_THINK in text else "on" if THINK in text else None
     return None
 
@@ -109,7 +111,6 @@ def system_text(
     Where the user's own text names a mode, the text wins.
     """
     own = own.strip()
-    named = mode_in(own, toggle)
     listed = ", ".join(_json(tool.get("function", tool)) for tool in tools)
     listed = f"{TOOLS[0]}{listed}{TOOLS[1]}"
     if toggle != "v1":
@@ -118,15 +119,15 @@ def system_text(
         # The published template ends a system text with a blank line, and always has the turn.
         before = f"{_without_flags(own)}\n\n" if own or mode == "off" else ""
         return before + (listed if tools else "")
-    parts = [f"{TOGGLE} {mode}"] if toggle == "v1" and named is None else []
+    parts = [f"{TOGGLE} {mode}"] if toggle == "v1" and mode_in(own) is None else []
     parts += [own] if own else []
     parts += [listed] if tools else []
     return "\n\n".join(parts) or None
 
 
 def _without_flags(text: str) -> str:
-    shielded = text.replace(CLOSE_TAG, "</ think>").replace(NO_THINK, "").replace(THINK, "")
-    return shielded.replace("</ think>", CLOSE_TAG).strip()
+    shielded = text.replace(CLOSE_TAG, SHIELDED_TAG).replace(NO_THINK, "").replace(THINK, "")
+    return shielded.replace(SHIELDED_TAG, CLOSE_TAG).strip()
 
 
 def toggle_of(folder: Path) -> Toggle:
@@ -157,7 +158,7 @@ def toggle_of(folder: Path) -> Toggle:
 
 
 def _template_in(folder: Path, setting: Any) -> str | None:
-    path = folder / "chat_template.jinja"
+    path = folder / TEMPLATE
     if path.is_file():
         return path.read_text(encoding="utf-8")
     return None if setting is None else json.dumps(setting, ensure_ascii=False)
@@ -312,6 +313,12 @@ def _read_call(call: Any) -> ToolCall | None:
     match call:
         case {"name": str(name), "arguments": Mapping() as arguments}:
             return ToolCall(name, arguments)
+        case {"name": str(name), "arguments": str(text)}:  # written once more, as some models do
+            try:
+                arguments = json.loads(text)
+            except json.JSONDecodeError:
+                return None
+            return ToolCall(name, arguments) if isinstance(arguments, Mapping) else None
         case _:
             return None
 

@@ -5,12 +5,13 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 
-from fretsaw.chat import CLOSE_TAG, OPEN_TAG, Message, Mode
+from fretsaw.chat import CLOSE_TAG, OPEN_TAG, Message, Mode, Piece, ReasoningSplitter
 from fretsaw.loaded import LoadedModel
 
 HELP = """\
 /think     reason before answering    /reset   begin a new conversation
 /no_think  answer at once             /exit    leave (Ctrl-C stops an answer)"""
+NO_TOGGLE = "this model has no toggle: whether it reasons is its own choice"
 DIM, PLAIN = "\033[2m", "\033[0m"
 
 
@@ -24,17 +25,22 @@ def converse(
     seed: int,
 ) -> None:
     """Read turns from stdin and answer them until it ends; without a terminal, a turn a line."""
+    if mode == "off" and model.toggle == "none":
+        raise ValueError(f"thinking off: {NO_TOGGLE}; leave it out")
     is_terminal = sys.stdin.isatty()
     beginning = [Message("system", system)] if system else []
     messages = list(beginning)
     if is_terminal:
         with contextlib.suppress(ImportError):  # line editing, where the platform has it
             import readline  # noqa: F401
-        print(f"reasoning {mode}\n{HELP}\n")
+        state = NO_TOGGLE if model.toggle == "none" else f"reasoning {mode}"
+        print(f"{state}\n{HELP}\n")
     for turn in _turns(is_terminal):
         match turn:
             case "/exit":
                 return
+            case "/think" | "/no_think" if model.toggle == "none":
+                print(f"{NO_TOGGLE}\n")
             case "/think" | "/no_think":
                 mode = "on" if turn == "/think" else "off"
                 print(f"reasoning {mode}\n")
@@ -45,14 +51,15 @@ def converse(
                 print(f"no command {turn}\n{HELP}\n")
             case _:
                 messages.append(Message("user", turn))
-                answer = ""
+                answer, shown, splitter = "", None, ReasoningSplitter()
                 try:
                     pieces = model.chat(
                         messages, mode, max_tokens=max_tokens, temperature=temperature, seed=seed
                     )
                     for piece in pieces:
                         answer += piece
-                        _show(answer, piece)
+                        shown = _show(splitter.feed(piece), shown)
+                    _show(splitter.flush(), shown)
                 except ValueError as error:
                     if not is_terminal:
                         raise
@@ -83,13 +90,19 @@ def _ask() -> str | None:
         return "/exit"
 
 
-def _show(answer: str, piece: str) -> None:
-    """Print a piece; what lies between the tags is dimmed."""
-    begun = answer.lstrip()
-    is_reasoning = begun.startswith(OPEN_TAG) or OPEN_TAG.startswith(begun)
-    is_closed = CLOSE_TAG in answer[: len(answer) - len(piece)]
-    code = DIM if is_reasoning and not is_closed else PLAIN
-    print(f"{_code(code)}{piece}", end="", flush=True)
+def _show(pieces: Iterable[Piece], shown: str | None) -> str | None:
+    """Print pieces of an answer, its reasoning dimmed between its tags; return what came last.
+
+    `shown` is the kind that came last before, None at the beginning.
+    """
+    for kind, text in pieces:
+        if kind == "reasoning" and shown is None:
+            text = f"{OPEN_TAG}\n{text}"
+        if kind == "content" and shown == "reasoning":
+            print(f"\n{CLOSE_TAG}\n\n", end="")
+        print(f"{_code(DIM if kind == 'reasoning' else PLAIN)}{text}", end="", flush=True)
+        shown = kind
+    return shown
 
 
 def _code(code: str) -> str:

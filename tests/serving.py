@@ -21,6 +21,7 @@ from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Decoder
 from fretsaw.serve.api import create_app
 from fretsaw.serve.model import ServedModel
+from fretsaw.serve.run import capacity
 from fretsaw.serve.service import Service
 from fretsaw.serve.settings import Limits
 from fretsaw.serve.worker import Worker
@@ -151,7 +152,7 @@ def local(
     """Serve a checkpoint in this process."""
     loaded = LoadedModel.from_checkpoint(folder)
     engine = Engine(loaded.decoder, max_batch=max_batch)
-    served = ServedModel.of(folder, loaded)
+    served = ServedModel.of(folder, loaded, capacity(engine))
     for name, value in model.items():
         object.__setattr__(served, name, value)
     limits = limits or Limits()

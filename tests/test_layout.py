@@ -10,7 +10,7 @@ PACKAGE = ROOT / "fretsaw"
 
 FLOORS = [
     {"artifact", "progress", "hardware", "stage"},
-    {"settings", "model", "tokenizer", "scenario", "chat"},
+    {"settings", "model", "tokenizer", "scenario", "chat", "chat_template"},
     {"checkpoint", "data", "training", "engine", "verify"},
     {"rollout"},
     {"tasks"},

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fretsaw.chat import Message, with_reasoning
+from fretsaw.chat import Message, Toggle, with_reasoning
 from fretsaw.loaded import LoadedModel
 from fretsaw.terminal import converse
 
@@ -13,8 +13,9 @@ from fretsaw.terminal import converse
 class Echo(LoadedModel):
     """Stands where a loaded model does: says what it was asked, in pieces."""
 
-    def __init__(self) -> None:
+    def __init__(self, toggle: Toggle) -> None:
         self.asked: list[tuple[list[Message], str]] = []
+        self.toggle = toggle
 
     def chat(self, messages, mode="on", **options) -> Iterator[str]:
         self.asked.append((list(messages), mode))
@@ -22,9 +23,11 @@ class Echo(LoadedModel):
         yield from with_reasoning("hm", text) if mode == "on" else text
 
 
-def talk(monkeypatch: pytest.MonkeyPatch, lines: str, system: str = "") -> Echo:
+def talk(
+    monkeypatch: pytest.MonkeyPatch, lines: str, system: str = "", toggle: Toggle = "v1"
+) -> Echo:
     monkeypatch.setattr("sys.stdin", io.StringIO(lines))
-    model = Echo()
+    model = Echo(toggle)
     converse(model, mode="on", system=system, max_tokens=9, temperature=0.0, seed=0)
     return model
 
@@ -56,3 +59,23 @@ def test_reset_and_exit(monkeypatch, capsys) -> None:
 def test_an_unknown_command_is_said(monkeypatch, capsys) -> None:
     assert talk(monkeypatch, "/thinking\n").asked == []
     assert "no command /thinking" in capsys.readouterr().out
+
+
+def test_a_model_without_a_toggle_refuses_it(monkeypatch, capsys) -> None:
+    model = talk(monkeypatch, "/no_think\none\n", toggle="none")
+    assert [mode for _, mode in model.asked] == ["on"]
+    assert "this model has no toggle" in capsys.readouterr().out
+
+
+def test_only_the_reasoning_is_dimmed(monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    talk(monkeypatch, "one\n")
+    dim, plain = "\033[2m", "\033[0m"
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{dim}<think>\nh{dim}m\n</think>\n\n{plain}o{plain}n")
+
+
+def test_thinking_off_without_a_toggle_is_refused() -> None:
+    with pytest.raises(ValueError, match="thinking off: this model has no toggle"):
+        converse(Echo("none"), mode="off", system="", max_tokens=9, temperature=0.0, seed=0)

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fretsaw.artifact import atomic_folder, require_disk, write_json
+from fretsaw.chat import Toggle, is_chat
+from fretsaw.chat_template import write_chat_template
 from fretsaw.checkpoint import decilm, llama
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.size import BYTES_PER_ELEMENT, num_params
@@ -237,12 +239,14 @@ def write(
     *,
     like: Path | None = None,
     tokenizer: "Tokenizer | None" = None,
+    toggle: Toggle = "v1",
     dtype: str = "fp32",
 ) -> None:
     """Write a checkpoint into an existing folder, with the tokenizer files of `like`.
 
     A plain Llama where all layers are the same, else DeciLM with the modeling code it needs. A
-    `tokenizer` that is no longer that of `like` is written in its place.
+    `tokenizer` that is no longer that of `like` is written in its place; where it is a chat
+    model's, the chat template goes with it, for the mode to be told as `toggle` says.
     """
     import torch
 
@@ -260,6 +264,8 @@ def write(
             shutil.copyfile(Path(__file__).with_name(name), folder / name)
     if tokenizer is not None:
         tokenizer.save(folder)
+        if is_chat(tokenizer):
+            write_chat_template(folder, toggle)
         ends = {"bos_token_id": config.bos_token_id, "eos_token_id": list(config.eos_token_ids)}
         write_json(folder / "generation_config.json", ends)
     for name in TOKENIZER_FILES if like is not None and tokenizer is None else ():

@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fretsaw.chat import MODES, ROLES, Message, Mode, format_fault, mode_in, with_reasoning
+from fretsaw.chat import (
+    MODES,
+    ROLES,
+    Message,
+    Mode,
+    check_roles,
+    format_fault,
+    mode_in,
+    with_reasoning,
+)
 from fretsaw.data.sources import read_objects
 
 _CALCULATION = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator annotations
@@ -92,6 +101,10 @@ def read_messages(turns: Any, where: str) -> tuple[Message, ...]:
 def check(record: Record) -> Record:
     """Return the record; raise where it has no answer, or one that contradicts its mode."""
     where, last = record.where, record.messages[-1]
+    try:
+        check_roles(record.messages)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     if last.role != "assistant" or not last.content.strip():
         raise ValueError(f"{where}: no answer; end messages with the assistant's, or drop the row")
     if not any(message.role == "user" for message in record.messages):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from fretsaw.artifact import write_json
-from fretsaw.chat import MODES, is_chat
+from fretsaw.chat import MODES, Toggle, is_chat, toggle_of
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
 from fretsaw.engine.engine import Engine
@@ -48,7 +49,7 @@ def evaluate(settings: EvalSettings, inputs: Mapping[str, Path], run: StageRun) 
         figures = results["tasks"][task] = {}
         for name, model in models.items():
             tokenizer = Tokenizer.from_folder(folders[name])
-            answers = put(problems, model, tokenizer, settings, run, name)
+            answers = put(problems, model, tokenizer, settings, run, name, toggle_of(folders[name]))
             write_rows(run.folder / f"answers-{name}-{number}.parquet", answers)
             figures[name] = task_figures(answers, settings.samples)
         if len(models) == 2:
@@ -107,9 +108,10 @@ def put(
     settings: EvalSettings,
     run: StageRun,
     name: str,
+    toggle: Toggle,
 ) -> list[Row]:
     """Return graded answers to every problem in both modes: as a chat where the model has one."""
-    prompt = chat_prompt if is_chat(tokenizer) else plain_prompt
+    prompt = partial(chat_prompt, toggle=toggle) if is_chat(tokenizer) else plain_prompt
     rows = []
     for mode in MODES:
         run.progress.start(f"{name} {mode}", len(problems) * settings.samples, unit="answer")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fretsaw import artifact
-from fretsaw.chat import MODES
+from fretsaw.chat import MODES, Toggle, toggle_of
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
 from fretsaw.engine.engine import Engine
@@ -44,9 +44,10 @@ def reinforce(settings: RlSettings, inputs: Mapping[str, Path], run: StageRun) -
     model = checkpoint.load(inputs["model"], device=run.device)
     tokenizer = Tokenizer.from_folder(inputs["model"])
     checkpoint.check_tokenizer(tokenizer, model.config)
+    toggle = toggle_of(inputs["model"])
     problems, heldout = _problems(settings, inputs.get("problems"), run.seed)
     for problem, mode in itertools.product((*problems, *heldout), MODES):
-        _check_length(chat_prompt(tokenizer, problem, mode), settings, model)
+        _check_length(chat_prompt(tokenizer, problem, mode, toggle), settings, model)
     artifact.require_disk(run.folder, 2 * STATE_BYTES_PER_PARAMETER * num_params(model.config))
     reference = copy.deepcopy(model).requires_grad_(False) if settings.kl_coef else None
     optimizers = build_optimizers(model, settings.update)
@@ -57,7 +58,7 @@ def reinforce(settings: RlSettings, inputs: Mapping[str, Path], run: StageRun) -
 
     # --- state ------------------------------------------------------------------------------------
     if not state.resume():
-        state.scalars = _heldout_figures(engine, tokenizer, heldout, settings, "before")
+        state.scalars = _heldout_figures(engine, tokenizer, toggle, heldout, settings, "before")
         state.save()
     run.progress.rewind(state.step)
     run.progress.start("reinforcing", settings.num_updates, step=state.step, unit="update")
@@ -71,7 +72,7 @@ def reinforce(settings: RlSettings, inputs: Mapping[str, Path], run: StageRun) -
         metrics: dict[str, float] = {}
         if not path.is_file():
             engine.load_weights((), version=state.step)
-            rows = _roll_out(engine, tokenizer, problems, settings, run.seed, index)
+            rows = _roll_out(engine, tokenizer, toggle, problems, settings, run.seed, index)
             rows = _with_logprobs(rows, model, reference, settings, run.dtype)
             if index == 0:
                 _check_signal(rows, settings)
@@ -93,7 +94,7 @@ def reinforce(settings: RlSettings, inputs: Mapping[str, Path], run: StageRun) -
         is_last = state.step == settings.num_updates
         if is_last or state.step % (settings.heldout_every * settings.updates_per_rollout) == 0:
             engine.load_weights((), version=state.step)
-            figures = _heldout_figures(engine, tokenizer, heldout, settings, "heldout")
+            figures = _heldout_figures(engine, tokenizer, toggle, heldout, settings, "heldout")
             metrics |= figures
             state.scalars |= figures
         if is_last or run.stop_requested or time.monotonic() - saved_at > settings.save_every_s:
@@ -136,6 +137,7 @@ def _check_length(prompt: Prompt, settings: RlSettings, model: Decoder) -> None:
 def _roll_out(
     engine: Engine,
     tokenizer: Tokenizer,
+    toggle: Toggle,
     problems: Sequence[Problem],
     settings: RlSettings,
     seed: int,
@@ -148,7 +150,7 @@ def _roll_out(
     share = [i * num_on // num_prompts for i in range(num_prompts + 1)]
     is_on = [after > before for before, after in itertools.pairwise(share)]
     prompts = [
-        chat_prompt(tokenizer, problems[i], "on" if on else "off")
+        chat_prompt(tokenizer, problems[i], "on" if on else "off", toggle)
         for i, on in zip(drawn, is_on, strict=True)
     ]
     rows = answer(
@@ -211,6 +213,7 @@ def _check_signal(rows: Sequence[Row], settings: RlSettings) -> None:
 def _heldout_figures(
     engine: Engine,
     tokenizer: Tokenizer,
+    toggle: Toggle,
     problems: Sequence[Problem],
     settings: RlSettings,
     prefix: str,
@@ -218,7 +221,7 @@ def _heldout_figures(
     """Return the mean reward of greedy answers to the held-out problems, by mode."""
     figures = {}
     for mode in MODES if problems else ():
-        prompts = [chat_prompt(tokenizer, problem, mode) for problem in problems]
+        prompts = [chat_prompt(tokenizer, problem, mode, toggle) for problem in problems]
         rows = answer(engine, tokenizer, prompts, max_tokens=settings.max_tokens)
         figures[f"{prefix}_reward_{mode}"] = sum(row.reward for row in rows) / len(rows)
         figures[f"{prefix}_tokens_{mode}"] = sum(len(row.token_ids) for row in rows) / len(rows)

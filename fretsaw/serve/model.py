@@ -41,27 +41,29 @@ class ServedModel:
     name: str
     tokenizer: Tokenizer
     config: ModelConfig
+    context: int  # how many tokens a prompt and its answer may have together
     toggle: Toggle = "v1"
     defaults: Defaults = Defaults()
     chat_template: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
-    def of(cls, folder: Path, loaded: LoadedModel, name: str | None = None) -> "ServedModel":
-        """Read what a checkpoint's folder says; the name is by default the folder's."""
+    def of(
+        cls, folder: Path, loaded: LoadedModel, capacity: int, name: str | None = None
+    ) -> "ServedModel":
+        """Read what a checkpoint's folder says; the name is by default the folder's.
+
+        `capacity` is how many tokens the engine's memory holds.
+        """
         return cls(
             name=name or folder.resolve().name,
             tokenizer=loaded.tokenizer,
             config=loaded.decoder.config,
+            context=min(loaded.decoder.config.max_position_embeddings, capacity),
             toggle=loaded.toggle,
             defaults=Defaults.of(folder),
             chat_template=_chat_template(folder),
         )
-
-    @property
-    def context(self) -> int:
-        """How many tokens a prompt and its answer may have together."""
-        return self.config.max_position_embeddings
 
     def stop_strings(self, stop: Sequence[str]) -> tuple[str, ...]:
         """Return the strings that must be looked for: a token that ends every text needs none."""

@@ -11,7 +11,8 @@ from pathlib import Path
 import uvicorn
 
 from fretsaw.checkpoint import folder as checkpoint
-from fretsaw.engine.engine import Engine
+from fretsaw.engine.engine import PAGE_SIZE, Engine
+from fretsaw.engine.memory import page_bytes
 from fretsaw.loaded import LoadedModel
 from fretsaw.serve.api import create_app
 from fretsaw.serve.model import ServedModel
@@ -40,7 +41,7 @@ def serve(
         folder = checkpoint.resolve(name_or_path)
         loaded = LoadedModel.from_checkpoint(folder, device=device)
         engine = Engine(loaded.decoder, max_batch=max_batch, memory_mib=memory_mib)
-        model = ServedModel.of(folder, loaded, name)
+        model = ServedModel.of(folder, loaded, capacity(engine), name)
         worker = Worker(engine, max_open=max_batch + limits.max_queue)
         app = create_app(Service(model, worker, limits), api_keys=api_keys)
         config = uvicorn.Config(
@@ -120,7 +121,12 @@ def url(listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
+def capacity(engine: Engine) -> int:
+    """Return how many tokens an engine's key-value memory holds."""
+    return engine.stats().pages_total * PAGE_SIZE
+
+
 def memory_line(engine: Engine) -> str:
-    """Return how much memory the KV pages take."""
-    stats = engine.stats()
-    return f"KV pages {stats.pages_total}"
+    """Return how much memory the KV pages take, and what they hold."""
+    mib = engine.stats().pages_total * page_bytes(engine.decoder, PAGE_SIZE) / 2**20
+    return f"KV pages {mib:.1f} MiB for {capacity(engine)} tokens"

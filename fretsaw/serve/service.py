@@ -124,7 +124,7 @@ def room_after(
     room = context - len(prompt)
     if room < 1 and asked != 0:
         raise bad_request(
-            f"{prompt_param}: {len(prompt)} tokens, but the model's context is {context} and an "
+            f"{prompt_param}: {len(prompt)} tokens, but the context is {context} and an "
             "answer needs room in it; send less",
             prompt_param,
             "context_length_exceeded",
@@ -135,7 +135,7 @@ def room_after(
         raise bad_request(f"{param}: {asked}; give at most {most}", param, "invalid_value")
     if asked > room:
         raise bad_request(
-            f"{param}: {asked} after a prompt of {len(prompt)} tokens, but the model's context is "
+            f"{param}: {asked} after a prompt of {len(prompt)} tokens, but the context is "
             f"{context}; give at most {room}",
             param,
             "context_length_exceeded",

@@ -10,7 +10,15 @@ from typing import Any
 import torch
 
 from fretsaw import artifact
-from fretsaw.chat import MODES, Mode, add_control_tokens, check_tags, render
+from fretsaw.chat import (
+    MODES,
+    Mode,
+    Toggle,
+    add_control_tokens,
+    check_tags,
+    render,
+    toggle_of,
+)
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader, world
 from fretsaw.data.pack import Batch, batch_of, pack
@@ -44,6 +52,8 @@ def tune(settings: SftSettings, inputs: Mapping[str, Path], run: StageRun) -> di
     model = checkpoint.load(inputs["model"], device=run.device)
     checkpoint.check_tokenizer(tokenizer, model.config)
     check_tags(tokenizer)
+    # A model that has no toggle yet is taught v1's.
+    toggle: Toggle = "v1.5" if toggle_of(inputs["model"]) == "v1.5" else "v1"
     added = add_control_tokens(tokenizer)
     model = model.with_vocab(
         max(model.config.vocab_size, tokenizer.vocab_size), tokenizer.eos_token_ids
@@ -55,8 +65,8 @@ def tune(settings: SftSettings, inputs: Mapping[str, Path], run: StageRun) -> di
             "give at most that"
         )
     train_records, heldout_records = read(settings, inputs, run.seed)
-    train, num_skipped = encode(train_records, tokenizer, row_len, settings.too_long)
-    heldout, _ = encode(heldout_records, tokenizer, row_len, settings.too_long)
+    train, num_skipped = encode(train_records, tokenizer, row_len, settings.too_long, toggle)
+    heldout, _ = encode(heldout_records, tokenizer, row_len, settings.too_long, toggle)
     if not train:
         raise ValueError("sft: no conversations are left; give more, or a longer seq_len")
     rows = pack([len(example.token_ids) for example in train], row_len)
@@ -109,7 +119,7 @@ def tune(settings: SftSettings, inputs: Mapping[str, Path], run: StageRun) -> di
             saved_at = time.monotonic()
         run.step(state.step, metrics)
 
-    checkpoint.write(model, run.folder, tokenizer=tokenizer)
+    checkpoint.write(model, run.folder, tokenizer=tokenizer, toggle=toggle)
     return {
         **state.scalars,
         "rows": len(train),
@@ -150,12 +160,16 @@ def is_heldout(record: Record, share: float) -> bool:
 
 
 def encode(
-    records: Iterable[Record], tokenizer: Tokenizer, row_len: int, too_long: str
+    records: Iterable[Record],
+    tokenizer: Tokenizer,
+    row_len: int,
+    too_long: str,
+    toggle: Toggle = "v1",
 ) -> tuple[list[Example], int]:
     """Return the examples, and how many conversations were longer than a row and skipped."""
     examples, skipped = [], []
     for record in records:
-        spans = render(tokenizer, record.messages, record.mode)
+        spans = render(tokenizer, record.messages, record.mode, toggle=toggle)
         token_ids = tuple(id for span in spans for id in span.token_ids)
         if len(token_ids) > row_len:
             if too_long == "refuse":

@@ -7,7 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fretsaw.chat import OPEN_TAG, Message, Mode, format_fault, mode_in, prompt_ids, split_reasoning
+from fretsaw.chat import (
+    OPEN_TAG,
+    TOGGLES,
+    Message,
+    Mode,
+    Toggle,
+    format_fault,
+    mode_in,
+    prompt_ids,
+    split_reasoning,
+)
 from fretsaw.data.records import read_messages
 from fretsaw.data.sources import read_objects
 from fretsaw.tokenizer import Tokenizer
@@ -72,9 +82,11 @@ class Prompt:
         return grade(self.problem, text, self.mode, is_finished=is_finished)
 
 
-def chat_prompt(tokenizer: Tokenizer, problem: Problem, mode: Mode) -> Prompt:
-    """Put a problem to a chat model; the toggle's line asks for the mode."""
-    return Prompt(problem, mode, prompt_ids(tokenizer, problem.messages, mode))
+def chat_prompt(
+    tokenizer: Tokenizer, problem: Problem, mode: Mode, toggle: Toggle = "v1"
+) -> Prompt:
+    """Put a problem to a chat model; its toggle asks for the mode."""
+    return Prompt(problem, mode, prompt_ids(tokenizer, problem.messages, mode, toggle=toggle))
 
 
 def plain_prompt(tokenizer: Tokenizer, problem: Problem, mode: Mode) -> Prompt:
@@ -109,7 +121,8 @@ def read_problems(path: Path) -> list[Problem]:
             raise ValueError(f"{where}: prompt is {prompt!r}; write a prompt, or messages")
         if messages[-1].role != "user":
             raise ValueError(f"{where}: the last message is not the user's; end with the question")
-        asked = mode_in(messages[0].content) if messages[0].role == "system" else None
+        system = messages[0].content if messages[0].role == "system" else ""
+        asked = next(filter(None, (mode_in(system, toggle) for toggle in TOGGLES)), None)
         if asked is not None:
             raise ValueError(
                 f"{where}: its system text asks for reasoning {asked!r}, but a problem is put in "

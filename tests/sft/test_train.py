@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from support import stage_run, stopped_at
+from transformers import AutoTokenizer
 
-from fretsaw.chat import CONTROL_TOKENS
+from fretsaw.chat import CONTROL_TOKENS, toggle_of
+from fretsaw.chat_template import write_chat_template
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data.pack import pack
 from fretsaw.data.records import read_records
 from fretsaw.data.world import conversations
+from fretsaw.loaded import LoadedModel
 from fretsaw.sft.settings import SftSettings
 from fretsaw.sft.train import batch_examples, encode, heldout_losses, is_heldout, tune
 from fretsaw.tokenizer import Tokenizer
@@ -49,6 +52,23 @@ def test_the_format_is_added_and_recorded(tiny: Path, tmp_path: Path) -> None:
     assert generation["eos_token_id"] == list(model.config.eos_token_ids)
     again = tune(replace(SETTINGS, epochs=1), {"model": tmp_path}, stage_run(tmp_path / "again"))
     assert again["added_tokens"] == []
+
+
+def test_what_is_learnt_is_what_the_chat_template_writes(tiny: Path, tmp_path: Path) -> None:
+    """The toggle of a checkpoint stays; one without is taught v1's."""
+    examples_of(tiny, tmp_path)
+    assert toggle_of(tmp_path) == "v1"
+    write_chat_template(tmp_path, "v1.5")
+    out = tmp_path / "again"
+    tune(replace(SETTINGS, epochs=1), {"model": tmp_path}, stage_run(out))
+    assert toggle_of(out) == LoadedModel.from_checkpoint(out).toggle == "v1.5"
+    theirs = AutoTokenizer.from_pretrained(out)
+    records = list(conversations(0, "train", 12))
+    learnt, _ = encode(records, Tokenizer.from_folder(out), 256, "refuse", "v1.5")
+    for record, example in zip(records, learnt, strict=True):
+        sent = [{"role": m.role, "content": m.content} for m in record.messages]
+        ids = theirs.apply_chat_template(sent, enable_thinking=record.mode == "on")["input_ids"]
+        assert list(example.token_ids) == ids
 
 
 def test_new_rows_are_the_mean_of_the_old(tiny: Path) -> None:
