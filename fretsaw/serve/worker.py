@@ -188,7 +188,6 @@ class Worker:
             while self._carry_out_orders():
                 if self._engine.has_work:
                     self._step()
-                self.stats = copy.copy(self._engine.stats())
         except BaseException as error:  # whatever it is, nobody may wait for an answer any more
             traceback.print_exception(error, file=sys.stderr)
             self._call(self._fail_all, error)
@@ -235,7 +234,9 @@ class Worker:
 
     def _step(self) -> None:
         made: dict[Job, list[tuple[int, Event]]] = {}
-        for event in self._engine.step():
+        came = self._engine.step()
+        self.stats = copy.copy(self._engine.stats())  # before anybody hears of what came
+        for event in came:
             job, index = self._places[event.request]
             events = made.setdefault(job, [])
             events.append((index, event))
