@@ -17,6 +17,7 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from fretsaw.artifact import write_json
 
 _REPLACEMENT = "\ufffd"  # what an unfinished UTF-8 character decodes to
+_LONG = 4096  # characters
 _BYTE_NAME = re.compile(r"<0x([0-9A-F]{2})>")  # a single byte in a SentencePiece vocabulary
 # How Llama 3 splits a text before merging, but for digits, which stand alone here: contractions,
 # words with what comes before them, digits, other signs with the line ends after them, line ends,
@@ -143,6 +144,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of the text alone."""
+        if len(text) > _LONG:  # a batch lets other threads run meanwhile, and costs a little more
+            return self.encode_batch([text])[0]
         return self._inner.encode(text, add_special_tokens=False).ids
 
     def encode_raw(self, text: str) -> list[int]:

@@ -27,7 +27,14 @@ from fretsaw.serve.protocol import (
     DetokenizeRequest,
     TokenizeRequest,
 )
-from fretsaw.serve.service import JsonResponse, Service, check_id, check_model, told
+from fretsaw.serve.service import (
+    JsonResponse,
+    Service,
+    check_id,
+    check_model,
+    in_thread_if_long,
+    told,
+)
 from fretsaw.serve.worker import Closing, EngineFailed
 
 PAGE = Path(__file__).with_name("chat.html")
@@ -83,7 +90,8 @@ def _add_routes(app: FastAPI, service: Service) -> frozenset[str]:
         """Return the ids of a prompt, or of a conversation as it is rendered."""
         body = await read_body(request, TokenizeRequest, limits)
         check_model(service, body.model)
-        ids = _token_ids(service, body)
+        size = len(body.prompt or "") + sum(len(turn.content) for turn in body.messages)
+        ids = await in_thread_if_long(size, lambda: _token_ids(service, body))
         strings = [model.tokenizer.token(id) for id in ids] if body.return_token_strs else None
         return JsonResponse(
             {

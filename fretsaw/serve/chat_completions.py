@@ -26,6 +26,7 @@ from fretsaw.serve.service import (
     check_model,
     engine_requests,
     growth,
+    in_thread_if_long,
     merged,
     room_after,
     sse,
@@ -62,7 +63,8 @@ async def complete_chat(service: Service, body: ChatRequest, http: HttpRequest) 
     if None not in (body.max_tokens, body.max_completion_tokens):
         raise bad_request("max_tokens: max_completion_tokens is given too; send one", "max_tokens")
     check_counts(service, body.n, 1)
-    prompt = rendered(service, body)
+    size = sum(len(turn.content) for turn in body.messages)
+    prompt = await in_thread_if_long(size, lambda: rendered(service, body))
     named = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     room = room_after(service, prompt, getattr(body, named), prompt_param="messages", param=named)
     requests = engine_requests(
@@ -221,17 +223,18 @@ async def _stream(
         }
         return sse(head("chat.completion.chunk", [choice]))
 
-    for index in range(len(turns)):
-        yield chunk(index, {"role": "assistant", "content": ""})
+    begun = {"role": "assistant", "content": ""}
+    yield b"".join(chunk(index, begun) for index in range(len(turns)))
     answers = [turn.answer for turn in turns]
     async for grown in growth(job, answers, watch):
+        chunks = []
         for index, gain in grown.items():
             turn = turns[index]
             turn.take(gain.pieces, gain.events)
-            for delta in turn.deltas(gain.pieces):
-                yield chunk(index, delta)
+            chunks += [chunk(index, delta) for delta in turn.deltas(gain.pieces)]
             if turn.answer.finish_reason is not None:
-                yield chunk(index, {}, turn.message()[1])
+                chunks.append(chunk(index, {}, turn.message()[1]))
+        yield b"".join(chunks)
     if body.stream_options.include_usage:
         last = head("chat.completion.chunk", [])
         yield sse(merged(last, usage=usage(num_prompt, answers)))

@@ -24,6 +24,7 @@ from fretsaw.serve.service import (
     check_model,
     engine_requests,
     growth,
+    in_thread_if_long,
     merged,
     room_after,
     sse,
@@ -40,7 +41,10 @@ async def complete(service: Service, body: CompletionRequest, http: HttpRequest)
     check_model(service, body.model)
     check_counts(service, body.n, len(body.prompt))
     model = service.model
-    prompts = [encoded(model, body, prompt) for prompt in body.prompt]
+    size = sum(len(prompt) for prompt in body.prompt)
+    prompts = await in_thread_if_long(
+        size, lambda: [encoded(model, body, prompt) for prompt in body.prompt]
+    )
     rooms = [
         room_after(service, ids, body.max_tokens, prompt_param="prompt", param="max_tokens")
         for ids in prompts
@@ -84,7 +88,7 @@ def encoded(model: ServedModel, body: Any, prompt: str | Sequence[int]) -> tuple
     """
     tokenizer = model.tokenizer
     if not isinstance(prompt, str):
-        for id in prompt:
+        for id in prompt[: model.context]:  # more are refused for their number
             check_id(model, id, "prompt")
         return tuple(prompt)
     ids = tokenizer.encode_raw(prompt) if body.parse_special else tokenizer.encode(prompt)
@@ -145,12 +149,14 @@ async def _stream(
 ) -> AsyncIterator[bytes]:
     answers = [text.answer for text in texts]
     async for grown in growth(job, answers, watch):
+        chunks = []
         for index, gain in grown.items():
             text = texts[index]
             text.take(gain.pieces, gain.events)
             reason = text.answer.finish_reason
             if text.parts or reason is not None:
-                yield sse(head("text_completion", [text.drain(index, reason)]))
+                chunks.append(sse(head("text_completion", [text.drain(index, reason)])))
+        yield b"".join(chunks)
     if body.stream_options.include_usage:
         yield sse(merged(head("text_completion", []), usage=usage(num_prompt, answers)))
     yield DONE

@@ -5,7 +5,7 @@ import json
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ from fretsaw.serve.protocol import MAX_STOP_STRINGS, Sampling
 from fretsaw.serve.settings import Limits
 from fretsaw.serve.worker import Closing, EngineFailed, Job, QueueFull, Watch, Worker
 
+LONG = 16_384  # characters of a text that takes milliseconds to encode
 RETRY_AFTER = {"Retry-After": "1"}
 Result = TypeVar("Result")
 
@@ -153,6 +154,11 @@ def check_id(model: ServedModel, id: int, param: str) -> None:
         )
 
 
+async def in_thread_if_long(size: int, work: Callable[[], Result]) -> Result:
+    """Return what the work returns; for so many characters, in a thread, so that others go on."""
+    return await asyncio.to_thread(work) if size > LONG else work()
+
+
 async def submit(
     service: Service,
     requests: Sequence[Request],
@@ -273,7 +279,8 @@ class EventStream(Response):
         await send(start)
         try:
             async for chunk in self._chunks:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                if chunk:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
         except (Closing, EngineFailed) as error:
             failed = sse(told(error).body)
             await send({"type": "http.response.body", "body": failed, "more_body": True})
