@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -57,11 +58,15 @@ class Engine:
         chunk_tokens: int = 512,
         page_size: int = PAGE_SIZE,
         reuses_prefixes: bool = True,
+        batch_invariant: bool = False,
         fp8: bool = False,
     ):
         """Lay out the weights and the memory; `memory_mib` None takes what the machine can spare.
 
         `max_batch` sequences run at most; `chunk_tokens` of prompts are read a step at most.
+        `batch_invariant` pays in speed for bits that do not depend on what else is in the batch: a
+        prompt is read by itself, and decoding always has `max_batch` rows. (Not so where memory
+        runs out: what a preempted sequence had written is then read like a prompt.)
         """
         self.decoder = decoder.eval()
         num_pages = num_pages_for(decoder, max_batch, page_size, memory_mib)
@@ -71,8 +76,10 @@ class Engine:
             self._pool,
             max_batch=max_batch,
             chunk_tokens=chunk_tokens,
-            reuses_prefixes=reuses_prefixes,
+            reuses_prefixes=reuses_prefixes and not batch_invariant,
+            mixes=not batch_invariant,
         )
+        self._is_batch_invariant = batch_invariant
         self._sequences: dict[int, SequenceState] = {}
         self._num_added = 0
         self._stats = Stats()
@@ -150,7 +157,7 @@ class Engine:
         runner = self._runner
         runner.move(self._pool.copies)
         self._pool.copies.clear()
-        step = runner.lay_out(slices, self._pool.span)
+        step = runner.lay_out(slices, self._pool.span, padded_to=self._num_padded(slices))
         hidden = runner.hidden(step)
         self._report_prompts(slices, hidden)
         firsts = torch.tensor([slice.length for slice in slices]).cumsum(0) - 1
@@ -158,7 +165,10 @@ class Engine:
         events: list[Event] = []
         self._scheduler.settle(slices)
         if speaking:
-            logits = runner.logits(hidden[firsts[speaking].to(hidden.device)]).float()
+            rows = firsts[speaking].to(hidden.device)
+            if self._is_batch_invariant:
+                rows = F.pad(rows, (0, self._scheduler.max_batch - len(rows)))
+            logits = runner.logits(hidden[rows])[: len(speaking)].float()
             events = self._speak([slices[i].sequence for i in speaking], logits)
         self._count(slices, time.perf_counter() - started)
         return events
@@ -185,6 +195,12 @@ class Engine:
         finally:
             for left in index_of:  # the caller stopped listening
                 self.abort(left)
+
+    def _num_padded(self, slices: Sequence[Slice]) -> int:
+        if not self._is_batch_invariant:
+            return 0
+        is_prompt = slices[0].sequence.num_pending > 1 or not slices[0].start
+        return self._scheduler.chunk_tokens if is_prompt else self._scheduler.max_batch
 
     # --- what came of a step ----------------------------------------------------------------------
 

@@ -104,17 +104,21 @@ class PagePool:
         return next((i for i, key in enumerate(keys) if key not in self._page_of), len(keys))
 
     def copy_prefix(self, keys: Sequence[bytes]) -> list[int]:
-        """Return new pages that hold these blocks, all of which are in memory."""
+        """Return new pages that hold these blocks, all of which are in memory.
+
+        Fewer where there is no room for all, or only their own.
+        """
         per_page = self.page_size // BLOCK
-        lasts = range(0, len(keys), per_page)
         for key in keys:  # used again: the last to be given up
             if self._page_of[key] in self._kept:
                 self._kept.move_to_end(self._page_of[key])
         pages = []
-        for first in lasts:
+        for first in range(0, len(keys), per_page):
+            if not self.num_available:
+                break
             last = min(first + per_page, len(keys)) - 1
             page = self.allocate()
-            if keys[last] not in self._page_of:  # its last room: the source itself was given up
+            if keys[last] not in self._page_of:  # the source itself had to make room
                 self.free([page])
                 break
             self.copies.append((self._page_of[keys[last]], page))

@@ -49,6 +49,7 @@ class Decoding:
 class Step:
     """What one forward computes, as tensors."""
 
+    num_tokens: int  # what comes after them is padding
     token_ids: Int[Tensor, " tokens"]
     rotation: Tensor  # complex: tokens 1 half_head_dim
     page: Int[Tensor, " tokens"]  # where its keys and values go
@@ -86,8 +87,12 @@ class Runner:
 
     # --- from what is scheduled to tensors --------------------------------------------------------
 
-    def lay_out(self, slices: Sequence[Slice], span: int) -> Step:
-        """Return the tensors of a step; slices of one token that end a sequence come first."""
+    def lay_out(self, slices: Sequence[Slice], span: int, *, padded_to: int = 0) -> Step:
+        """Return the tensors of a step; slices of one token that end a sequence come first.
+
+        With `padded_to` there are that many tokens whatever is scheduled, and every sequence
+        attends by itself: its numbers then do not depend on what else is in the batch.
+        """
         token_ids: list[int] = []
         positions: list[int] = []
         pages: list[int] = []
@@ -95,7 +100,7 @@ class Runner:
         num_rows = 0
         for slice in slices:
             sequence, end = slice.sequence, slice.start + slice.length
-            if slice.length == 1 and not pieces and slice.start:
+            if slice.length == 1 and slice.start and not pieces and not padded_to:
                 num_rows += 1
                 token_ids.append(sequence.token_ids[slice.start])
                 positions.append(slice.start)
@@ -106,8 +111,12 @@ class Runner:
             token_ids += sequence.token_ids[slice.start : end]
             positions += range(slice.start, end)
             pages += [sequence.pages[at // self.page_size] for at in range(slice.start, end)]
+        num_tokens = len(token_ids)
+        for column in (token_ids, positions, pages):
+            column += [0] * (padded_to - num_tokens)
         at = torch.tensor([token_ids, positions, pages], device=self.device)
         return Step(
+            num_tokens=num_tokens,
             token_ids=at[0],
             rotation=self._rotation(at[1]),
             page=at[2],
@@ -182,8 +191,9 @@ class Runner:
         turned = rotate_pairs(qkv[:, : num_heads + kv_heads], step.rotation)
         queries, keys = turned[:, :num_heads], turned[:, num_heads:]
         values = qkv[:, num_heads + kv_heads :]
-        self.keys[i][step.page, :, step.offset] = keys
-        self.values[i][step.page, :, step.offset] = values
+        real, at = step.num_tokens, (step.page[: step.num_tokens], step.offset[: step.num_tokens])
+        self.keys[i][at[0], :, at[1]] = keys[:real]
+        self.values[i][at[0], :, at[1]] = values[:real]
         parts = []
         if step.decoding is not None:
             own = queries[: step.decoding.num_rows]
@@ -196,6 +206,8 @@ class Runner:
             else:
                 k, v = keys[mine].transpose(0, 1), values[mine].transpose(0, 1)
             parts.append(attend_piece(queries[mine].transpose(0, 1), k, v))
+        if len(qkv) > real:
+            parts.append(qkv.new_zeros(len(qkv) - real, num_heads * head_dim))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

@@ -17,10 +17,16 @@ class Scheduler:
     """Waiting and running sequences, and the pages they hold."""
 
     def __init__(
-        self, pool: PagePool, *, max_batch: int, chunk_tokens: int, reuses_prefixes: bool = True
+        self,
+        pool: PagePool,
+        *,
+        max_batch: int,
+        chunk_tokens: int,
+        reuses_prefixes: bool = True,
+        mixes: bool = True,
     ):
         self.pool, self.max_batch, self.chunk_tokens = pool, max_batch, chunk_tokens
-        self.reuses_prefixes = reuses_prefixes
+        self.reuses_prefixes, self.mixes = reuses_prefixes, mixes
         self.waiting: deque[SequenceState] = deque()
         self.running: list[SequenceState] = []  # in order of arrival
         self.num_preemptions = 0
@@ -34,16 +40,34 @@ class Scheduler:
     # --- deciding ---------------------------------------------------------------------------------
 
     def schedule(self) -> list[Slice]:
-        """Return what to compute next, decoding sequences first; their pages are allocated."""
+        """Return what to compute next, decoding sequences first; their pages are allocated.
+
+        Where `mixes` is false a step is a piece of one prompt, or else whoever decodes.
+        """
         decoding: list[Slice] = []
         prefilling: list[Slice] = []
+        if self.mixes:
+            self._decode(decoding)
+        self._prefill(prefilling, decoding)
+        if not self.mixes and not prefilling:
+            self._decode(decoding)
+        if self.pool.span > 2 * self.pool.num_held:
+            moved = self.pool.compact()
+            for sequence in self.running:
+                sequence.pages = [moved.get(page, page) for page in sequence.pages]
+        return decoding + prefilling
+
+    def _decode(self, decoding: list[Slice]) -> None:
         for sequence in list(self.running):
             if sequence.is_running and sequence.num_pending == 1:
                 self._take(sequence, 1, decoding, decoding)
+
+    def _prefill(self, prefilling: list[Slice], decoding: list[Slice]) -> None:
         budget = self.chunk_tokens
         for sequence in list(self.running):
             if budget > 0 and sequence.is_running and sequence.num_pending > 1:
                 budget -= self._take(sequence, budget, prefilling, decoding)
+                budget = budget if self.mixes else 0
         num_reserved = 0
         for sequence in list(islice(self.waiting, self.max_batch)):
             if budget <= 0 or len(self.running) + num_reserved >= self.max_batch:
@@ -54,11 +78,7 @@ class Scheduler:
             if not self._admit(sequence):
                 break
             budget -= self._take(sequence, budget, prefilling, decoding)
-        if self.pool.span > 2 * self.pool.num_held:
-            moved = self.pool.compact()
-            for sequence in self.running:
-                sequence.pages = [moved.get(page, page) for page in sequence.pages]
-        return decoding + prefilling
+            budget = budget if self.mixes else 0
 
     def _take(
         self, sequence: SequenceState, budget: int, into: list[Slice], decoding: list[Slice]

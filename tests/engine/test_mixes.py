@@ -7,6 +7,7 @@ lie within 1e-4, or a draw within as much of a boundary; such cases are counted,
 import random
 
 import pytest
+import torch
 from engines import MIXES, make_decoder, naive
 
 from fretsaw.engine.engine import Engine
@@ -71,6 +72,10 @@ def test_every_request_is_decoded_as_if_alone(name: str, seed: int) -> None:
     assert (stats.pages_used, stats.num_running, stats.num_waiting) == (0, 0, 0)
 
 
+def tokens(events: list[Event]) -> list[int]:
+    return [event.token_id for event in events if event.token_id is not None]
+
+
 def same_text(events: list[Event], expected: list[tuple[int, float, float]]) -> bool:
     """Whether tokens and log-probabilities agree; False where they part at a tie."""
     for event, (token, logprob, gap) in zip(events, expected, strict=False):
@@ -93,3 +98,85 @@ def test_memory_runs_out_and_prefixes_are_found() -> None:
     assert stats.num_preemptions > 0
     assert stats.prefix_hit_tokens > 100
     assert stats.pages_total == 20
+
+
+def test_a_batch_invariant_engine_gives_the_same_bits_in_any_company() -> None:
+    decoder, chooser = make_decoder("mixed"), random.Random(1)
+    requests = random_requests(chooser, 12)
+    made: dict[int, list[tuple[int | None, float]]] = {}
+
+    def engine() -> Engine:
+        return Engine(decoder, max_batch=8, chunk_tokens=16, batch_invariant=True)
+
+    for event in engine().generate(requests):
+        made.setdefault(event.request, []).append((event.token_id, event.logprob))
+    for i, request in enumerate(requests):
+        alone = [(event.token_id, event.logprob) for event in engine().generate([request])]
+        assert alone == made[i]
+
+
+def test_forced_tokens_are_gone_on_from() -> None:
+    decoder = make_decoder("mixed")
+    engine = Engine(decoder)
+    number = engine.add(Request((1, 2, 3), 12))
+    events = [event for _ in range(4) for event in engine.step()]
+    engine.force(number, (7, 8, 9))
+    while engine.has_work:
+        events += engine.step()
+    ids = tokens(events)
+    text = (1, 2, 3, *ids[:4], 7, 8, 9)
+    assert len(ids) == 12 - 3
+    assert [token for token, _, _ in naive(decoder, Request(text, 5))] == ids[4:]
+    with pytest.raises(ValueError, match="3 tokens to force, but 3 are left"):
+        engine.force(engine.add(Request((1,), 3)), (1, 2, 3))
+
+
+def test_an_aborted_request_leaves_nothing_behind() -> None:
+    engine = Engine(make_decoder("mixed"), max_batch=2)
+    numbers = [engine.add(Request((1, 2, i), 30)) for i in range(5)]
+    engine.step()
+    for number in numbers:  # two of them run, three wait
+        engine.abort(number)
+        engine.abort(number)
+    assert not engine.has_work
+    assert engine.stats().pages_used == 0
+    listener = engine.generate([Request((1, 2), 30)])
+    next(listener)
+    listener.close()
+    assert not engine.has_work
+
+
+def test_prompts_have_log_probabilities_in_any_pieces() -> None:
+    decoder = make_decoder("mixed")
+    ids = tuple((7 * i) % 50 for i in range(60))
+    expected = decoder(torch.tensor([ids]))[0].log_softmax(-1)
+    for chunk_tokens in (1, 7, 512):
+        engine = Engine(decoder, chunk_tokens=chunk_tokens)
+        request = Request(ids, 1, prompt_logprobs=True, num_top_logprobs=3)
+        (event,) = engine.generate([request])
+        assert event.prompt_logprobs is not None
+        assert [token.token_id for token in event.prompt_logprobs] == list(ids[1:])
+        for at, token in enumerate(event.prompt_logprobs):
+            assert abs(token.logprob - expected[at, ids[at + 1]].item()) < 1e-5
+            assert [id for id, _ in token.top] == expected[at].topk(3).indices.tolist()
+        assert len(event.top_logprobs) == 3
+
+
+def test_nothing_to_generate_is_an_answer_too() -> None:
+    engine = Engine(make_decoder("mixed"))
+    (event,) = engine.generate([Request((1, 2, 3), 0, prompt_logprobs=True)])
+    assert (event.token_id, event.finish_reason) == (None, "length")
+    assert event.prompt_logprobs is not None
+    assert len(event.prompt_logprobs) == 2
+
+
+def test_new_weights_are_used_from_the_beginning_of_a_text() -> None:
+    old, new = make_decoder("mixed", seed=1), make_decoder("mixed", seed=2)
+    engine = Engine(old)
+    number = engine.add(Request(tuple(range(1, 20)), 8))
+    ids = tokens([event for _ in range(4) for event in engine.step()])
+    engine.load_weights(list(new.named_parameters()), version=1)
+    while engine.has_work:
+        ids += tokens([event for event in engine.step() if event.request == number])
+    text = (*range(1, 20), *ids[:4])
+    assert [token for token, _, _ in naive(new, Request(text, 4))] == ids[4:]

@@ -1,0 +1,115 @@
+"""Filters and penalties against transformers' own, and draws against the distribution."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from fretsaw.engine.sampler import choose, filter_probs, penalise
+from fretsaw.engine.sequence import Request, SequenceState
+
+VOCAB = 40
+
+
+def logits_of(rows: int) -> torch.Tensor:
+    return 3 * torch.randn(rows, VOCAB, generator=torch.Generator().manual_seed(0))
+
+
+def warp(warper: Any, logits: torch.Tensor) -> torch.Tensor:
+    return warper(torch.zeros(len(logits), 1, dtype=torch.long), logits)
+
+
+def sequence_of(request: Request, generated: list[int]) -> SequenceState:
+    return SequenceState(0, request, [*request.token_ids, *generated])
+
+
+@pytest.mark.parametrize(
+    ("setting", "warper"),
+    [
+        ({"top_k": 7}, TopKLogitsWarper(7)),
+        ({"top_p": 0.8}, TopPLogitsWarper(0.8)),
+        ({"top_p": 0.01}, TopPLogitsWarper(0.01)),
+        ({"min_p": 0.1}, MinPLogitsWarper(0.1)),
+    ],
+)
+def test_filters_keep_what_transformers_keeps(setting: dict, warper) -> None:
+    logits = logits_of(16)
+    expected = warp(warper, logits.clone()).softmax(-1)
+    kept = filter_probs(logits.softmax(-1), [Request((1,), 1, **setting)] * 16)
+    torch.testing.assert_close(kept / kept.sum(-1, keepdim=True), expected)
+
+
+def test_filters_act_in_order() -> None:
+    logits = logits_of(16)
+    warped = logits.clone()
+    for warper in (TopKLogitsWarper(9), TopPLogitsWarper(0.9), MinPLogitsWarper(0.2)):
+        warped = warp(warper, warped)
+    request = Request((1,), 1, top_k=9, top_p=0.9, min_p=0.2)
+    kept = filter_probs(logits.softmax(-1), [request] * 16)
+    torch.testing.assert_close(kept / kept.sum(-1, keepdim=True), warped.softmax(-1))
+
+
+def test_rows_have_their_own_filters() -> None:
+    logits = logits_of(2)
+    plain, narrow = Request((1,), 1), Request((1,), 1, top_k=1)
+    kept = filter_probs(logits.softmax(-1), [plain, narrow])
+    assert (kept > 0).sum(-1).tolist() == [VOCAB, 1]
+
+
+def test_the_repetition_penalty_is_transformers() -> None:
+    logits, request = logits_of(1), Request((1, 2, 3), 9, repetition_penalty=1.4)
+    sequence = sequence_of(request, [7, 7, 9])
+    penalty: Any = RepetitionPenaltyLogitsProcessor(1.4)
+    expected = penalty(torch.tensor([sequence.token_ids]), logits.clone())
+    torch.testing.assert_close(penalise(logits, [sequence]), expected)
+
+
+def test_presence_and_frequency_count_what_was_generated() -> None:
+    logits = logits_of(1)
+    request = Request((1, 7), 9, presence_penalty=0.5, frequency_penalty=0.25)
+    penalised = penalise(logits, [sequence_of(request, [7, 7, 9])])
+    taken = (logits - penalised)[0]
+    assert taken[7].item() == pytest.approx(0.5 + 2 * 0.25)
+    assert taken[9].item() == pytest.approx(0.5 + 0.25)
+    assert taken[1].item() == 0  # only in the prompt
+
+
+def test_a_draw_never_leaves_the_filter() -> None:
+    request = Request((1,), 1, temperature=2.0, top_k=3)
+    logits = logits_of(1).repeat(2000, 1)
+    sequences = [sequence_of(replace(request, seed=seed), []) for seed in range(2000)]
+    drawn = choose(logits, sequences)
+    assert set(drawn.tolist()) == set(logits[0].topk(3).indices.tolist())
+    wanted = (logits[0].topk(3).values / 2).softmax(-1)
+    found = torch.stack([(drawn == i).float().mean() for i in logits[0].topk(3).indices])
+    assert (found - wanted).abs().max() < 4 * (0.25 / 2000) ** 0.5
+
+
+def test_negative_seeds_are_seeds_too() -> None:
+    sequence = sequence_of(Request((1,), 1, temperature=1.0, seed=-5), [])
+    assert 0 <= int(choose(logits_of(1), [sequence])[0]) < VOCAB
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_tokens", -1),
+        ("temperature", -0.1),
+        ("top_k", -1),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("min_p", 1.0),
+        ("repetition_penalty", 0.0),
+    ],
+)
+def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
+    settings = {"max_tokens": 1, name: value}
+    with pytest.raises(ValueError, match=f"{name} {value}: must be"):
+        Request((1,), **settings)
