@@ -251,7 +251,11 @@ async def metrics(host: str, port: int) -> dict[str, float]:
     text = (await reader.read()).decode()
     writer.close()
     lines = [line.split() for line in text.splitlines() if line.startswith("fretsaw_")]
-    return {name: float(value) for name, value in lines if "{" not in name}
+    found: dict[str, float] = {}
+    for name, value in lines:
+        plain = name.partition("{")[0]
+        found[plain] = found.get(plain, 0.0) + float(value)
+    return found
 
 
 async def abuse(host: str, port: int, options: argparse.Namespace) -> bool:

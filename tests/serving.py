@@ -21,7 +21,6 @@ from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Decoder
 from fretsaw.serve.api import create_app
 from fretsaw.serve.model import ServedModel
-from fretsaw.serve.run import capacity
 from fretsaw.serve.service import Service
 from fretsaw.serve.settings import Limits
 from fretsaw.serve.worker import Worker
@@ -152,7 +151,7 @@ def local(
     """Serve a checkpoint in this process."""
     loaded = LoadedModel.from_checkpoint(folder)
     engine = Engine(loaded.decoder, max_batch=max_batch)
-    served = ServedModel.of(folder, loaded, capacity(engine))
+    served = ServedModel.of(folder, CONTEXT)
     for name, value in model.items():
         object.__setattr__(served, name, value)
     limits = limits or Limits()

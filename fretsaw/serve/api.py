@@ -145,7 +145,7 @@ def _add_routes(app: FastAPI, service: Service) -> frozenset[str]:
     @app.get("/metrics")
     async def metrics() -> Response:
         """Return counts and times for Prometheus."""
-        text = service.metrics.render(worker.stats, worker.num_open)
+        text = service.metrics.render(worker.stats, worker.num_open, service.processes)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
     @app.get("/")

@@ -4,10 +4,10 @@ import os
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from fretsaw.engine.engine import Stats
+from fretsaw.engine.stats import Stats
 
 LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -47,8 +47,8 @@ class Metrics:
         self.inter_token = Histogram(LATENCIES)
         self.whole = Histogram(LATENCIES)
 
-    def render(self, stats: Stats, num_open: int) -> str:
-        """Return the text of /metrics."""
+    def render(self, stats: Stats, num_open: int, processes: Mapping[str, int]) -> str:
+        """Return the text of /metrics; `processes` are the ids of those whose memory is told."""
         lines: list[str] = []
 
         def family(name: str, kind: str, text: str, *samples: str) -> None:
@@ -94,7 +94,15 @@ class Metrics:
         )
         one("preemptions_total", "counter", "Sequences set back.", stats.num_preemptions)
         one("weights_version", "gauge", "Version of the weights.", stats.weight_version)
-        one("resident_bytes", "gauge", "Memory of the process.", resident_bytes())
+        family(
+            "resident_bytes",
+            "gauge",
+            "Memory of the processes.",
+            *(
+                f'fretsaw_resident_bytes{{process="{name}"}} {resident_bytes(id)}'
+                for name, id in processes.items()
+            ),
+        )
         return "\n".join(lines) + "\n"
 
 
@@ -121,8 +129,8 @@ class Stopwatch:
         self._metrics.whole.observe(time.perf_counter() - self._begun)
 
 
-def resident_bytes() -> int:
-    """Return the memory of this process, 0 where the platform does not tell."""
-    statm = Path("/proc/self/statm")
+def resident_bytes(process: int) -> int:
+    """Return the memory of a process, 0 where the platform does not tell."""
+    statm = Path(f"/proc/{process}/statm")
     pages = int(statm.read_text().split()[1]) if statm.is_file() else 0
     return pages * os.sysconf("SC_PAGE_SIZE") if pages else 0

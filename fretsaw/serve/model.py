@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fretsaw.chat import Toggle
-from fretsaw.loaded import LoadedModel
+from fretsaw.chat import Toggle, toggle_of
+from fretsaw.checkpoint.folder import read_config
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.size import num_params
 from fretsaw.tokenizer import Tokenizer
@@ -48,19 +48,18 @@ class ServedModel:
     created: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
-    def of(
-        cls, folder: Path, loaded: LoadedModel, capacity: int, name: str | None = None
-    ) -> "ServedModel":
+    def of(cls, folder: Path, capacity: int, name: str | None = None) -> "ServedModel":
         """Read what a checkpoint's folder says; the name is by default the folder's.
 
         `capacity` is how many tokens the engine's memory holds.
         """
+        config = read_config(folder)
         return cls(
             name=name or folder.resolve().name,
-            tokenizer=loaded.tokenizer,
-            config=loaded.decoder.config,
-            context=min(loaded.decoder.config.max_position_embeddings, capacity),
-            toggle=loaded.toggle,
+            tokenizer=Tokenizer.from_folder(folder),
+            config=config,
+            context=min(config.max_position_embeddings, capacity),
+            toggle=toggle_of(folder),
             defaults=Defaults.of(folder),
             chat_template=_chat_template(folder),
         )

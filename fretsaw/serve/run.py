@@ -1,7 +1,9 @@
 """A server from start to end: load, listen, answer, finish what runs, leave."""
 
 import asyncio
+import contextlib
 import errno
+import os
 import signal
 import socket
 import sys
@@ -11,10 +13,8 @@ from pathlib import Path
 import uvicorn
 
 from fretsaw.checkpoint import folder as checkpoint
-from fretsaw.engine.engine import PAGE_SIZE, Engine
-from fretsaw.engine.memory import page_bytes
-from fretsaw.loaded import LoadedModel
 from fretsaw.serve.api import create_app
+from fretsaw.serve.engine_process import EngineOptions, EngineProcess
 from fretsaw.serve.model import ServedModel
 from fretsaw.serve.service import Service
 from fretsaw.serve.settings import Limits
@@ -39,22 +39,27 @@ def serve(
     limits = limits or Limits()
     with listen(host, port) as listener:  # before the weights are read: a taken port is told early
         folder = checkpoint.resolve(name_or_path)
-        loaded = LoadedModel.from_checkpoint(folder, device=device)
-        engine = Engine(loaded.decoder, max_batch=max_batch, memory_mib=memory_mib)
-        model = ServedModel.of(folder, loaded, capacity(engine), name)
-        worker = Worker(engine, max_open=max_batch + limits.max_queue)
-        app = create_app(Service(model, worker, limits), api_keys=api_keys)
-        config = uvicorn.Config(
-            app,
-            log_level="info" if log else "error",
-            access_log=log,
-            timeout_graceful_shutdown=5,
-            server_header=False,
-            lifespan="on",
-            ws="none",
-        )
-        greeting = f"{model.name} on {url(listener)}  toggle {model.toggle}  {memory_line(engine)}"
-        asyncio.run(_run(uvicorn.Server(config), listener, worker, grace_s, greeting))
+        with contextlib.closing(
+            EngineProcess(EngineOptions(folder, device, max_batch, memory_mib))
+        ) as engine:
+            model = ServedModel.of(folder, engine.capacity, name)
+            worker = Worker(engine, max_open=max_batch + limits.max_queue)
+            processes = {"server": os.getpid(), "engine": engine.pid}
+            service = Service(model, worker, limits, processes=processes)
+            config = uvicorn.Config(
+                create_app(service, api_keys=api_keys),
+                log_level="info" if log else "error",
+                access_log=log,
+                timeout_graceful_shutdown=5,
+                server_header=False,
+                lifespan="on",
+                ws="none",
+            )
+            greeting = (
+                f"{model.name} on {url(listener)}  toggle {model.toggle}  "
+                f"KV pages {engine.memory_mib:.1f} MiB for {engine.capacity} tokens"
+            )
+            asyncio.run(_run(uvicorn.Server(config), listener, worker, grace_s, greeting))
 
 
 async def _run(
@@ -119,14 +124,3 @@ def url(listener: socket.socket) -> str:
     """Return where a listener is reached."""
     host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def capacity(engine: Engine) -> int:
-    """Return how many tokens an engine's key-value memory holds."""
-    return engine.stats().pages_total * PAGE_SIZE
-
-
-def memory_line(engine: Engine) -> str:
-    """Return how much memory the KV pages take, and what they hold."""
-    mib = engine.stats().pages_total * page_bytes(engine.decoder, PAGE_SIZE) / 2**20
-    return f"KV pages {mib:.1f} MiB for {capacity(engine)} tokens"

@@ -1,7 +1,9 @@
 """What every route works with, and what chat completions and completions have in common."""
 
 import asyncio
+import hashlib
 import json
+import os
 import secrets
 import time
 import uuid
@@ -14,7 +16,6 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from fretsaw.engine.sequence import Event, Request
-from fretsaw.rollout.sample import sample_seed
 from fretsaw.serve.answer import Answer, Pieces
 from fretsaw.serve.errors import ApiError, bad_request
 from fretsaw.serve.metrics import Metrics, Stopwatch
@@ -36,6 +37,7 @@ class Service:
     worker: Worker
     limits: Limits = field(default_factory=Limits)
     metrics: Metrics = field(default_factory=Metrics)
+    processes: Mapping[str, int] = field(default_factory=lambda: {"server": os.getpid()})
 
 
 # --- from a request's fields to the engine's ------------------------------------------------------
@@ -93,7 +95,7 @@ def engine_requests(
         Request(
             prompt,
             room,
-            seed=(seed if index == 0 else sample_seed(seed, 0, index)) % 2**63,
+            seed=(seed if index == 0 else _seed(seed, index)) % 2**63,
             stop_token_ids=tuple(dict.fromkeys((*ends, *body.stop_token_ids))),
             presence_penalty=body.presence_penalty,
             frequency_penalty=body.frequency_penalty,
@@ -103,6 +105,12 @@ def engine_requests(
         for prompt, room in zip(prompts, max_tokens, strict=True)
         for index in range(body.n)
     ]
+
+
+def _seed(seed: int, index: int) -> int:
+    """Return 63 bits that follow from a request's seed and the index among its answers."""
+    digest = hashlib.blake2b(f"{seed} {index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1
 
 
 def stop_strings(service: Service, body: Sampling) -> tuple[str, ...]:

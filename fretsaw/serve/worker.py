@@ -11,9 +11,10 @@ import sys
 import threading
 import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol, runtime_checkable
 
-from fretsaw.engine.engine import Engine, Stats
 from fretsaw.engine.sequence import Event, Request
+from fretsaw.engine.stats import Stats
 
 FORCED_LOGPROB = -9999.0  # of a token that was put in, not sampled: OpenAI's "very unlikely"
 
@@ -32,6 +33,36 @@ class Closing(RuntimeError):
 
 # Sees every token of an answer right after its step; returns the ids that must follow it now.
 Watch = Callable[[int], Sequence[int]]
+
+
+@runtime_checkable
+class Stepped(Protocol):
+    """What the thread needs of an engine, be it the engine itself or one in another process."""
+
+    def add(self, request: Request) -> int:
+        """Queue a request and return its id."""
+        ...
+
+    def abort(self, request: int) -> None:
+        """Drop a request."""
+        ...
+
+    def force(self, request: int, token_ids: Sequence[int]) -> None:
+        """Append tokens to a request."""
+        ...
+
+    def step(self) -> list[Event]:
+        """Compute what comes next."""
+        ...
+
+    def stats(self) -> Stats:
+        """Return counts, and how full the engine is."""
+        ...
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any request is waiting or running."""
+        ...
 
 
 class Job:
@@ -90,7 +121,7 @@ class Job:
 class Worker:
     """Runs an engine in a thread of its own."""
 
-    def __init__(self, engine: Engine, *, max_open: int):
+    def __init__(self, engine: Stepped, *, max_open: int):
         self._engine, self._max_open = engine, max_open
         self._orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
