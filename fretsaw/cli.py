@@ -24,6 +24,7 @@ SUMMARIES = {
     "export": "a checkpoint as transformers, vLLM, llama.cpp or mlx-lm take it",
     "generate": "continue a prompt",
     "chat": "talk to a chat checkpoint, with reasoning on or off",
+    "serve": "answer over HTTP as OpenAI's API does, with a chat page",
 }
 USAGE = """\
 usage: fretsaw COMMAND [--help] [...]

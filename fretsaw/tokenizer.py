@@ -4,7 +4,9 @@
 happens to spell a special token stays text, so what a user types never becomes a control token.
 """
 
+import functools
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from fretsaw.artifact import write_json
 
 _REPLACEMENT = "\ufffd"  # what an unfinished UTF-8 character decodes to
+_LONG = 4096  # characters
+_BYTE_NAME = re.compile(r"<0x([0-9A-F]{2})>")  # a single byte in a SentencePiece vocabulary
 # How Llama 3 splits a text before merging, but for digits, which stand alone here: contractions,
 # words with what comes before them, digits, other signs with the line ends after them, line ends,
 # spaces. So a text that follows a blank line has the ids that it has alone.
@@ -22,6 +26,21 @@ _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    """Return the byte that each character of a byte-level token's name stands for.
+
+    Printable Latin-1 stands for itself; the other bytes, in order, for the characters from 256 on.
+    """
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {
+        chr(256 + place): byte for place, byte in enumerate(others)
+    }
+
+
+_BYTE_OF = _byte_level_alphabet()
 
 
 class Tokenizer:
@@ -38,6 +57,7 @@ class Tokenizer:
         self._inner = inner
         self.bos_token_id = bos_token_id
         self.eos_token_ids = tuple(eos_token_ids)
+        self._find_special()
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Tokenizer":
@@ -101,6 +121,14 @@ class Tokenizer:
     def add_special_tokens(self, tokens: Sequence[str]) -> None:
         """Add tokens that text never encodes to; those that are there already stay as they are."""
         self._inner.add_special_tokens(list(tokens))
+        self._find_special()
+
+    def _find_special(self) -> None:
+        added = self._inner.get_added_tokens_decoder()
+        self._added_ids = frozenset(added)  # their names are their text
+        self._special_ids = {token.content: id for id, token in added.items() if token.special}
+        names = sorted(self._special_ids, key=len, reverse=True)  # the longest that fits wins
+        self._special_names = re.compile(f"({'|'.join(map(re.escape, names)) or '(?!)'})")
 
     def end_texts_with(self, token: str) -> None:
         """Make a token the first of those that end a text."""
@@ -116,7 +144,17 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of the text alone."""
+        if len(text) > _LONG:  # a batch lets other threads run meanwhile, and costs a little more
+            return self.encode_batch([text])[0]
         return self._inner.encode(text, add_special_tokens=False).ids
+
+    def encode_raw(self, text: str) -> list[int]:
+        """Return the ids of a text in which the names of special tokens stand for these tokens."""
+        ids: list[int] = []
+        for piece in self._special_names.split(text):
+            id = self._special_ids.get(piece)
+            ids += self.encode(piece) if id is None else [id]
+        return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of every text, computed in parallel."""
@@ -133,6 +171,24 @@ class Tokenizer:
     def token(self, id: int) -> str | None:
         """Return the name of a token by its id; None if there is none."""
         return self._inner.id_to_token(id)
+
+    def is_special(self, id: int) -> bool:
+        """Whether a token is one that text never encodes to."""
+        return self.token(id) in self._special_ids
+
+    def token_bytes(self, id: int) -> bytes:
+        """Return what one token stands for, be it part of a character; a special token's name."""
+        name = self.token(id)
+        if name is None or id in self._added_ids:
+            return (name or "").encode()
+        if self._is_byte_level:
+            return bytes(_BYTE_OF[c] for c in name)
+        byte = _BYTE_NAME.fullmatch(name)
+        return bytes([int(byte[1], 16)]) if byte else name.replace("\u2581", " ").encode()
+
+    @functools.cached_property
+    def _is_byte_level(self) -> bool:
+        return b'"ByteLevel"' in self._inner.decoder.__getstate__()
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and what transformers' AutoTokenizer needs to open it."""

@@ -147,3 +147,29 @@ def _check_stream(tokenizer: Tokenizer, ids: list[int], size: int, text: str) ->
     pieces = [stream.feed(ids[i : i + size]) for i in range(0, len(ids), size)]
     assert not any("\ufffd" in piece for piece in pieces)
     assert "".join(pieces) + stream.flush() == text
+
+
+def test_the_bytes_of_the_tokens_are_the_text(model_folder: Path) -> None:
+    tokenizer = Tokenizer.from_folder(model_folder)
+    text = "Once upon a time, Tom said so."
+    ids = tokenizer.encode(text)
+    assert b"".join(map(tokenizer.token_bytes, ids)).decode().lstrip() == text
+    assert tokenizer.token_bytes(tokenizer.encode_raw("<s>")[-1]) == b"<s>"
+
+
+def test_the_bytes_of_a_byte_level_token() -> None:
+    tokenizer = Tokenizer.train(["a text"], 258)
+    text = "naïve 😀\n\x00\xad end"
+    assert b"".join(map(tokenizer.token_bytes, tokenizer.encode(text))) == text.encode()
+
+
+def test_names_of_special_tokens_stand_for_them_only_when_asked() -> None:
+    tokenizer = Tokenizer.train(["a text"], 258)
+    tokenizer.add_special_tokens(["<s>s"])
+    ids = tokenizer.encode_raw("<s>a</s><s>sb")
+    special = {name: tokenizer.token_id(name) for name in ("<s>", "</s>", "<s>s")}
+    a, b = tokenizer.encode("a")[0], tokenizer.encode("b")[0]
+    assert ids == [special["<s>"], a, special["</s>"], special["<s>s"], b]
+    assert not set(special.values()) & set(tokenizer.encode("<s>a</s><s>sb"))
+    assert tokenizer.is_special(ids[0])
+    assert not tokenizer.is_special(a)

@@ -7,7 +7,7 @@ The engine is not thread-safe: one thread owns it.
 
 import time
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -20,26 +20,10 @@ from fretsaw.engine.runner import Runner
 from fretsaw.engine.sampler import choose
 from fretsaw.engine.scheduler import Scheduler
 from fretsaw.engine.sequence import Event, Request, SequenceState, Slice, TokenLogprob
+from fretsaw.engine.stats import Stats
 from fretsaw.model.decoder import Decoder
 
 PAGE_SIZE = 32  # tokens; on a CPU, smaller pages cost more calls and larger ones more padding
-
-
-@dataclass
-class Stats:
-    """What the engine has done so far, and what it is doing."""
-
-    prefill_tokens: int = 0
-    prefill_s: float = 0.0
-    decode_tokens: int = 0
-    decode_s: float = 0.0
-    prefix_hit_tokens: int = 0  # not computed, because an earlier text began alike
-    num_preemptions: int = 0
-    num_waiting: int = 0
-    num_running: int = 0
-    pages_used: int = 0  # held by sequences; what is only kept for reuse does not count
-    pages_total: int = 0
-    weight_version: int = 0
 
 
 class Engine:

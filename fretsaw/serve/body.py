@@ -1,0 +1,106 @@
+"""A request's body: how much of it is read, and what must be JSON."""
+
+import asyncio
+import json
+from typing import Any, NoReturn, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel
+
+from fretsaw.serve.errors import ApiError, bad_request
+from fretsaw.serve.protocol import parse
+from fretsaw.serve.settings import Limits
+
+DRAINED = 8  # times the limit: so much of a body is read and thrown away, for its sender to listen
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+async def read_body(request: Request, kind: type[Body], limits: Limits) -> Body:
+    """Return a request's JSON as its checked fields; raise the refusal of anything else."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/json" and not content_type.endswith("+json"):
+        raise ApiError(
+            415,
+            f"content-type {content_type!r}: the body is read as JSON; send application/json",
+            code="unsupported_media_type",
+        )
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise ApiError(
+            415, "content-encoding: send the body as it is", code="unsupported_media_type"
+        )
+    return parse(_object(await _read(request, limits)), kind)
+
+
+async def _read(request: Request, limits: Limits) -> bytes:
+    try:
+        async with asyncio.timeout(limits.body_timeout_s):
+            return await _read_within(request, limits.max_body_bytes)
+    except TimeoutError as error:
+        raise ApiError(
+            408,
+            f"the body took more than {limits.body_timeout_s:g} s to arrive; send it faster",
+            code="body_timeout",
+        ) from error
+
+
+async def _read_within(request: Request, limit: int) -> bytes:
+    """Return the body, or raise once what exceeds the limit was read and thrown away.
+
+    A sender that is refused in the middle of sending often sees a reset connection and never the
+    reason, so a body that is not absurdly long is let in to its end first.
+    """
+    stated = request.headers.get("content-length", "")
+    if stated.isdecimal() and int(stated) > DRAINED * limit:
+        raise _too_large(limit)
+    body, size = bytearray(), 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > DRAINED * limit:
+            raise _too_large(limit)
+        if size <= limit:
+            body += chunk
+        else:
+            body.clear()
+    if size > limit:
+        raise _too_large(limit)
+    return bytes(body)
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(
+        413, f"the body is over {limit / 2**20:g} MiB; send less", code="body_too_large"
+    )
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        message = f"the body is not UTF-8 (byte {error.start}); encode it as UTF-8"
+        raise bad_request(message, None, "invalid_utf8") from error
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        message = "the body is nested too deeply; flatten it"
+        raise bad_request(message, None, "invalid_json") from error
+    except ValueError as error:
+        raise bad_request(f"the body is not JSON ({error})", None, "invalid_json") from error
+    if not isinstance(value, dict):
+        raise bad_request("the body is JSON, but no object; send {...}", None, "invalid_json")
+    if "\\ud" in text or "\\uD" in text:
+        _refuse_surrogates(value)
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _refuse_surrogates(value: dict[str, Any]) -> None:
+    for name, field in value.items():
+        try:
+            json.dumps([name, field], ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError as error:
+            message = f"{name!a}: half of a surrogate pair is no character; send whole characters"
+            raise bad_request(message, name, "invalid_utf8") from error

@@ -1,0 +1,241 @@
+"""/v1/chat/completions: a conversation in, its next turn out, the reasoning apart."""
+
+import json
+import re
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Request as HttpRequest
+from starlette.responses import Response
+
+from fretsaw.chat import CALLS, ToolCall, parse_tool_calls, prompt_ids, render
+from fretsaw.engine.sequence import Event
+from fretsaw.serve.answer import Answer, Pieces, Reading, ThinkingBudget
+from fretsaw.serve.errors import bad_request
+from fretsaw.serve.logprobs import chat_logprob
+from fretsaw.serve.metrics import Stopwatch
+from fretsaw.serve.protocol import ChatRequest, Conversation
+from fretsaw.serve.service import (
+    DONE,
+    EventStream,
+    Head,
+    Service,
+    check_counts,
+    check_model,
+    engine_requests,
+    growth,
+    in_thread_if_long,
+    merged,
+    room_after,
+    sse,
+    stop_strings,
+    submit,
+    usage,
+    whole,
+)
+from fretsaw.serve.worker import Job
+from fretsaw.tokenizer import Tokenizer
+
+_PLACE = re.compile(r"messages\[\d+\]")  # what the renderer's errors begin with
+
+
+def rendered(service: Service, body: Conversation, *, begins: bool = True) -> tuple[int, ...]:
+    """Return a conversation's ids, with the header of the turn to write where one begins."""
+    model = service.model
+    turns, told = body.turns, {"toggle": model.toggle, "tools": body.offered_tools}
+    try:
+        if begins:
+            return prompt_ids(model.tokenizer, turns, body.mode, **told)
+        spans = render(model.tokenizer, turns, body.mode, **told)
+    except ValueError as error:
+        place = _PLACE.match(str(error))
+        raise bad_request(str(error), place[0] if place else "messages", "invalid_value") from error
+    return tuple(id for span in spans for id in span.token_ids)
+
+
+async def complete_chat(service: Service, body: ChatRequest, http: HttpRequest) -> Response:
+    """Answer a conversation, at once or as a stream."""
+    check_model(service, body.model)
+    if body.top_logprobs is not None and not body.logprobs:
+        raise bad_request("top_logprobs: send logprobs: true with it", "top_logprobs")
+    if None not in (body.max_tokens, body.max_completion_tokens):
+        raise bad_request("max_tokens: max_completion_tokens is given too; send one", "max_tokens")
+    check_counts(service, body.n, 1)
+    size = sum(len(turn.content) for turn in body.messages)
+    prompt = await in_thread_if_long(size, lambda: rendered(service, body))
+    named = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+    room = room_after(service, prompt, getattr(body, named), prompt_param="messages", param=named)
+    requests = engine_requests(
+        service, body, [prompt], [room], num_top_logprobs=body.top_logprobs or 0
+    )
+    reading = Reading(
+        stop_strings(service, body),
+        is_split=body.separate_reasoning,
+        spares_reasoning=body.stop_scope == "answer",
+    )
+    tokenizer, budget = service.model.tokenizer, body.thinking_budget
+    if budget is None:
+        budget = service.limits.thinking_budget
+    watches = [None if budget is None else ThinkingBudget(tokenizer, budget).feed for _ in requests]
+    turns = [
+        Turn(Answer(tokenizer, reading), tokenizer, body, has_tools=bool(body.offered_tools))
+        for _ in requests
+    ]
+    watch = Stopwatch(service.metrics, len(turns))
+    job = await submit(service, requests, watches)
+    service.metrics.prompt_tokens += len(prompt)
+    head = Head.of(service, "chatcmpl")
+    if body.stream:
+        return EventStream(service, job, _stream(head, job, turns, body, len(prompt), watch))
+    return await whole(service, http, job, _gather(head, job, turns, len(prompt), watch))
+
+
+@dataclass
+class Turn:
+    """One answer as a message, or as the deltas of one."""
+
+    answer: Answer
+    tokenizer: Tokenizer
+    body: ChatRequest
+    has_tools: bool
+    parts: dict[str, list[str]] = field(default_factory=lambda: {"reasoning": [], "content": []})
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
+    call_id: str = field(default_factory=lambda: f"call_{uuid.uuid4().hex[:16]}_")
+    num_sent: int = 0  # characters of the content, where calls may follow
+
+    def take(self, pieces: Pieces, events: Sequence[Event]) -> None:
+        """Take what the answer gained."""
+        for kind, text in pieces:
+            self.parts[kind].append(text)
+        if self.body.logprobs:
+            self.logprobs += [chat_logprob(self.tokenizer, event) for event in events]
+
+    def drain_logprobs(self) -> dict[str, Any] | None:
+        """Return the entries since the last time."""
+        entries, self.logprobs = self.logprobs, []
+        return {"content": entries} if self.body.logprobs and entries else None
+
+    def message(self) -> tuple[dict[str, Any], str | None]:
+        """Return the message as far as it has come, and why it ended."""
+        reasoning, content = ("".join(self.parts[kind]) for kind in ("reasoning", "content"))
+        calls: tuple[ToolCall, ...] = ()
+        if self.has_tools:
+            content, calls = parse_tool_calls(content)
+        message: dict[str, Any] = {"role": "assistant", "content": content}
+        if self.body.include_reasoning:
+            has_trace = self.answer.num_reasoning_tokens > 0  # be it an empty one
+            message |= _reasoning(reasoning if has_trace else None)
+        reason = self.answer.finish_reason
+        if calls:
+            message["content"] = content or None
+            message["tool_calls"] = [
+                _call(call, f"{self.call_id}{i}") for i, call in enumerate(calls)
+            ]
+            reason = "tool_calls" if reason == "stop" else reason
+        return message, reason
+
+    def deltas(self, pieces: Pieces) -> list[dict[str, Any]]:
+        """Return what pieces of text add to the message, never two kinds in one.
+
+        Where tools are offered, content is withheld from where calls may begin.
+        """
+        found: list[dict[str, Any]] = []
+        for kind, text in pieces:
+            if kind == "reasoning":
+                found += [_reasoning(text)] if self.body.include_reasoning else []
+            elif not self.has_tools:
+                found.append({"content": text})
+        return found + self._content_before_calls() if self.has_tools else found
+
+    def _content_before_calls(self) -> list[dict[str, Any]]:
+        content, is_whole = "".join(self.parts["content"]), self.answer.finish_reason is not None
+        message: dict[str, Any] = (
+            self.message()[0] if is_whole else {"content": _before_calls(content)}
+        )
+        text = (message["content"] or "")[self.num_sent :]
+        self.num_sent += len(text)
+        found: list[dict[str, Any]] = [{"content": text}] if text else []
+        calls: list[dict[str, Any]] = message.get("tool_calls", [])
+        return found + [{"tool_calls": [{"index": i, **call}]} for i, call in enumerate(calls)]
+
+
+def _before_calls(content: str) -> str:
+    """Return the beginning of a content in which no calls can begin any more."""
+    opening = CALLS[0].removesuffix("[")
+    at = content.find(opening)
+    if at < 0:
+        begun = (n for n in range(len(opening) - 1, 0, -1) if content.endswith(opening[:n]))
+        at = len(content) - next(begun, 0)
+    return content[:at].rstrip()
+
+
+def _reasoning(text: str | None) -> dict[str, Any]:
+    """Return reasoning under both names that clients read."""
+    return {"reasoning": text, "reasoning_content": text}
+
+
+def _call(call: ToolCall, id: str) -> dict[str, Any]:
+    arguments = json.dumps(call.arguments, ensure_ascii=False)
+    return {
+        "id": id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": arguments},
+    }
+
+
+async def _gather(
+    head: Head, job: Job, turns: Sequence[Turn], num_prompt: int, watch: Stopwatch
+) -> dict[str, Any]:
+    answers = [turn.answer for turn in turns]
+    async for grown in growth(job, answers, watch):
+        for index, gain in grown.items():
+            turns[index].take(gain.pieces, gain.events)
+    choices = []
+    for index, turn in enumerate(turns):
+        message, reason = turn.message()
+        choices.append(
+            {
+                "index": index,
+                "message": message,
+                "logprobs": turn.drain_logprobs(),
+                "finish_reason": reason,
+            }
+        )
+    return merged(head("chat.completion", choices), usage=usage(num_prompt, answers))
+
+
+async def _stream(
+    head: Head,
+    job: Job,
+    turns: Sequence[Turn],
+    body: ChatRequest,
+    num_prompt: int,
+    watch: Stopwatch,
+) -> AsyncIterator[bytes]:
+    def chunk(index: int, delta: dict[str, Any], reason: str | None = None) -> bytes:
+        choice = {
+            "index": index,
+            "delta": delta,
+            "logprobs": turns[index].drain_logprobs(),
+            "finish_reason": reason,
+        }
+        return sse(head("chat.completion.chunk", [choice]))
+
+    begun = {"role": "assistant", "content": ""}
+    yield b"".join(chunk(index, begun) for index in range(len(turns)))
+    answers = [turn.answer for turn in turns]
+    async for grown in growth(job, answers, watch):
+        chunks = []
+        for index, gain in grown.items():
+            turn = turns[index]
+            turn.take(gain.pieces, gain.events)
+            chunks += [chunk(index, delta) for delta in turn.deltas(gain.pieces)]
+            if turn.answer.finish_reason is not None:
+                chunks.append(chunk(index, {}, turn.message()[1]))
+        yield b"".join(chunks)
+    if body.stream_options.include_usage:
+        last = head("chat.completion.chunk", [])
+        yield sse(merged(last, usage=usage(num_prompt, answers)))
+    yield DONE

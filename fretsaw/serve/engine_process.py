@@ -1,0 +1,171 @@
+"""An engine in a process of its own, called over a socket as if it were here.
+
+Python lets one thread of a process run at a time. HTTP and the engine's own Python would take
+turns, and both would be slower than either alone; in two processes they are not. It also means that
+the server lives to tell of it when the engine dies.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from fretsaw.engine.sequence import Event, Request
+from fretsaw.engine.stats import Stats
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What the process is started with."""
+
+    folder: Path
+    device: str
+    max_batch: int
+    memory_mib: float | None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a call returned, and how the engine stands after it."""
+
+    value: Any
+    stats: Stats
+    has_work: bool
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What the process says once the weights are there."""
+
+    reply: Reply
+    capacity: int  # tokens of key-value memory
+    memory_mib: float  # of it
+
+
+class EngineProcess:
+    """The engine as the server's thread calls it; every call waits for its reply."""
+
+    def __init__(self, options: EngineOptions):
+        """Start the process, load, and return once it is ready.
+
+        Raises the ValueError of a checkpoint or of options that cannot be used.
+        """
+        ours, theirs = socket.socketpair()
+        # Not -m: what is sent must be of this module, not of one called __main__.
+        code = f"from {__name__} import main; main()"
+        command = [sys.executable, "-c", code, str(theirs.fileno())]
+        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+        theirs.close()
+        self._connection = Connection(ours.detach())
+        self.pid = self._process.pid
+        try:
+            ready = self._exchange(options)
+        except BaseException:
+            self.close()
+            raise
+        assert isinstance(ready, Ready), "the process greets once"
+        self._last = ready.reply
+        self.capacity, self.memory_mib = ready.capacity, ready.memory_mib
+
+    def add(self, request: Request) -> int:
+        """Queue a request and return its id; raise ValueError if it could never run."""
+        return self._call("add", request)
+
+    def abort(self, request: int) -> None:
+        """Drop a request wherever it is; one that has ended is ignored."""
+        self._call("abort", request)
+
+    def force(self, request: int, token_ids: Sequence[int]) -> None:
+        """Append tokens to a request as if it had generated them."""
+        self._call("force", request, token_ids)
+
+    def step(self) -> list[Event]:
+        """Compute what is scheduled next; return the tokens that came of it."""
+        return self._call("step")
+
+    def stats(self) -> Stats:
+        """Return counts so far, as of the last call."""
+        return self._last.stats
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any request is waiting or running."""
+        return self._last.has_work
+
+    def close(self) -> None:
+        """End the process."""
+        self._connection.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:  # in the middle of a long step
+            self._process.kill()
+            self._process.wait()
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        self._last = self._exchange((name, *arguments))
+        return self._last.value
+
+    def _exchange(self, message: object) -> Any:
+        try:
+            self._connection.send(message)
+            reply = self._connection.recv()
+        except (EOFError, ConnectionError) as error:
+            code = self._process.wait(timeout=60)
+            raise RuntimeError(f"the engine's process has ended with code {code}") from error
+        if isinstance(reply, ValueError):
+            raise reply
+        return reply
+
+
+def main() -> None:
+    """Run the engine; what `EngineProcess` starts."""
+    # The server decides when to end: a signal to all processes of a terminal is its business.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    connection = Connection(int(sys.argv[1]))
+    try:
+        _answer(connection, _load(connection, connection.recv()))
+    except (EOFError, ConnectionError):  # the server has ended
+        return
+
+
+def _load(connection: Connection, options: EngineOptions) -> Any:
+    from fretsaw.engine.engine import PAGE_SIZE, Engine
+    from fretsaw.engine.memory import page_bytes
+    from fretsaw.loaded import LoadedModel
+
+    try:
+        loaded = LoadedModel.from_checkpoint(options.folder, device=options.device)
+        engine = Engine(loaded.decoder, max_batch=options.max_batch, memory_mib=options.memory_mib)
+    except ValueError as error:
+        connection.send(error)
+        raise EOFError from error
+    num_pages = engine.stats().pages_total
+    mib = num_pages * page_bytes(loaded.decoder, PAGE_SIZE) / 2**20
+    connection.send(Ready(_reply(engine, None), num_pages * PAGE_SIZE, mib))
+    return engine
+
+
+def _answer(connection: Connection, engine: Any) -> None:
+    while True:
+        name, *arguments = connection.recv()
+        try:
+            value = getattr(engine, name)(*arguments)
+        except ValueError as error:
+            connection.send(error)
+        except Exception:  # nothing can be made of it here; the server reads the end of the line
+            traceback.print_exc()
+            os._exit(1)
+        else:
+            connection.send(_reply(engine, value))
+
+
+def _reply(engine: Any, value: Any) -> Reply:
+    return Reply(value, engine.stats(), engine.has_work)

@@ -1,0 +1,128 @@
+"""What a server answers with: the checkpoint's tokenizer, toggle and sampling, and its name."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fretsaw.chat import Toggle, toggle_of
+from fretsaw.checkpoint.folder import read_config
+from fretsaw.model.config import ModelConfig
+from fretsaw.model.size import num_params
+from fretsaw.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """Sampling where a request names none: OpenAI's, unless the checkpoint says otherwise."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    @classmethod
+    def of(cls, folder: Path) -> "Defaults":
+        """Read a checkpoint's generation_config.json; `do_sample: false` there means greedy."""
+        raw = _read(folder / "generation_config.json")
+        named = {name: raw[name] for name in cls.__annotations__ if raw.get(name) is not None}
+        if raw.get("do_sample") is False:
+            named["temperature"] = 0.0
+        return cls(**named)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """A checkpoint as its clients see it."""
+
+    name: str
+    tokenizer: Tokenizer
+    config: ModelConfig
+    context: int  # how many tokens a prompt and its answer may have together
+    toggle: Toggle = "v1"
+    defaults: Defaults = Defaults()
+    chat_template: str | None = None
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @classmethod
+    def of(cls, folder: Path, capacity: int, name: str | None = None) -> "ServedModel":
+        """Read what a checkpoint's folder says; the name is by default the folder's.
+
+        `capacity` is how many tokens the engine's memory holds.
+        """
+        config = read_config(folder)
+        return cls(
+            name=name or folder.resolve().name,
+            tokenizer=Tokenizer.from_folder(folder),
+            config=config,
+            context=min(config.max_position_embeddings, capacity),
+            toggle=toggle_of(folder),
+            defaults=Defaults.of(folder),
+            chat_template=_chat_template(folder),
+        )
+
+    def stop_strings(self, stop: Sequence[str]) -> tuple[str, ...]:
+        """Return the strings that must be looked for: a token that ends every text needs none."""
+        names = {self.tokenizer.token(id) for id in self.config.eos_token_ids}
+        return tuple(string for string in stop if string not in names)
+
+    def card(self, weight_version: int) -> dict[str, Any]:
+        """Return the model as /v1/models shows it."""
+        return {
+            "id": self.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "fretsaw",
+            "max_model_len": self.context,
+            "weights_version": weight_version,
+            "reasoning_toggle": self.toggle,
+        }
+
+    def architecture(self) -> dict[str, Any]:
+        """Return what the page draws."""
+        return {
+            "name": self.name,
+            "toggle": self.toggle,
+            "hidden_size": self.config.hidden_size,
+            "params": num_params(self.config),
+            "vocab": self.config.vocab_size,
+            "context": self.context,
+            "temperature": self.defaults.temperature,
+            "blocks": [
+                {
+                    "attention": block.attention_name,
+                    "ffn": block.ffn_name,
+                    "kv_heads": block.num_key_value_heads,
+                    "ffn_width": block.intermediate_size,
+                }
+                for block in self.config.blocks
+            ],
+        }
+
+    def tokenizer_info(self) -> dict[str, Any]:
+        """Return what clients that tokenize over the wire ask first."""
+        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_ids
+        return {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "vocab_size": self.tokenizer.vocab_size,
+            "model_max_length": self.context,
+            "bos_token": None if bos is None else self.tokenizer.token(bos),
+            "eos_token": self.tokenizer.token(eos[0]) if eos else None,
+            "pad_token": None,
+            "chat_template": self.chat_template,
+        }
+
+
+def _chat_template(folder: Path) -> str | None:
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    template = _read(folder / "tokenizer_config.json").get("chat_template")
+    return template if isinstance(template, str) else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,0 +1,116 @@
+"""The other paths: models, tokens, health, metrics, the page's picture."""
+
+import json
+
+import pytest
+from serving import CONTEXT, Local, asking, local
+
+from fretsaw.chat import Message, prompt_ids, render
+from fretsaw.serve.model import Defaults
+
+
+def get(server: Local, path: str) -> dict:
+    response = server.client.get(path)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def test_models(server: Local) -> None:
+    card = get(server, "/v1/models/toggled")
+    assert get(server, "/v1/models") == {"object": "list", "data": [card]}
+    assert (card["id"], card["object"], card["owned_by"]) == ("toggled", "model", "fretsaw")
+    assert (card["max_model_len"], card["weights_version"]) == (CONTEXT, 0)
+    assert card["reasoning_toggle"] == "v1"
+    assert server.client.get("/v1/models/other/name").status_code == 404
+
+
+def test_the_architecture(server: Local) -> None:
+    found = get(server, "/architecture")
+    block = {"attention": "gqa2", "ffn": "ffn128", "kv_heads": 2, "ffn_width": 128}
+    assert found["blocks"] == [block] * 2
+    assert found["params"] == sum(p.numel() for p in server.engine.decoder.parameters())
+    assert (found["hidden_size"], found["context"]) == (64, CONTEXT)
+
+
+@pytest.mark.parametrize("text", ["Hello, ünï 😀", "<s>Blue.<|eot_id|>", ""])
+def test_tokens_there_and_back(server: Local, text: str) -> None:
+    tokenizer = server.service.model.tokenizer
+    found = server.post("/tokenize", {"prompt": text, "add_special_tokens": False})
+    assert found["tokens"] == tokenizer.encode_raw(text)
+    assert (found["count"], found["max_model_len"]) == (len(found["tokens"]), CONTEXT)
+    assert server.post("/detokenize", {"tokens": found["tokens"]}) == {"prompt": text}
+    with_bos = server.post("/tokenize", {"prompt": text})["tokens"]
+    assert with_bos[0] == tokenizer.bos_token_id
+    if text and not text.startswith("<s>"):
+        assert with_bos[1:] == found["tokens"]
+    spelled = server.post("/tokenize", {"prompt": text, "parse_special": False})["tokens"]
+    assert tokenizer.decode(spelled) == text
+
+
+def test_the_tokens_of_a_conversation(server: Local) -> None:
+    tokenizer, turns = server.service.model.tokenizer, [Message("user", "Hello!")]
+    body = {"messages": asking("Hello!")["messages"]}
+    assert server.post("/tokenize", body)["tokens"] == list(prompt_ids(tokenizer, turns, "on"))
+    off = server.post("/tokenize", {**body, "reasoning_effort": "none"})["tokens"]
+    assert off == list(prompt_ids(tokenizer, turns, "off"))
+    alone = server.post("/tokenize", {**body, "add_generation_prompt": False})
+    assert alone["tokens"] == [i for s in render(tokenizer, turns, "on") for i in s.token_ids]
+    named = server.post("/tokenize", {**body, "return_token_strs": True})["token_strs"]
+    assert named[:2] == ["<s>", "<|start_header_id|>"]
+    for wrong in ({}, {**body, "prompt": "a"}):
+        assert server.client.post("/tokenize", json=wrong).json()["error"]["param"] == "prompt"
+
+
+def test_ids_out_of_range(server: Local) -> None:
+    response = server.client.post("/detokenize", json={"tokens": [1, 9999]})
+    assert response.json()["error"]["param"] == "tokens"
+
+
+def test_the_tokenizers_info(server: Local) -> None:
+    info = get(server, "/tokenizer_info")
+    assert (info["bos_token"], info["eos_token"]) == ("<s>", "<|eot_id|>")
+    eos = server.post("/tokenize", {"prompt": info["eos_token"], "add_special_tokens": False})
+    assert eos["tokens"] == [server.service.model.tokenizer.eos_token_ids[0]]
+
+
+def test_metrics_count(toggled) -> None:
+    with local(toggled) as server:
+        usage = server.post("/v1/chat/completions", asking(n=2))["usage"]
+        server.client.get("/nowhere/at/all")
+        lines = server.client.get("/metrics").text.splitlines()
+        found = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        assert found['fretsaw_requests_total{path="/v1/chat/completions",status="200"}'] == "1"
+        assert found['fretsaw_requests_total{path="other",status="404"}'] == "1"
+        assert float(found["fretsaw_prompt_tokens_total"]) == usage["prompt_tokens"]
+        assert float(found["fretsaw_generated_tokens_total"]) == usage["completion_tokens"]
+        assert found["fretsaw_first_token_seconds_count"] == "2"
+        assert found['fretsaw_first_token_seconds_bucket{le="+Inf"}'] == "2"
+        assert found["fretsaw_answer_seconds_count"] == "1"
+        assert found["fretsaw_open_answers"] == found["fretsaw_pages_used"] == "0"
+        assert float(found["fretsaw_pages_total"]) > 0
+        names = {line.split()[2] for line in lines if line.startswith("# TYPE")}
+        assert all(name.partition("{")[0].startswith("fretsaw_") for name in found)
+        assert len(names) == len([line for line in lines if line.startswith("# HELP")])
+
+
+def test_sampling_as_the_checkpoint_says(tmp_path) -> None:
+    def of(raw: dict) -> Defaults:
+        (tmp_path / "generation_config.json").write_text(json.dumps(raw))
+        return Defaults.of(tmp_path)
+
+    assert Defaults.of(tmp_path) == of({}) == Defaults()
+    assert of({"temperature": 0.6, "top_p": 0.95}) == Defaults(temperature=0.6, top_p=0.95)
+    assert of({"do_sample": False, "temperature": 0.6}).temperature == 0
+
+
+def test_a_request_without_a_temperature_samples_as_the_checkpoint_says(toggled) -> None:
+    body = {"messages": asking()["messages"], "seed": 1}
+    with local(toggled, defaults=Defaults(temperature=0.0)) as greedy:
+        answer = greedy.post("/v1/chat/completions", body)["choices"][0]["message"]
+        assert answer["content"] == "It is 5."
+
+
+def test_the_schema_lists_the_paths(server: Local) -> None:
+    schema = get(server, "/openapi.json")
+    body = schema["paths"]["/v1/chat/completions"]["post"]["requestBody"]
+    assert "thinking_token_budget" in str(body)
