@@ -69,7 +69,8 @@ async def complete(service: Service, body: CompletionRequest, http: HttpRequest)
         logprobs = None
         if body.logprobs is not None:
             logprobs = CompletionLogprobs(model.tokenizer, skip_special=body.skip_special_tokens)
-        texts.append(_Text(answer, ids, echoed, logprobs))
+        token_ids: list[int] | None = [] if body.return_token_ids else None
+        texts.append(_Text(answer, ids, echoed, logprobs, token_ids))
     watch = Stopwatch(service.metrics, len(texts))
     job = await submit(service, requests)
     num_prompt = sum(map(len, prompts))
@@ -108,6 +109,7 @@ class _Text:
     prompt_ids: tuple[int, ...]
     echoed: str
     logprobs: CompletionLogprobs | None
+    token_ids: list[int] | None
     parts: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -115,6 +117,8 @@ class _Text:
 
     def take(self, pieces: Pieces, events: Sequence[Event]) -> None:
         self.parts += [text for _, text in pieces]
+        if self.token_ids is not None:
+            self.token_ids += [e.token_id for e in events if e.token_id is not None]
         for event in events if self.logprobs is not None else ():
             assert self.logprobs is not None
             if event.prompt_logprobs is not None:
@@ -125,7 +129,10 @@ class _Text:
         """Return the choice that what was taken since the last time makes."""
         text, self.parts = "".join(self.parts), []
         logprobs = None if self.logprobs is None else self.logprobs.drain()
-        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        if self.token_ids is not None:
+            choice["token_ids"], self.token_ids = self.token_ids, []
+        return choice
 
 
 async def _gather(

@@ -295,6 +295,7 @@ class CompletionRequest(Sampling):
     add_special_tokens: bool = True
     parse_special: bool = True
     skip_special_tokens: bool = True
+    return_token_ids: bool = False  # of what was generated, the stop token included
 
     @field_validator("prompt")
     @classmethod
