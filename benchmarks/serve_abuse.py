@@ -251,11 +251,12 @@ async def metrics(host: str, port: int) -> dict[str, float]:
     text = (await reader.read()).decode()
     writer.close()
     lines = [line.split() for line in text.splitlines() if line.startswith("fretsaw_")]
-    found: dict[str, float] = {}
-    for name, value in lines:
-        plain = name.partition("{")[0]
-        found[plain] = found.get(plain, 0.0) + float(value)
-    return found
+    return {name: float(value) for name, value in lines}
+
+
+def memory_of(found: dict[str, float], process: str) -> float:
+    """Return a process's memory in MiB."""
+    return found[f'fretsaw_resident_bytes{{process="{process}"}}'] / 2**20
 
 
 async def abuse(host: str, port: int, options: argparse.Namespace) -> bool:
@@ -271,10 +272,12 @@ async def abuse(host: str, port: int, options: argparse.Namespace) -> bool:
     while time.monotonic() < until:
         await asyncio.sleep(options.seconds / 12)
         found = await metrics(host, port)
-        memory.append(found["fretsaw_resident_bytes"] / 2**20)
+        parts = [memory_of(found, process) for process in ("server", "engine")]
+        memory.append(sum(parts))
         shown = ("open_answers", "running", "waiting", "pages_used")
         state = "  ".join(f"{name} {found[f'fretsaw_{name}']:.0f}" for name in shown)
-        print(f"{time.monotonic() - started:5.0f} s  {memory[-1]:7.1f} MiB  {state}", flush=True)
+        mib = " + ".join(f"{part:.1f}" for part in parts)
+        print(f"{time.monotonic() - started:5.0f} s  {mib} MiB  {state}", flush=True)
     await asyncio.gather(*running)
     for _ in range(500):
         found = await metrics(host, port)

@@ -23,6 +23,7 @@ from fretsaw.serve.service import (
     Head,
     Service,
     check_counts,
+    check_hope,
     check_model,
     engine_requests,
     growth,
@@ -45,6 +46,8 @@ def rendered(service: Service, body: Conversation, *, begins: bool = True) -> tu
     """Return a conversation's ids, with the header of the turn to write where one begins."""
     model = service.model
     turns, told = body.turns, {"toggle": model.toggle, "tools": body.offered_tools}
+    for number, turn in enumerate(turns):
+        check_hope(model, turn.content, f"messages[{number}].content")
     try:
         if begins:
             return prompt_ids(model.tokenizer, turns, body.mode, **told)

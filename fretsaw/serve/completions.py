@@ -20,6 +20,7 @@ from fretsaw.serve.service import (
     Head,
     Service,
     check_counts,
+    check_hope,
     check_id,
     check_model,
     engine_requests,
@@ -80,7 +81,9 @@ async def complete(service: Service, body: CompletionRequest, http: HttpRequest)
     return await whole(service, http, job, _gather(head, job, texts, num_prompt, watch))
 
 
-def encoded(model: ServedModel, body: Any, prompt: str | Sequence[int]) -> tuple[int, ...]:
+def encoded(
+    model: ServedModel, body: Any, prompt: str | Sequence[int], *, is_limited: bool = True
+) -> tuple[int, ...]:
     """Return a prompt's ids: a text's with bos before it, given ids as they are.
 
     The names of special tokens in a text stand for these tokens, as a prompt is all that the model
@@ -91,6 +94,8 @@ def encoded(model: ServedModel, body: Any, prompt: str | Sequence[int]) -> tuple
         for id in prompt[: model.context]:  # more are refused for their number
             check_id(model, id, "prompt")
         return tuple(prompt)
+    if is_limited:
+        check_hope(model, prompt, "prompt")
     ids = tokenizer.encode_raw(prompt) if body.parse_special else tokenizer.encode(prompt)
     bos = tokenizer.bos_token_id
     if body.add_special_tokens and bos is not None and ids[:1] != [bos]:
