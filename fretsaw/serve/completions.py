@@ -70,7 +70,7 @@ async def complete(service: Service, body: CompletionRequest, http: HttpRequest)
         logprobs = None
         if body.logprobs is not None:
             logprobs = CompletionLogprobs(model.tokenizer, skip_special=body.skip_special_tokens)
-        texts.append(_Text(answer, ids, echoed, logprobs))
+        texts.append(_Text(answer, ids, echoed, logprobs, tells_ids=body.return_token_ids))
     watch = Stopwatch(service.metrics, len(texts))
     job = await submit(service, requests)
     num_prompt = sum(map(len, prompts))
@@ -113,13 +113,16 @@ class _Text:
     prompt_ids: tuple[int, ...]
     echoed: str
     logprobs: CompletionLogprobs | None
+    tells_ids: bool
     parts: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.parts += [self.echoed] if self.echoed else []
 
     def take(self, pieces: Pieces, events: Sequence[Event]) -> None:
         self.parts += [text for _, text in pieces]
+        self.token_ids += [event.token_id for event in events if event.token_id is not None]
         for event in events if self.logprobs is not None else ():
             assert self.logprobs is not None
             if event.prompt_logprobs is not None:
@@ -129,8 +132,13 @@ class _Text:
     def drain(self, index: int, reason: str | None) -> dict[str, Any]:
         """Return the choice that what was taken since the last time makes."""
         text, self.parts = "".join(self.parts), []
-        logprobs = None if self.logprobs is None else self.logprobs.drain()
-        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        ids, self.token_ids = self.token_ids, []
+        choice: dict[str, Any] = {"index": index, "text": text}
+        choice["logprobs"] = None if self.logprobs is None else self.logprobs.drain()
+        choice["finish_reason"] = reason
+        if self.tells_ids:
+            choice |= {"token_ids": ids, "prompt_token_ids": list(self.prompt_ids)}
+        return choice
 
 
 async def _gather(
