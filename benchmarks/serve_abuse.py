@@ -1,6 +1,6 @@
 """Two hundred rude clients on one server for a minute: it must neither fall, leak nor fall silent.
 
-    python benchmarks/serve_abuse.py CHECKPOINT [--seconds 60] [--clients 200]
+    python benchmarks/serve_abuse.py [CHECKPOINT] [--seconds 60] [--clients 200]
 
 Clients ask properly, leave in the middle of an answer or of their own request, send bodies that are
 too large, no JSON, no UTF-8, no HTTP or full of wrong values, take a wrong path or key, and ask for
@@ -16,6 +16,7 @@ import random
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -301,12 +302,23 @@ async def abuse(host: str, port: int, options: argparse.Namespace) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="rude clients")
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoint", type=Path, nargs="?", help="else the tests' small one")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    command = [sys.executable, "-m", "fretsaw", "serve", str(options.checkpoint), "--port", "0"]
+    with tempfile.TemporaryDirectory() as made:
+        if options.checkpoint is None:
+            sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+            from serving import write_toggled
+
+            write_toggled(Path(made))
+        run(options.checkpoint or Path(made), options)
+
+
+def run(checkpoint: Path, options: argparse.Namespace) -> None:
+    """Let the clients loose on a server; exit with 1 if anything went wrong."""
+    command = [sys.executable, "-m", "fretsaw", "serve", str(checkpoint), "--port", "0"]
     command += ["--api-key", KEY, "--max-body-mib", str(BODY_LIMIT_MIB), "--max-queue", "128"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
