@@ -94,8 +94,9 @@ def test_help_needs_no_torch() -> None:
         "sft",
         "rl",
         "chat",
-        {"recipe", "lineage", "inspect", "plan", "loaded", "compress", "export"},
-        {"launch", "pipeline", "terminal", "generate", "serve"},
+        "generate",
+        "serve",
+        "export",
     ):
         result = without_torch(*command.split(), "--help")
         assert result.returncode == 0, result.stderr
