@@ -50,19 +50,27 @@ $(VENV)-vllm/.ready: # 3.4 GB; the torchvision that comes along is for another t
 	$(VENV)-vllm/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
 	touch $@
 
+$(VENV)-langchain/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-langchain
+	$(VENV)-langchain/bin/python -m pip install -q langchain-openai langchain-deepseek
+	touch $@
+
 engines: $(VENV)-llamacpp/.ready $(VENV)-mlx/.ready $(VENV)-vllm/.ready ## llama.cpp, mlx-lm and vLLM on the CPU, for interop
 
 interop: $(VENV)/.ready ## exports in those engines that are there
 	$(BIN)/python benchmarks/interop.py
 
-oracles: $(VENV)/.ready $(VENV)-oracles/.ready engines ## the long checks; their figures go to docs/LOG.md
+oracles: $(VENV)/.ready $(VENV)-oracles/.ready $(VENV)-langchain/.ready engines ## the long checks; their figures go to docs/LOG.md
 	$(BIN)/python benchmarks/replay.py
 	$(BIN)/python benchmarks/kill.py
 	$(BIN)/python benchmarks/interop.py
+	$(BIN)/python benchmarks/serve_abuse.py
+	$(VENV)-langchain/bin/python benchmarks/langchain_client.py --server $(BIN)/python
 	$(VENV)-oracles/bin/python benchmarks/grpo_trl.py
 
-generation: $(VENV)/.ready ## the engine against transformers' generate
+speed: $(VENV)/.ready ## the engine against transformers; parent and child served, after `make demo`
 	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/serve_load.py --parent $(RUN)/pretrain --child $(RUN)/1.5x-decode/distill
 
 gpu-site: ## the pure-Python packages a bare accelerator machine may lack, to carry along
 	$(PYTHON) -m pip install -q --target .gpu-site --no-deps jaxtyping wadler-lindig
@@ -73,4 +81,4 @@ gpu: ## what needs an accelerator, under 9 minutes, on generated data
 clean: ## remove what was built
 	rm -rf $(VENV) $(VENV)-* .pytest_cache .ruff_cache
 
-.PHONY: help venv demo test engines interop oracles gpu gpu-site clean
+.PHONY: help venv demo test engines interop oracles speed gpu gpu-site clean

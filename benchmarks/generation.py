@@ -1,6 +1,6 @@
 """The engine against transformers' `generate`, on one random 10M-parameter model, in one run.
 
-    python benchmarks/generation.py                      (make generation)
+    python benchmarks/generation.py                      (make speed)
     python benchmarks/generation.py --threads 1 --rounds 5
 
 Greedy, nothing ends early. Batches of 1, 8 and 32 with fixed lengths, then many requests with

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
 
 from fretsaw.artifact import write_json
 
@@ -116,6 +116,11 @@ class Tokenizer:
         )
         inner.train_from_iterator(texts, trainer)
         ids = range(len(special_tokens[:2]))  # the trainer numbers them first, in order
+        if ids:  # what other software puts before a text, as we do
+            begin = special_tokens[0]
+            inner.post_processor = processors.TemplateProcessing(
+                single=f"{begin} $A", pair=f"{begin} $A {begin} $B", special_tokens=[(begin, 0)]
+            )
         return cls(inner, bos_token_id=ids[0] if ids else None, eos_token_ids=ids[1:])
 
     def add_special_tokens(self, tokens: Sequence[str]) -> None:

@@ -97,6 +97,7 @@ class Sampling(_Fields):
     stop: Any = ()
     stop_token_ids: list[Annotated[int, Field(ge=0)]] = []
     ignore_eos: bool = False
+    return_token_ids: bool = False
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
 
@@ -295,7 +296,6 @@ class CompletionRequest(Sampling):
     add_special_tokens: bool = True
     parse_special: bool = True
     skip_special_tokens: bool = True
-    return_token_ids: bool = False  # of what was generated, the stop token included
 
     @field_validator("prompt")
     @classmethod
