@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 __all__ = ["compress", "load"]
 
 
-def load(checkpoint: str | Path, *, device: str = "cpu") -> "LoadedModel":
-    """Load a checkpoint folder or a Hub id, ready to generate."""
+def load(checkpoint: str | Path, *, device: str = "auto", dtype: str = "auto") -> "LoadedModel":
+    """Load a checkpoint folder or a Hub id, ready to generate; dtype is auto, fp32 or bf16."""
     from fretsaw.loaded import LoadedModel
 
-    return LoadedModel.from_checkpoint(checkpoint, device=device)
+    return LoadedModel.from_checkpoint(checkpoint, device=device, dtype=dtype)
 
 
 def compress(

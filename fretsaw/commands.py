@@ -415,8 +415,10 @@ class GenerateOptions:
     num_samples: int = 1
     """Answers to each of --prompts."""
     sampling: Sampling = dataclasses.field(default_factory=Sampling)
-    device: str = "cpu"
-    """cpu, cuda or cuda:N."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    dtype: Dtype = "auto"
+    """Precision of the weights; auto is bf16 for checkpoints of 16 bits where that is fast."""
 
 
 def generate(argv: list[str]) -> None:
@@ -435,7 +437,7 @@ def generate(argv: list[str]) -> None:
     import fretsaw
     from fretsaw.chat import Message
 
-    model = fretsaw.load(options.checkpoint, device=options.device)
+    model = fretsaw.load(options.checkpoint, device=options.device, dtype=options.dtype)
     if options.prompts is not None and options.out is not None:
         from fretsaw.generate import generate_file
 
@@ -478,8 +480,10 @@ class ChatOptions:
     """0 is greedy."""
     seed: int = 0
     """Seed of the sampling."""
-    device: str = "cpu"
-    """cpu, cuda or cuda:N."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    dtype: Dtype = "auto"
+    """Precision of the weights; auto is bf16 for checkpoints of 16 bits where that is fast."""
 
 
 def chat(argv: list[str]) -> None:
@@ -494,7 +498,7 @@ def chat(argv: list[str]) -> None:
     from fretsaw.terminal import converse
 
     converse(
-        fretsaw.load(options.checkpoint, device=options.device),
+        fretsaw.load(options.checkpoint, device=options.device, dtype=options.dtype),
         mode=options.thinking,
         system=options.system,
         max_tokens=options.max_tokens,
@@ -517,8 +521,14 @@ class ServeOptions:
     """A key that requests must carry; may be given again. Also read from FRETSAW_API_KEY."""
     name: str | None = None
     """What requests call the model; by default the folder's name."""
-    device: str = "cpu"
-    """cpu, cuda or cuda:N."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    dtype: Dtype = "auto"
+    """Precision of the weights; auto is bf16 for checkpoints of 16 bits where that is fast."""
+    fp8: bool = False
+    """Cast matrices to FP8: faster on an accelerator that multiplies it, and less exact."""
+    cuda_graphs: bool = False
+    """Replay decoding steps instead of launching them; on an accelerator alone."""
     max_batch: int = 64
     """Answers written at once; further ones wait."""
     memory_mib: float | None = None

@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fretsaw.chat import CLOSE_TAG, OPEN_TAG, Message, Mode, Toggle, prompt_ids, toggle_of
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.engine.engine import Engine
@@ -14,6 +16,8 @@ from fretsaw.engine.text import TextStream
 from fretsaw.model.decoder import Decoder
 from fretsaw.sampling import Sampling
 from fretsaw.tokenizer import Tokenizer
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass
@@ -28,10 +32,23 @@ class LoadedModel:
     toggle: Toggle = "v1"
 
     @classmethod
-    def from_checkpoint(cls, name_or_path: str | Path, *, device: str = "cpu") -> "LoadedModel":
-        """Load a folder or a Hub id."""
+    def from_checkpoint(
+        cls, name_or_path: str | Path, *, device: str = "auto", dtype: str = "auto"
+    ) -> "LoadedModel":
+        """Load a folder or a Hub id.
+
+        `device` auto is the accelerator if there is one. `dtype` auto is bf16 where the checkpoint
+        is stored in 16 bits and the device multiplies bf16 itself, else fp32.
+        """
         path = checkpoint.resolve(name_or_path)
-        decoder = checkpoint.load(path, device=device)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if dtype == "auto":
+            is_short = checkpoint.read_dtype(path) in ("bf16", "fp16")
+            dtype = "bf16" if is_short and _multiplies_bf16(device) else "fp32"
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype {dtype!r}: unknown; use auto, {', '.join(DTYPES)}")
+        decoder = checkpoint.load(path, device=device, dtype=DTYPES[dtype])
         tokenizer = Tokenizer.from_folder(path)
         checkpoint.check_tokenizer(tokenizer, decoder.config)
         return cls(decoder, tokenizer, toggle_of(path))
@@ -107,3 +124,11 @@ class LoadedModel:
             if text.stopped_by is not None:
                 return
         yield text.flush()
+
+
+def _multiplies_bf16(device: str) -> bool:
+    """Whether a device has instructions for it; casting to and fro would lose more than it wins."""
+    if device != "cpu":
+        return True
+    can = torch.cpu.get_capabilities()
+    return any(can.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

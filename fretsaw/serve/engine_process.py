@@ -27,8 +27,11 @@ class EngineOptions:
 
     folder: Path
     device: str
+    dtype: str
     max_batch: int
     memory_mib: float | None
+    fp8: bool
+    cuda_graphs: bool
 
 
 @dataclass(frozen=True)
@@ -142,8 +145,16 @@ def _load(connection: Connection, options: EngineOptions) -> Any:
     from fretsaw.loaded import LoadedModel
 
     try:
-        loaded = LoadedModel.from_checkpoint(options.folder, device=options.device)
-        engine = Engine(loaded.decoder, max_batch=options.max_batch, memory_mib=options.memory_mib)
+        loaded = LoadedModel.from_checkpoint(
+            options.folder, device=options.device, dtype=options.dtype
+        )
+        engine = Engine(
+            loaded.decoder,
+            max_batch=options.max_batch,
+            memory_mib=options.memory_mib,
+            cuda_graphs=options.cuda_graphs,
+            fp8=options.fp8,
+        )
     except ValueError as error:
         connection.send(error)
         raise EOFError from error

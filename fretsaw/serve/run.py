@@ -26,7 +26,10 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
-    device: str = "cpu",
+    device: str = "auto",
+    dtype: str = "auto",
+    fp8: bool = False,
+    cuda_graphs: bool = False,
     name: str | None = None,
     api_keys: Sequence[str] = (),
     max_batch: int = 64,
@@ -39,9 +42,8 @@ def serve(
     limits = limits or Limits()
     with listen(host, port) as listener:  # before the weights are read: a taken port is told early
         folder = checkpoint.resolve(name_or_path)
-        with contextlib.closing(
-            EngineProcess(EngineOptions(folder, device, max_batch, memory_mib))
-        ) as engine:
+        options = EngineOptions(folder, device, dtype, max_batch, memory_mib, fp8, cuda_graphs)
+        with contextlib.closing(EngineProcess(options)) as engine:
             model = ServedModel.of(folder, engine.capacity, name)
             worker = Worker(engine, max_open=max_batch + limits.max_queue)
             processes = {"server": os.getpid(), "engine": engine.pid}
