@@ -415,6 +415,14 @@ def render(
     return spans
 
 
+_AFTER = {  # role -> what may come before it
+    "system": (None,),
+    "user": (None, "system", "assistant"),
+    "assistant": ("user", "tool"),
+    "tool": ("assistant", "tool"),
+}
+
+
 def check_roles(messages: Sequence[Message]) -> None:
     """Raise where a conversation is empty, has unknown roles, or has them out of order.
 
@@ -441,14 +449,6 @@ def check_roles(messages: Sequence[Message]) -> None:
                 "answer its tool_calls"
             )
         before = message
-
-
-_AFTER = {
-    "system": (None,),
-    "user": (None, "system", "assistant"),
-    "assistant": ("user", "tool"),
-    "tool": ("assistant", "tool"),
-}
 
 
 def _calls(message: Message) -> bool:

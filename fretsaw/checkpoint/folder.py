@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fretsaw.artifact import atomic_folder, require_disk, write_json
-from fretsaw.chat import Toggle, is_chat
-from fretsaw.chat_template import write_chat_template
 from fretsaw.checkpoint import decilm, llama
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.size import BYTES_PER_ELEMENT, num_params
@@ -25,6 +23,7 @@ from fretsaw.model.size import BYTES_PER_ELEMENT, num_params
 if TYPE_CHECKING:
     import torch
 
+    from fretsaw.chat import Toggle
     from fretsaw.checkpoint.shards import StoredTensor
     from fretsaw.model.decoder import Decoder
     from fretsaw.tokenizer import Tokenizer
@@ -239,7 +238,7 @@ def write(
     *,
     like: Path | None = None,
     tokenizer: "Tokenizer | None" = None,
-    toggle: Toggle = "v1",
+    toggle: "Toggle" = "v1",
     dtype: str = "fp32",
 ) -> None:
     """Write a checkpoint into an existing folder, with the tokenizer files of `like`.
@@ -250,6 +249,8 @@ def write(
     """
     import torch
 
+    from fretsaw.chat import is_chat
+    from fretsaw.chat_template import write_chat_template
     from fretsaw.checkpoint import shards
 
     config = decoder.config

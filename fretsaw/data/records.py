@@ -101,14 +101,14 @@ def read_messages(turns: Any, where: str) -> tuple[Message, ...]:
 def check(record: Record) -> Record:
     """Return the record; raise where it has no answer, or one that contradicts its mode."""
     where, last = record.where, record.messages[-1]
-    try:
-        check_roles(record.messages)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
     if last.role != "assistant" or not last.content.strip():
         raise ValueError(f"{where}: no answer; end messages with the assistant's, or drop the row")
     if not any(message.role == "user" for message in record.messages):
         raise ValueError(f"{where}: no question; write the user's turn before the answer")
+    try:
+        check_roles(record.messages)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     system = next((m.content for m in record.messages if m.role == "system"), "")
     if mode_in(system) not in (None, record.mode):
         raise ValueError(

@@ -6,7 +6,7 @@ The engine is not thread-safe: one thread owns it.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -162,7 +162,7 @@ class Engine:
         for sequence in self._scheduler.waiting:
             sequence.num_computed = len(sequence.token_ids) - 1
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Event]:
+    def generate(self, requests: Sequence[Request]) -> Generator[Event, None, None]:
         """Yield tokens as they are made, until all requests have ended; each one's are in order."""
         for i, request in enumerate(requests):
             self._check(request, i)

@@ -6,7 +6,7 @@ values, and a row's pages are joined by their log-sum-exp (as in flash-decoding)
 values are ever gathered. A prompt's piece gathers its own pages and uses the usual kernel.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +40,8 @@ class Decoding:
     num_rows: int
     span: int
     owner: Int[Tensor, " span"]  # the row that a page belongs to; 0 for pages of nobody here
-    bias: Float[Tensor, "span 1 page_size"]  # 0 where a token is, MASKED where none is
+    biases: Mapping[int, Float[Tensor, "span_x_kv_heads 1 page_size"]]  # by kv_heads: 0 where a
+    # token is, MASKED where none is
     pages: Int[Tensor, "rows max_pages"]  # of every row, padded with 0
     padding: Float[Tensor, "rows max_pages 1"]  # 0 where a page is, -inf where none is
 
@@ -66,6 +67,8 @@ class Runner:
         self.device, self.dtype = decoder.device, decoder.model.embed_tokens.weight.dtype
         self.refresh(decoder)
         self._inv_freq = rope_inv_freq(self.config).to(self.device)
+        self._eps = torch.tensor(self.config.rms_norm_eps, device=self.device)
+        self._kv_heads = {b.num_key_value_heads for b in self.config.blocks} - {0}
         head_dim = self.config.head_dim
         shapes = [
             (num_pages, block.num_key_value_heads, page_size, head_dim)
@@ -143,13 +146,14 @@ class Runner:
             owner[pages] = row
             filled[pages] = size
             filled[pages[-1]] = slice.start + 1 - (len(pages) - 1) * size
-        bias = np.where(np.arange(size) < filled[:, None], 0.0, MASKED)
+        masked = np.where(np.arange(size) < filled[:, None], 0.0, MASKED)
+        bias = torch.from_numpy(masked).to(self.device, self.dtype)[:, None]
         padding = np.where(np.arange(max_pages) < counts[:, None], 0.0, -np.inf)
         return Decoding(
             num_rows=len(slices),
             span=span,
             owner=torch.from_numpy(owner).to(self.device),
-            bias=torch.from_numpy(bias).to(self.device, self.dtype)[:, None],
+            biases={heads: bias.repeat_interleave(heads, 0) for heads in self._kv_heads},
             pages=torch.from_numpy(table).to(self.device),
             padding=torch.from_numpy(padding).to(self.device, torch.float32)[..., None],
         )
@@ -159,7 +163,7 @@ class Runner:
     def hidden(self, step: Step) -> Float[Tensor, "tokens hidden"]:
         """Run all layers; keys and values are written on the way. The final norm is not applied."""
         x = F.embedding(step.token_ids, self.weights.embed)
-        eps = self.config.rms_norm_eps
+        eps = self._eps
         for i, (attention, ffn) in enumerate(
             zip(self.weights.attention, self.weights.ffn, strict=True)
         ):
@@ -178,7 +182,7 @@ class Runner:
 
     def logits(self, hidden: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
         """Apply the final norm and the head."""
-        normed = rms_norm(hidden, self.weights.norm, self.config.rms_norm_eps)
+        normed = rms_norm(hidden, self.weights.norm, self._eps)
         return F.linear(normed, self.weights.head)
 
     def _attend(
@@ -212,12 +216,13 @@ class Runner:
 
 
 def rms_norm(
-    x: Float[Tensor, "tokens hidden"], weight: Float[Tensor, " hidden"], eps: float
+    x: Float[Tensor, "tokens hidden"], weight: Float[Tensor, " hidden"], eps: Float[Tensor, ""]
 ) -> Float[Tensor, "tokens hidden"]:
     """Return x over its root mean square, times the weight; computed in float32."""
-    if x.dtype != torch.float32:
-        return F.rms_norm(x, x.shape[-1:], weight, eps)
-    return x * x.square().mean(-1, keepdim=True).add_(eps).rsqrt_() * weight
+    wide = x.float()
+    norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    scale = torch.addcmul(eps, norm, norm, value=1 / x.shape[-1]).rsqrt_()
+    return (wide * scale).to(x.dtype) * weight
 
 
 def rotate_pairs(
@@ -246,10 +251,9 @@ def attend_pages(
     by_page = queries.view(num_rows, kv_heads, group, head_dim)
     by_page = by_page.expand(span, -1, -1, -1) if num_rows == 1 else by_page[decoding.owner]
     by_page = by_page.reshape(span * kv_heads, group, head_dim)
-    bias = decoding.bias.repeat_interleave(kv_heads, 0)
     k = keys[:span].reshape(span * kv_heads, size, head_dim)  # views: a range of whole pages
     v = values[:span].reshape(span * kv_heads, size, head_dim)
-    scores = torch.baddbmm(bias, by_page, k.mT, alpha=scale)
+    scores = torch.baddbmm(decoding.biases[kv_heads], by_page, k.mT, alpha=scale)
     if num_rows == 1:
         joined = scores.view(span, num_heads, size).transpose(0, 1).reshape(num_heads, span * size)
         weights = joined.softmax(-1).view(num_heads, span, size).transpose(0, 1)

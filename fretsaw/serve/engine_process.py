@@ -65,7 +65,11 @@ class EngineProcess:
         theirs.close()
         self._connection = Connection(ours.detach())
         self.pid = self._process.pid
-        ready = self._exchange(options)
+        try:
+            ready = self._exchange(options)
+        except BaseException:
+            self.close()
+            raise
         assert isinstance(ready, Ready), "the process greets once"
         self._last = ready.reply
         self.capacity, self.memory_mib = ready.capacity, ready.memory_mib

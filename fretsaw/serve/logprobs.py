@@ -5,6 +5,7 @@ from typing import Any
 
 from fretsaw.engine.sequence import Event, TokenLogprob
 from fretsaw.serve.answer import is_forced
+from fretsaw.serve.worker import FORCED_LOGPROB
 from fretsaw.tokenizer import Tokenizer
 
 
@@ -18,7 +19,12 @@ def chat_logprob(tokenizer: Tokenizer, event: Event) -> dict[str, Any]:
 
 def _entry(tokenizer: Tokenizer, id: int, logprob: float) -> dict[str, Any]:
     raw = tokenizer.token_bytes(id)
-    return {"token": _shown(raw), "logprob": logprob, "bytes": list(raw)}
+    return {"token": _shown(raw), "logprob": finite(logprob), "bytes": list(raw)}
+
+
+def finite(logprob: float) -> float:
+    """Return a log-probability that JSON can hold: OpenAI's lowest in place of minus infinity."""
+    return max(logprob, FORCED_LOGPROB)
 
 
 class CompletionLogprobs:
@@ -52,7 +58,7 @@ class CompletionLogprobs:
     def _add(self, id: int, logprob: float | None, top: Sequence[tuple[int, float]]) -> None:
         lists, raw = self._lists, self._tokenizer.token_bytes(id)
         lists["tokens"].append(_shown(raw))
-        lists["token_logprobs"].append(logprob)
+        lists["token_logprobs"].append(None if logprob is None else finite(logprob))
         lists["text_offset"].append(self._offset)
         if not (self._skip_special and self._tokenizer.is_special(id)):
             self._offset += sum(byte & 0xC0 != 0x80 for byte in raw)  # characters that begin here
@@ -62,7 +68,7 @@ class CompletionLogprobs:
         best: dict[str, float] = {}
         for other, its in [*top, (id, logprob)]:
             text = token_text(self._tokenizer, other)
-            best[text] = max(its, best.get(text, its))  # two tokens may read alike
+            best[text] = finite(max(its, best.get(text, its)))  # two tokens may read alike
         lists["top_logprobs"].append(best)
 
 

@@ -69,22 +69,16 @@ async def _run(
     while not (server.started or running.done()):
         await asyncio.sleep(0.01)
     stopping = asyncio.Event()
-    _on_signals(lambda: _hurry(server) if stopping.is_set() else stopping.set())
+    _on_signals(lambda: worker.hurry() if stopping.is_set() else stopping.set())
     print(greeting, flush=True)
     waiting = asyncio.create_task(stopping.wait())
     await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
     if worker.num_open:
         print(f"finishing {worker.num_open} answers, at most {grace_s:g} s", file=sys.stderr)
-    closing = asyncio.create_task(worker.close(grace_s))
-    while not (closing.done() or server.force_exit):
-        await asyncio.sleep(0.02)
+    await worker.close(grace_s)
     server.should_exit = True
     await running
-
-
-def _hurry(server: uvicorn.Server) -> None:
-    server.should_exit = server.force_exit = True
 
 
 def _on_signals(act: Callable[[], None]) -> None:

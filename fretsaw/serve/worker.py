@@ -130,6 +130,7 @@ class Worker:
         self._jobs: set[Job] = set()
         self.num_open = 0  # answers that are not finished
         self.is_closing = False
+        self._deadline = 0.0  # of closing
         self.failure: BaseException | None = None
         self.stats: Stats = copy.copy(engine.stats())  # as of the last step
         # Of the thread:
@@ -187,9 +188,10 @@ class Worker:
         Called again, it does nothing.
         """
         self.is_closing = True
-        deadline = asyncio.get_running_loop().time() + grace_s
+        now = asyncio.get_running_loop().time
+        self._deadline = now() + grace_s
         while self._jobs and self.failure is None:
-            if asyncio.get_running_loop().time() >= deadline:
+            if now() >= self._deadline:
                 for job in list(self._jobs):
                     job._fail(Closing())
                     self.drop(job)
@@ -197,6 +199,10 @@ class Worker:
             await asyncio.sleep(0.02)
         self._orders.put(None)
         await asyncio.to_thread(self._thread.join)
+
+    def hurry(self) -> None:
+        """Let what still runs while closing wait no longer."""
+        self._deadline = 0.0
 
     def _hand_out(self, made: dict[Job, list[tuple[int, Event]]]) -> None:
         for job, events in made.items():

@@ -75,6 +75,7 @@ def test_real_gsm8k(data_folder: Path) -> None:
             {"messages": [*TURNS, {"role": "system", "content": "Hm."}, *TURNS], "mode": "off"},
             r"messages\[2\] is a system turn",
         ),
+        ({"messages": [TURNS[0], *TURNS], "mode": "off"}, r"messages\[1\]: the user's turn comes"),
         ({"messages": [{"role": "user", "content": 3}], "mode": "on"}, r"messages\[0\] is"),
         ({"text": "plain"}, "fields 'text' are no conversation"),
         ({"question": "?", "answer": "24"}, "no answer after '####'"),

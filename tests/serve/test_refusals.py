@@ -3,8 +3,11 @@
 import json
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from serving import Local, asking, local
 
+from fretsaw.serve.protocol import NOT_DONE, ChatRequest, CompletionRequest
 from fretsaw.serve.settings import Limits
 
 HELLO = {"role": "user", "content": "Hello!"}
@@ -220,6 +223,30 @@ def test_another_method(server: Local) -> None:
     assert response.status_code == 405
     assert response.json()["error"]["code"] == "method_not_allowed"
     assert response.headers["allow"] == "POST"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["role", "content", "type", "text", "a"]), inner)
+    ),
+    max_leaves=12,
+)
+FIELDS = sorted({*ChatRequest.model_fields, *CompletionRequest.model_fields, *NOT_DONE})
+
+
+@settings(deadline=None, max_examples=250, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(["chat/completions", "completions"]), st.data())
+def test_no_body_is_the_servers_fault(server: Local, path: str, data: st.DataObject) -> None:
+    own = {"messages": [HELLO]} if path.startswith("chat") else {"prompt": [5, 6]}
+    changed = data.draw(st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=2))
+    raw = json.dumps({**own, "max_tokens": 2, **changed}).encode()
+    headers = {"content-type": "application/json"}
+    response = server.client.post(f"/v1/{path}", content=raw, headers=headers)
+    assert response.status_code in (200, 400, 404), response.text
+    if response.status_code != 200:
+        assert response.json()["error"]["message"]
 
 
 def test_fields_that_change_nothing_are_let_pass(server: Local) -> None:

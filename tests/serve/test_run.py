@@ -1,8 +1,11 @@
 """The real process: its greeting, clients that leave, a full queue, and how it ends."""
 
 import json
+import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -141,9 +144,66 @@ def test_a_second_signal_does_not_wait(toggled: Path) -> None:
             server.process.send_signal(signal.SIGINT)
             time.sleep(0.2)
             server.process.send_signal(signal.SIGINT)
-            started = time.monotonic()
-            server.process.wait(timeout=20)
-            assert time.monotonic() - started < 8
+            told = [line for line in lines if line]
+        assert json.loads(told[-1].removeprefix("data: "))["error"]["code"] == "shutting_down"
+        assert server.process.wait(timeout=20) == 0
+
+
+def test_an_engine_that_dies_is_told_of(toggled: Path) -> None:
+    with remote(toggled) as server:
+        url = f"{server.url}/v1/chat/completions"
+        with httpx.stream("POST", url, json=asking(stream=True, n=50, **LONG)) as response:
+            lines = response.iter_lines()
+            next(lines)
+            os.kill(engine_of(server), signal.SIGKILL)
+            told = [line for line in lines if line]
+        assert json.loads(told[-1].removeprefix("data: "))["error"]["code"] == "engine_failed"
+        refused = httpx.post(url, json=asking())
+        assert (refused.status_code, refused.json()["error"]["code"]) == (500, "engine_failed")
+        assert httpx.get(f"{server.url}/health").status_code == 503
+        assert httpx.get(f"{server.url}/v1/models").status_code == 200
+        server.process.terminate()
+        assert server.process.wait(timeout=20) == 0
+
+
+def engine_of(server: Remote) -> int:
+    """Return the id of the process that a server has started."""
+    id = server.process.pid
+    return int(Path(f"/proc/{id}/task/{id}/children").read_text().split()[0])
+
+
+def test_an_engine_ends_with_its_server(toggled: Path) -> None:
+    with remote(toggled) as server:
+        engine = engine_of(server)
+        server.process.kill()
+        server.process.wait()
+        deadline = time.monotonic() + 20
+        while Path(f"/proc/{engine}").exists() and "Z" not in state_of(engine):
+            assert time.monotonic() < deadline, "the engine lives on alone"
+            time.sleep(0.05)
+
+
+def state_of(process: int) -> str:
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_less_memory_is_a_shorter_context(toggled: Path) -> None:
+    page_mib = 32 * 2 * 2 * 2 * 16 * 4 / 2**20  # tokens, layers, kinds, heads, width, bytes
+    with remote(toggled, "--memory-mib", str(3 * page_mib), "--grace-s", "0") as server:
+        card = httpx.get(f"{server.url}/v1/models").json()["data"][0]
+        assert card["max_model_len"] == 96
+        answer = httpx.post(
+            f"{server.url}/v1/completions", json={"prompt": "Blue", "max_tokens": 96}
+        )
+        assert answer.json()["error"]["param"] == "max_tokens"
+        body = asking(ignore_eos=True, n=2)
+        usage = httpx.post(f"{server.url}/v1/chat/completions", json=body).json()["usage"]
+        assert usage["prompt_tokens"] + usage["completion_tokens"] // 2 == 96
+
+
+def test_the_process_that_speaks_http_needs_no_torch() -> None:
+    code = "import sys, fretsaw.serve.run; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_what_a_user_can_do_wrong(toggled: Path, capsys) -> None:
@@ -157,6 +217,8 @@ def test_what_a_user_can_do_wrong(toggled: Path, capsys) -> None:
     assert "no address to listen on" in capsys.readouterr().err
     assert main(["serve", str(toggled / "none"), "--port", "0"]) == 2
     assert "no such folder" in capsys.readouterr().err
+    assert main(["serve", str(toggled), "--port", "0", "--memory-mib", "0.001"]) == 2
+    assert "a page of 32 tokens takes" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main(["serve", str(toggled), "--port", "0", "--max-n", "0"])
     assert "max_n 0" in capsys.readouterr().err
