@@ -386,7 +386,7 @@ def test_settings_are_checked_kept_and_sent(page: Page) -> None:
     page.reload()
     with page.expect_request("**/chat/completions") as sent:
         ask(page)
-    body = sent.value.post_data_json
+    body = sent.value.post_data_json or {}
     assert body["messages"][0] == {"role": "system", "content": "Be brief."}
     chosen = {name: body.get(name) for name in ("temperature", "max_tokens", "seed", "top_p")}
     assert chosen == {"temperature": 0, "max_tokens": 14, "seed": None, "top_p": None}
