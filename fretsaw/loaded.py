@@ -1,20 +1,27 @@
 """A checkpoint in the hand: the network and its tokenizer, ready to continue text or to chat."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from fretsaw.chat import Message, Mode, Toggle, prompt_ids, toggle_of
+from fretsaw.chat import CLOSE_TAG, OPEN_TAG, Message, Mode, Toggle, prompt_ids, toggle_of
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.engine.engine import Engine
 from fretsaw.engine.sequence import Request
+from fretsaw.engine.text import TextStream
 from fretsaw.model.decoder import Decoder
-from fretsaw.tokenizer import StreamDecoder, Tokenizer
+from fretsaw.sampling import Sampling
+from fretsaw.tokenizer import Tokenizer
 
 
 @dataclass
 class LoadedModel:
-    """A decoder, the tokenizer that belongs to it, and how it is told to reason or not."""
+    """A decoder, the tokenizer that belongs to it, and how it is told to reason or not.
+
+    Settings are a `Sampling`, or its fields by name: `model.generate("Once", temperature=0.7)`.
+    """
 
     decoder: Decoder
     tokenizer: Tokenizer
@@ -29,54 +36,74 @@ class LoadedModel:
         checkpoint.check_tokenizer(tokenizer, decoder.config)
         return cls(decoder, tokenizer, toggle_of(path))
 
-    def generate(
-        self, prompt: str, *, max_tokens: int = 100, temperature: float = 0.0, seed: int = 0
-    ) -> str:
-        """Return the continuation of a prompt; temperature 0 is greedy."""
-        pieces = self.stream(prompt, max_tokens=max_tokens, temperature=temperature, seed=seed)
-        return "".join(pieces)
+    @cached_property
+    def engine(self) -> Engine:
+        """What decodes; it keeps what earlier texts have in common with later ones."""
+        return Engine(self.decoder)
+
+    def generate(self, prompt: str, sampling: Sampling | None = None, **changes: Any) -> str:
+        """Return the continuation of a prompt."""
+        return "".join(self.stream(prompt, sampling, **changes))
 
     def stream(
-        self, prompt: str, *, max_tokens: int = 100, temperature: float = 0.0, seed: int = 0
+        self, prompt: str, sampling: Sampling | None = None, **changes: Any
     ) -> Iterator[str]:
         """Yield the continuation piece by piece, never half a character."""
-        bos = self.tokenizer.bos_token_id
-        token_ids = ((bos,) if bos is not None else ()) + tuple(self.tokenizer.encode(prompt))
-        return self._stream(self._request(token_ids, max_tokens, temperature, seed), token_ids)
+        return self._stream(self.text_ids(prompt), replace(sampling or Sampling(), **changes))
 
     def chat(
         self,
         messages: Sequence[Message],
         mode: Mode = "on",
-        *,
-        max_tokens: int = 512,
-        temperature: float = 0.0,
-        seed: int = 0,
+        sampling: Sampling | None = None,
+        **changes: Any,
     ) -> Iterator[str]:
         """Yield the answer to a conversation piece by piece, its reasoning with its tags included.
 
-        Where prompt and `max_tokens` exceed the model's context, the answer ends there. Raises
-        ValueError where the conversation alone fills it, and for a model that has no chat format.
+        Raises ValueError for a model that has no chat format.
         """
         token_ids = prompt_ids(self.tokenizer, messages, mode, toggle=self.toggle)
-        room = self.decoder.config.max_position_embeddings - len(token_ids)
-        if room < 1:
+        return self._stream(token_ids, replace(sampling or Sampling(), **changes))
+
+    def text_ids(self, prompt: str) -> tuple[int, ...]:
+        """Return the ids of a plain prompt, with the token that begins a text."""
+        bos = self.tokenizer.bos_token_id
+        return ((bos,) if bos is not None else ()) + tuple(self.tokenizer.encode(prompt))
+
+    def request(self, token_ids: tuple[int, ...], sampling: Sampling) -> Request:
+        """Return what to ask of the engine; an answer ends where the context does.
+
+        Raises ValueError where the prompt alone fills the context.
+        """
+        limit = self.decoder.config.max_position_embeddings
+        if len(token_ids) >= limit:
             raise ValueError(
-                f"chat: the conversation has {len(token_ids)} tokens, but the model's context is "
-                f"{self.decoder.config.max_position_embeddings}; begin a new one"
+                f"prompt: {len(token_ids)} tokens, but the model's context is {limit} and an "
+                "answer must fit too; shorten it, or begin a new conversation"
             )
-        return self._stream(self._request(token_ids, min(max_tokens, room), temperature, seed))
+        return Request(
+            token_ids,
+            min(sampling.max_tokens, limit - len(token_ids)),
+            temperature=sampling.temperature,
+            seed=sampling.seed,
+            stop_token_ids=self.decoder.config.eos_token_ids,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            repetition_penalty=sampling.repetition_penalty,
+        )
 
-    def _request(
-        self, token_ids: tuple[int, ...], max_tokens: int, temperature: float, seed: int
-    ) -> Request:
-        stop = self.decoder.config.eos_token_ids
-        return Request(token_ids, max_tokens, temperature, seed, stop)
+    def text_stream(self, token_ids: Sequence[int], sampling: Sampling) -> TextStream:
+        """Return what turns the tokens after these into text, up to a stop string."""
+        spare = (OPEN_TAG, CLOSE_TAG)
+        return TextStream(self.tokenizer, stop=sampling.stop, after=token_ids[-16:], spare=spare)
 
-    def _stream(self, request: Request, after: Sequence[int] = ()) -> Iterator[str]:
-        decoded = StreamDecoder(self.tokenizer, after=after)
-        for event in Engine(self.decoder).generate([request]):
-            if event.token_id is None or event.token_id in request.stop_token_ids:
-                break
-            yield decoded.feed([event.token_id])
-        yield decoded.flush()
+    def _stream(self, token_ids: tuple[int, ...], sampling: Sampling) -> Iterator[str]:
+        request = self.request(token_ids, sampling)
+        text = self.text_stream(token_ids, sampling)
+        for event in self.engine.generate([request]):
+            if event.token_id is not None and event.finish_reason != "stop":
+                yield text.feed([event.token_id])
+            if text.stopped_by is not None:
+                return
+        yield text.flush()

@@ -33,9 +33,9 @@ def format_seconds(seconds: float) -> str:
 
 
 class Progress:
-    """The progress of one stage through `total` steps."""
+    """The progress of one stage through `total` steps; without a folder, shown and not written."""
 
-    def __init__(self, stage: str, folder: Path):
+    def __init__(self, stage: str, folder: Path | None = None):
         self.stage, self.folder = stage, folder
         self.phase, self.total, self._first_step = "", 0, 0
         self._started = self._phase_started = time.monotonic()
@@ -87,11 +87,12 @@ class Progress:
         done = max(1, step - self._first_step)
         eta_s = (now - self._phase_started) / done * (self.total - step)
         note = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        if row and metrics:
+        if row and metrics and self.folder is not None:
             with (self.folder / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps({"phase": self.phase, "step": step, **metrics}) + "\n")
         is_last = step >= self.total
-        if is_last or now - self._last_status > STATUS_EVERY_S:
+        is_due = is_last or now - self._last_status > STATUS_EVERY_S
+        if self.folder is not None and is_due:
             self._last_status = now
             write_json(
                 self.folder / "status.json",
@@ -117,6 +118,8 @@ class Progress:
 
     def rewind(self, step: int) -> None:
         """Drop metric rows of this phase that a resumed run is about to write again."""
+        if self.folder is None:
+            return
         path = self.folder / "metrics.jsonl"
         if not path.is_file():
             return

@@ -10,14 +10,14 @@ PACKAGE = ROOT / "fretsaw"
 
 FLOORS = [
     {"artifact", "progress", "hardware", "stage"},
-    {"settings", "model", "tokenizer", "scenario", "chat", "chat_template"},
+    {"settings", "model", "tokenizer", "scenario", "sampling", "chat", "chat_template"},
     {"checkpoint", "data", "training", "engine", "verify"},
     {"rollout"},
     {"tasks"},
     {"corpus", "puzzle", "distill", "sft", "rl", "eval", "bench"},
     {"report"},
-    {"recipe", "lineage", "inspect", "plan", "loaded", "compress"},
-    {"launch", "pipeline", "terminal", "serve"},
+    {"recipe", "lineage", "inspect", "plan", "loaded", "compress", "export"},
+    {"launch", "pipeline", "terminal", "generate", "serve"},
     {"status", "commands"},
     {"cli", "__init__", "__main__"},
 ]
@@ -94,7 +94,9 @@ def test_help_needs_no_torch() -> None:
         "sft",
         "rl",
         "chat",
+        "generate",
         "serve",
+        "export",
     ):
         result = without_torch(*command.split(), "--help")
         assert result.returncode == 0, result.stderr

@@ -240,12 +240,14 @@ def write(
     tokenizer: "Tokenizer | None" = None,
     toggle: "Toggle" = "v1",
     dtype: str = "fp32",
+    always_decilm: bool = False,
 ) -> None:
     """Write a checkpoint into an existing folder, with the tokenizer files of `like`.
 
-    A plain Llama where all layers are the same, else DeciLM with the modeling code it needs. A
-    `tokenizer` that is no longer that of `like` is written in its place; where it is a chat
-    model's, the chat template goes with it, for the mode to be told as `toggle` says.
+    A plain Llama where all layers are the same (unless `always_decilm`), else DeciLM with the
+    modeling code it needs. A `tokenizer` that is no longer that of `like` is written in its place;
+    where it is a chat model's, the chat template goes with it, for the mode to be told as `toggle`
+    says.
     """
     import torch
 
@@ -254,13 +256,13 @@ def write(
     from fretsaw.checkpoint import shards
 
     config = decoder.config
-    layout = llama if config.is_homogeneous else decilm
+    layout = llama if config.is_homogeneous and not always_decilm else decilm
     raw = layout.config_to_json(config, dtype=dtype)
     require_disk(folder, math.ceil(num_params(config) * BYTES_PER_ELEMENT[dtype] * 1.01))
     write_json(folder / "config.json", raw)
     torch_dtype = getattr(torch, llama.DTYPE_NAMES[dtype])
     shards.write_tensors(folder, decoder.state_dict(), dtype=torch_dtype)
-    if not config.is_homogeneous:
+    if layout is decilm:
         for name in _REMOTE_CODE:
             shutil.copyfile(Path(__file__).with_name(name), folder / name)
     if tokenizer is not None:

@@ -1,4 +1,4 @@
-"""Prompts -> groups of sampled answers, by the embedded engine."""
+"""Prompts -> groups of sampled answers, by the embedded engine or one at a URL."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fretsaw.engine.engine import Engine
 from fretsaw.engine.sequence import Request
+from fretsaw.rollout.remote import RemoteEngine
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Sample:
 
 
 def sample_groups(
-    engine: Engine,
+    engine: Engine | RemoteEngine,
     prompts: Sequence[Sequence[int]],
     *,
     group_size: int,

@@ -157,7 +157,9 @@ def _token_ids(service: Service, body: TokenizeRequest) -> Sequence[int]:
     if (body.prompt is None) == (not body.messages):
         raise bad_request("prompt: send either prompt or messages", "prompt", "invalid_value")
     if body.prompt is not None:
-        return encoded(service.model, body, body.prompt) if body.prompt else _bos(service, body)
+        if not body.prompt:
+            return _bos(service, body)
+        return encoded(service.model, body, body.prompt, is_limited=False)
     return rendered(service, body, begins=body.add_generation_prompt)
 
 

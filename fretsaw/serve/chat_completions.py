@@ -23,6 +23,7 @@ from fretsaw.serve.service import (
     Head,
     Service,
     check_counts,
+    check_hope,
     check_model,
     engine_requests,
     growth,
@@ -45,6 +46,8 @@ def rendered(service: Service, body: Conversation, *, begins: bool = True) -> tu
     """Return a conversation's ids, with the header of the turn to write where one begins."""
     model = service.model
     turns, told = body.turns, {"toggle": model.toggle, "tools": body.offered_tools}
+    for number, turn in enumerate(turns):
+        check_hope(model, turn.content, f"messages[{number}].content")
     try:
         if begins:
             return prompt_ids(model.tokenizer, turns, body.mode, **told)
@@ -102,6 +105,7 @@ class Turn:
     has_tools: bool
     parts: dict[str, list[str]] = field(default_factory=lambda: {"reasoning": [], "content": []})
     logprobs: list[dict[str, Any]] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
     call_id: str = field(default_factory=lambda: f"call_{uuid.uuid4().hex[:16]}_")
     num_sent: int = 0  # characters of the content, where calls may follow
 
@@ -111,11 +115,14 @@ class Turn:
             self.parts[kind].append(text)
         if self.body.logprobs:
             self.logprobs += [chat_logprob(self.tokenizer, event) for event in events]
+        self.token_ids += [event.token_id for event in events if event.token_id is not None]
 
-    def drain_logprobs(self) -> dict[str, Any] | None:
-        """Return the entries since the last time."""
+    def drain(self) -> dict[str, Any]:
+        """Return what is told of the tokens since the last time."""
         entries, self.logprobs = self.logprobs, []
-        return {"content": entries} if self.body.logprobs and entries else None
+        ids, self.token_ids = self.token_ids, []
+        found: dict[str, Any] = {"logprobs": {"content": entries} if entries else None}
+        return found | {"token_ids": ids} if self.body.return_token_ids else found
 
     def message(self) -> tuple[dict[str, Any], str | None]:
         """Return the message as far as it has come, and why it ended."""
@@ -199,7 +206,7 @@ async def _gather(
             {
                 "index": index,
                 "message": message,
-                "logprobs": turn.drain_logprobs(),
+                **turn.drain(),
                 "finish_reason": reason,
             }
         )
@@ -218,7 +225,7 @@ async def _stream(
         choice = {
             "index": index,
             "delta": delta,
-            "logprobs": turns[index].drain_logprobs(),
+            **turns[index].drain(),
             "finish_reason": reason,
         }
         return sse(head("chat.completion.chunk", [choice]))

@@ -20,6 +20,7 @@ from fretsaw.serve.service import (
     Head,
     Service,
     check_counts,
+    check_hope,
     check_id,
     check_model,
     engine_requests,
@@ -69,7 +70,7 @@ async def complete(service: Service, body: CompletionRequest, http: HttpRequest)
         logprobs = None
         if body.logprobs is not None:
             logprobs = CompletionLogprobs(model.tokenizer, skip_special=body.skip_special_tokens)
-        texts.append(_Text(answer, ids, echoed, logprobs))
+        texts.append(_Text(answer, ids, echoed, logprobs, tells_ids=body.return_token_ids))
     watch = Stopwatch(service.metrics, len(texts))
     job = await submit(service, requests)
     num_prompt = sum(map(len, prompts))
@@ -80,7 +81,9 @@ async def complete(service: Service, body: CompletionRequest, http: HttpRequest)
     return await whole(service, http, job, _gather(head, job, texts, num_prompt, watch))
 
 
-def encoded(model: ServedModel, body: Any, prompt: str | Sequence[int]) -> tuple[int, ...]:
+def encoded(
+    model: ServedModel, body: Any, prompt: str | Sequence[int], *, is_limited: bool = True
+) -> tuple[int, ...]:
     """Return a prompt's ids: a text's with bos before it, given ids as they are.
 
     The names of special tokens in a text stand for these tokens, as a prompt is all that the model
@@ -91,6 +94,8 @@ def encoded(model: ServedModel, body: Any, prompt: str | Sequence[int]) -> tuple
         for id in prompt[: model.context]:  # more are refused for their number
             check_id(model, id, "prompt")
         return tuple(prompt)
+    if is_limited:
+        check_hope(model, prompt, "prompt")
     ids = tokenizer.encode_raw(prompt) if body.parse_special else tokenizer.encode(prompt)
     bos = tokenizer.bos_token_id
     if body.add_special_tokens and bos is not None and ids[:1] != [bos]:
@@ -108,13 +113,16 @@ class _Text:
     prompt_ids: tuple[int, ...]
     echoed: str
     logprobs: CompletionLogprobs | None
+    tells_ids: bool
     parts: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.parts += [self.echoed] if self.echoed else []
 
     def take(self, pieces: Pieces, events: Sequence[Event]) -> None:
         self.parts += [text for _, text in pieces]
+        self.token_ids += [event.token_id for event in events if event.token_id is not None]
         for event in events if self.logprobs is not None else ():
             assert self.logprobs is not None
             if event.prompt_logprobs is not None:
@@ -124,8 +132,13 @@ class _Text:
     def drain(self, index: int, reason: str | None) -> dict[str, Any]:
         """Return the choice that what was taken since the last time makes."""
         text, self.parts = "".join(self.parts), []
-        logprobs = None if self.logprobs is None else self.logprobs.drain()
-        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        ids, self.token_ids = self.token_ids, []
+        choice: dict[str, Any] = {"index": index, "text": text}
+        choice["logprobs"] = None if self.logprobs is None else self.logprobs.drain()
+        choice["finish_reason"] = reason
+        if self.tells_ids:
+            choice |= {"token_ids": ids, "prompt_token_ids": list(self.prompt_ids)}
+        return choice
 
 
 async def _gather(

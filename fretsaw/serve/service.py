@@ -152,6 +152,21 @@ def room_after(
     return asked
 
 
+def check_hope(model: ServedModel, text: str, param: str) -> None:
+    """Raise where a text's beginning alone is twice the context; the rest is then not even read.
+
+    What a few megabytes of text take while they are encoded is a hundred times their size.
+    """
+    length = 16 * model.context + LONG
+    if len(text) > length and len(model.tokenizer.encode(text[:length])) > 2 * model.context:
+        raise bad_request(
+            f"{param}: {len(text)} characters, far more than the context of {model.context} tokens "
+            "holds; send less",
+            param,
+            "context_length_exceeded",
+        )
+
+
 def check_id(model: ServedModel, id: int, param: str) -> None:
     """Raise where a token id is not in the vocabulary."""
     if not 0 <= id < model.config.vocab_size:

@@ -1,76 +1,18 @@
 """Stock transformers opens a written DeciLM folder and computes what our decoder computes."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from patterns import MIX, PATTERNS, ids_of, make
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, StaticCache
 
 from fretsaw.checkpoint import folder
-from fretsaw.model.config import ModelConfig, RopeScaling, blocks_from_names
+from fretsaw.model.config import RopeScaling
 from fretsaw.model.decoder import Decoder
 
 TOLERANCE = 1e-4
-FULL = ("gqa4", "ffn256")
-BASE = ModelConfig.uniform(
-    num_hidden_layers=3,
-    num_key_value_heads=4,
-    intermediate_size=256,
-    vocab_size=96,
-    hidden_size=128,
-    num_attention_heads=8,
-    head_dim=16,
-    max_position_embeddings=128,
-    bos_token_id=1,
-    eos_token_ids=(2,),
-)
-
-
-def _with(layer: int, choice: tuple[str, str]) -> list[tuple[str, str]]:
-    return [choice if i == layer else FULL for i in range(3)]
-
-
-PATTERNS: dict[str, list[tuple[str, str]]] = {
-    "uniform": [FULL] * 3,
-    "variable_kv": [("gqa1", "ffn256"), ("gqa8", "ffn256"), ("gqa2", "ffn256")],
-    "variable_widths": [("gqa4", "ffn512"), ("gqa4", "ffn256"), ("gqa4", "ffn768")],
-    "any_widths": [("gqa4", "ffn100"), ("gqa4", "ffn44"), ("gqa4", "ffn300")],
-    **{
-        f"{kind}_{place}": _with(layer, choice)
-        for kind, choice in {
-            "attn_none": ("attn_none", "ffn256"),
-            "attn_linear": ("attn_linear", "ffn256"),
-            "ffn_none": ("gqa4", "ffn_none"),
-            "ffn_linear": ("gqa4", "ffn_linear"),
-        }.items()
-        for layer, place in enumerate(("first", "middle", "last"))
-    },
-    "both_none": _with(1, ("attn_none", "ffn_none")),
-    "both_none_last": _with(2, ("attn_none", "ffn_none")),
-    "fused": [FULL, ("attn_none", "ffn_none"), ("attn_none", "ffn1536"), FULL],
-    "mix": [
-        ("attn_none", "ffn512"),
-        ("gqa1", "ffn_linear"),
-        ("attn_linear", "ffn_none"),
-        ("gqa8", "ffn256"),
-        ("attn_none", "ffn_none"),
-        ("gqa2", "ffn_none"),
-    ],
-}
-MIX = PATTERNS["mix"]
-
-
-def make(choices: list[tuple[str, str]], **changes) -> Decoder:
-    """A random decoder, its norms included."""
-    decoder = Decoder(replace(BASE, blocks=blocks_from_names(choices), **changes))
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for name, weight in decoder.named_parameters():
-            mean, std = (1.0, 0.2) if name.endswith("norm.weight") else (0.0, 0.08)
-            weight.normal_(mean, std, generator=generator)
-    return decoder
 
 
 def reopen(decoder: Decoder, out: Path):
@@ -82,10 +24,6 @@ def reopen(decoder: Decoder, out: Path):
     model, info = opened
     assert not any(info.values()), info
     return model.eval()
-
-
-def ids_of(batch: int, seq: int) -> torch.Tensor:
-    return torch.randint(3, 96, (batch, seq), generator=torch.Generator().manual_seed(6))
 
 
 def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:

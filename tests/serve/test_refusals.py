@@ -40,6 +40,7 @@ CHAT = [
     ),
     ({"messages": [HELLO, {**HELLO, "mood": "glad"}]}, "messages[1].mood", "no such field"),
     ({"messages": [{"role": "user", "content": "long " * 300}]}, "messages", "context is 256"),
+    ({"messages": [{**HELLO, "content": "a b" * 99_999}]}, "messages[0].content", "far more than"),
     ({"messages": [HELLO], "max_tokens": -1}, "max_tokens", "-1; give at least 1"),
     ({"messages": [HELLO], "max_tokens": 0}, "max_tokens", "give at least 1"),
     ({"messages": [HELLO], "max_tokens": "9"}, "max_tokens", "give an integer"),
@@ -151,6 +152,7 @@ COMPLETION = [
     ({"prompt": [-1]}, "prompt", "no token -1"),
     ({"prompt": "", "add_special_tokens": False}, "prompt", "empty"),
     ({"prompt": "long " * 300}, "prompt", "context is 256"),
+    ({"prompt": "a b" * 99_999}, "prompt", "299997 characters, far more than"),
     ({"prompt": "a", "max_tokens": -1}, "max_tokens", "give at least 0"),
     ({"prompt": "a", "max_tokens": 300}, "max_tokens", "give at most"),
     ({"prompt": "a", "logprobs": 21}, "logprobs", "give at most 20"),
@@ -236,7 +238,9 @@ JSON = st.recursive(
 FIELDS = sorted({*ChatRequest.model_fields, *CompletionRequest.model_fields, *NOT_DONE})
 
 
-@settings(deadline=None, max_examples=250, suppress_health_check=list(HealthCheck))
+@settings(
+    deadline=None, max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.sampled_from(["chat/completions", "completions"]), st.data())
 def test_no_body_is_the_servers_fault(server: Local, path: str, data: st.DataObject) -> None:
     own = {"messages": [HELLO]} if path.startswith("chat") else {"prompt": [5, 6]}

@@ -1,0 +1,208 @@
+"""The same function in other layers: what a target can't express is rewritten exactly.
+
+A network is a sequence of residual subblocks, and layers only group them: an attention, then an
+FFN. So the subblocks are laid out anew, in as few layers as hold them, which drops layers that do
+nothing; then what the target insists on is added as zeros. Weights are shared with the source.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fretsaw.checkpoint.targets import Target, refuse_inexpressible
+from fretsaw.model.config import BlockConfig, ModelConfig
+from fretsaw.model.decoder import Decoder
+
+ATTENTION_NORM, FFN_NORM = "input_layernorm.weight", "post_attention_layernorm.weight"
+LINEAR_ATTENTION, LINEAR_FFN = "self_attn.linear_attn.weight", "mlp.linear_mlp.weight"
+
+
+@dataclass(frozen=True)
+class Subblock:
+    """One residual subblock: what it is and its weights, by their names within a layer."""
+
+    slot: Literal["attention", "ffn"]
+    kind: Literal["gqa", "swiglu", "linear"]
+    size: int  # key-value heads of a gqa, width of a swiglu, else 0
+    weights: dict[str, Tensor]
+
+
+Pair = tuple[Subblock | None, Subblock | None]  # a layer: its attention, its FFN
+
+
+@torch.no_grad()
+def rewrite(
+    decoder: Decoder, target: Target, *, width_multiple: int = 1
+) -> tuple[Decoder, list[str]]:
+    """Return an equal decoder that the target takes, and one line for each change.
+
+    FFN widths become multiples of `width_multiple`, and where layers differ also of the target's
+    own. Raises ValueError, naming layer and remedy, where no rewriting is exact.
+    """
+    config, notes = decoder.config, []
+    refuse_inexpressible(config, target)
+    if target.keeps_layout:
+        return decoder, notes
+    subblocks = subblocks_of(decoder)
+    if target.linear == "as_attention":
+        subblocks = linear_ffns_as_attention(subblocks, notes)
+    layers = repacked(subblocks, config, notes)
+    if target.needs_first_attention:
+        layers = with_first_attention(layers, config, notes)
+    if target.needs_ffns:
+        layers = with_ffns(layers, config, target.width_multiple, notes)
+    if not _is_homogeneous(layers):
+        width_multiple = max(width_multiple, target.width_multiple)
+    layers = with_padded_widths(layers, width_multiple, notes)
+    return _decoder(decoder, layers), notes
+
+
+# --- the steps ------------------------------------------------------------------------------------
+
+
+def subblocks_of(decoder: Decoder) -> list[Subblock]:
+    """Return what the layers hold, in the order in which it is added to the hidden state."""
+    found = []
+    for block, module in zip(decoder.config.blocks, decoder.model.layers, strict=True):
+        weights = {name: weight.detach() for name, weight in module.named_parameters()}
+        of_ffn = {n: w for n, w in weights.items() if n.startswith(("mlp.", FFN_NORM))}
+        of_attention = {n: w for n, w in weights.items() if n not in of_ffn}
+        if block.attention != "none":
+            heads = block.num_key_value_heads
+            found.append(Subblock("attention", block.attention, heads, of_attention))
+        if block.ffn != "none":
+            found.append(Subblock("ffn", block.ffn, block.intermediate_size, of_ffn))
+    return found
+
+
+def linear_ffns_as_attention(subblocks: Sequence[Subblock], notes: list[str]) -> list[Subblock]:
+    """Put every linear FFN where a linear attention would stand: both are norm, then matrix."""
+    names = {FFN_NORM: ATTENTION_NORM, LINEAR_FFN: LINEAR_ATTENTION}
+    moved = [
+        Subblock("attention", "linear", 0, {names[n]: w for n, w in subblock.weights.items()})
+        if (subblock.slot, subblock.kind) == ("ffn", "linear")
+        else subblock
+        for subblock in subblocks
+    ]
+    num_moved = sum(new is not old for new, old in zip(moved, subblocks, strict=True))
+    if num_moved:
+        notes.append(f"{num_moved} linear FFNs put in an attention's place, a layer further on")
+    return moved
+
+
+def repacked(subblocks: Sequence[Subblock], config: ModelConfig, notes: list[str]) -> list[Pair]:
+    """Lay the subblocks out in as few layers as hold them in this order."""
+    layers: list[Pair] = []
+    for subblock in subblocks:
+        if subblock.slot == "attention":
+            layers.append((subblock, None))
+        elif layers and layers[-1][1] is None:
+            layers[-1] = (layers[-1][0], subblock)
+        else:
+            layers.append((None, subblock))
+    num_empty = sum(b.attention == "none" and b.ffn == "none" for b in config.blocks)
+    if num_empty or len(layers) != config.num_hidden_layers:
+        idle = f", {num_empty} of which did nothing," if num_empty else ""
+        notes.append(f"{config.num_hidden_layers} layers{idle} laid out as {len(layers)}")
+    return layers or [(None, None)]
+
+
+def with_first_attention(
+    layers: Sequence[Pair], config: ModelConfig, notes: list[str]
+) -> list[Pair]:
+    """Give layer 0 an attention that adds nothing, where it has none."""
+    if layers[0][0] is not None:
+        return list(layers)
+    notes.append("layer 0 given an attention of zeros, with 1 key-value head")
+    hidden, heads = config.hidden_size, config.num_attention_heads * config.head_dim
+    shapes = {
+        "q": (heads, hidden),
+        "k": (config.head_dim, hidden),
+        "v": (config.head_dim, hidden),
+        "o": (hidden, heads),
+    }
+    weights = {f"self_attn.{n}_proj.weight": torch.zeros(shape) for n, shape in shapes.items()}
+    weights[ATTENTION_NORM] = torch.ones(hidden)
+    return [(Subblock("attention", "gqa", 1, weights), layers[0][1]), *layers[1:]]
+
+
+def with_ffns(
+    layers: Sequence[Pair], config: ModelConfig, width: int, notes: list[str]
+) -> list[Pair]:
+    """Give every layer without an FFN one that adds nothing."""
+    without = [i for i, (_, ffn) in enumerate(layers) if ffn is None]
+    if without:
+        notes.append(f"{_named(without)} given an FFN of zeros, {width} wide")
+    return [(attention, ffn or _zero_ffn(config.hidden_size, width)) for attention, ffn in layers]
+
+
+def _zero_ffn(hidden: int, width: int) -> Subblock:
+    weights = {FFN_NORM: torch.ones(hidden), "mlp.down_proj.weight": torch.zeros(hidden, width)}
+    weights |= {f"mlp.{name}_proj.weight": torch.zeros(width, hidden) for name in ("gate", "up")}
+    return Subblock("ffn", "swiglu", width, weights)
+
+
+def with_padded_widths(layers: Sequence[Pair], multiple: int, notes: list[str]) -> list[Pair]:
+    """Widen FFNs to a multiple, with channels of zeros."""
+    padded = [(attention, _padded(ffn, multiple)) for attention, ffn in layers]
+    changed = [
+        i for i, (new, old) in enumerate(zip(padded, layers, strict=True)) if new[1] is not old[1]
+    ]
+    if changed:
+        notes.append(f"{_named(changed)} widened with zeros, FFNs to multiples of {multiple}")
+    return padded
+
+
+def _padded(ffn: Subblock | None, multiple: int) -> Subblock | None:
+    if ffn is None or ffn.kind != "swiglu" or ffn.size % multiple == 0:
+        return ffn
+    more = -ffn.size % multiple
+    weights = {
+        name: F.pad(weight, (0, more) if "down" in name else (0, 0, 0, more))
+        if name.startswith("mlp.")
+        else weight
+        for name, weight in ffn.weights.items()
+    }
+    return replace(ffn, size=ffn.size + more, weights=weights)
+
+
+def _named(layers: Sequence[int]) -> str:
+    numbers = ", ".join(map(str, layers))
+    return f"layer {numbers}" if len(layers) == 1 else f"layers {numbers}"
+
+
+# --- back to a decoder ----------------------------------------------------------------------------
+
+
+def _decoder(source: Decoder, layers: Sequence[Pair]) -> Decoder:
+    config = replace(source.config, blocks=tuple(_block(*pair) for pair in layers))
+    with torch.device("meta"):
+        decoder = Decoder(config)
+    kept = source.state_dict()
+    weights = {name: w for name, w in kept.items() if not name.startswith("model.layers.")}
+    embeddings = kept["model.embed_tokens.weight"]
+    for i, pair in enumerate(layers):
+        for subblock in pair:
+            for name, weight in subblock.weights.items() if subblock else ():
+                weights[f"model.layers.{i}.{name}"] = weight.to(embeddings)
+    decoder.load_state_dict(weights, assign=True)
+    return decoder.requires_grad_(False)
+
+
+def _block(attention: Subblock | None, ffn: Subblock | None) -> BlockConfig:
+    fields: dict = {"attention": "none", "ffn": "none"}
+    if attention is not None:
+        fields |= {"attention": attention.kind, "num_key_value_heads": attention.size}
+    if ffn is not None:
+        fields |= {"ffn": ffn.kind, "intermediate_size": ffn.size}
+    return BlockConfig(**fields)
+
+
+def _is_homogeneous(layers: Sequence[Pair]) -> bool:
+    blocks = {_block(*pair) for pair in layers}
+    first = next(iter(blocks))
+    return len(blocks) == 1 and first.attention == "gqa" and first.ffn == "swiglu"
