@@ -141,9 +141,10 @@ def test_its_policy_names_its_script_and_style_and_no_other(live: Remote) -> Non
 
 def test_reasoning_on_is_folded_away_and_apart_from_the_answer(page: Page) -> None:
     expect(page.get_by_role("heading", name="toggled")).to_be_visible()
-    ask(page)
-    expect(page.locator(".prose")).to_have_text(ANSWER)
-    answered(page)
+    with slow(page, 20_000):  # at its full speed there would be none to tell
+        ask(page)
+        expect(page.locator(".prose")).to_have_text(ANSWER)
+        answered(page)
     trace = page.locator(".trace")
     expect(trace).to_be_hidden()
     page.locator(".reasoning summary").click()
