@@ -61,6 +61,9 @@ oracles: $(VENV)/.ready $(VENV)-oracles/.ready engines ## the long checks; their
 	$(BIN)/python benchmarks/interop.py
 	$(VENV)-oracles/bin/python benchmarks/grpo_trl.py
 
+generation: $(VENV)/.ready ## the engine against transformers' generate
+	$(BIN)/python benchmarks/generation.py
+
 gpu-site: ## the pure-Python packages a bare accelerator machine may lack, to carry along
 	$(PYTHON) -m pip install -q --target .gpu-site --no-deps jaxtyping wadler-lindig
 

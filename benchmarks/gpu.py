@@ -1,4 +1,4 @@
-"""What an accelerator changes: the whole path on generated data, and scoring at the shape of an 8B.
+"""What an accelerator changes: the whole path on generated data; an 8B scored and decoded.
 
     make gpu                                        (under 9 minutes on an H200)
     python benchmarks/gpu.py --device cpu --small   (the same code, tried anywhere)
@@ -18,6 +18,8 @@ from typing import Any
 import torch
 
 from fretsaw.artifact import Request
+from fretsaw.engine.engine import Engine
+from fretsaw.engine.sequence import Request as EngineRequest
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Block, Decoder
 from fretsaw.pipeline import resolve_inputs
@@ -93,6 +95,48 @@ def scoring(config: ModelConfig, device: str, dtype: torch.dtype, rows: int, seq
     }
 
 
+def generation(
+    config: ModelConfig, device: str, dtype: torch.dtype, rows: int, length: int
+) -> dict[str, Any]:
+    """Decode with launches, with recorded graphs, and with FP8 matrices on top.
+
+    Graphs must give the launched tokens but for ties; FP8 reports how far its log-probabilities
+    are from the exact ones.
+    """
+    with torch.device(device):
+        torch.set_default_dtype(dtype)
+        decoder = Decoder(config).requires_grad_(False)
+        torch.set_default_dtype(torch.float32)
+    prompts = [
+        tuple((7 * row + 13 * at) % config.vocab_size for at in range(64)) for row in range(rows)
+    ]
+    requests = [EngineRequest(prompt, length) for prompt in prompts]
+    kinds: dict[str, dict[str, bool]] = {
+        "launched": {},
+        "graphs": {"cuda_graphs": True},
+        "graphs, fp8": {"cuda_graphs": True, "fp8": True},
+    }
+    texts, exact, result = {}, [0.0], {}
+    for name, options in kinds.items():
+        engine = Engine(decoder, max_batch=rows, reuses_prefixes=False, **options)
+        for _ in engine.generate(requests):  # warms up, and records the sizes it meets
+            pass
+        before = dataclasses.replace(engine.stats())
+        texts[name] = [event.token_id for event in engine.generate(requests)]
+        stats = engine.stats()
+        seconds = stats.decode_s - before.decode_s
+        logprobs = engine.logprobs(prompts[0] * 4)
+        exact = logprobs if name == "launched" else exact
+        result[name] = {
+            "decode_tokens_per_s": (stats.decode_tokens - before.decode_tokens) / seconds,
+            "same_tokens": sum(a == b for a, b in zip(texts[name], texts["launched"], strict=True))
+            / len(texts[name]),
+            "logprob_error": max(abs(a - b) for a, b in zip(logprobs, exact, strict=True)),
+        }
+        del engine
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda")
@@ -108,6 +152,7 @@ def main() -> None:
         "device": torch.cuda.get_device_name() if options.device == "cuda" else options.device,
         "torch": torch.__version__,
         "scoring": scoring(config, options.device, dtype, rows, seq),
+        "generation": generation(config, options.device, dtype, rows, 8 if options.small else 128),
         "tiny": whole_path(options.device, "bf16" if options.device == "cuda" else "fp32"),
     }
     print(json.dumps(result, indent=2))

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from fretsaw.engine.graphs import DecodeGraphs
 from fretsaw.engine.memory import num_pages_for
 from fretsaw.engine.pages import PagePool
 from fretsaw.engine.runner import Runner
@@ -43,6 +44,7 @@ class Engine:
         page_size: int = PAGE_SIZE,
         reuses_prefixes: bool = True,
         batch_invariant: bool = False,
+        cuda_graphs: bool = False,
         fp8: bool = False,
     ):
         """Lay out the weights and the memory; `memory_mib` None takes what the machine can spare.
@@ -50,12 +52,15 @@ class Engine:
         `max_batch` sequences run at most; `chunk_tokens` of prompts are read a step at most.
         `batch_invariant` pays in speed for bits that do not depend on what else is in the batch: a
         prompt is read by itself, and decoding always has `max_batch` rows. (Not so where memory
-        runs out: what a preempted sequence had written is then read like a prompt.)
+        runs out: what a preempted sequence had written is then read like a prompt.) `cuda_graphs`
+        replays decoding steps instead of launching them.
         """
         self.decoder = decoder.eval()
         num_pages = num_pages_for(decoder, max_batch, page_size, memory_mib)
         self._pool = PagePool(num_pages, page_size)
-        self._runner = Runner(decoder, num_pages, page_size, fp8=fp8)
+        num_scratch = int(cuda_graphs)  # a page that padding may write to
+        self._runner = Runner(decoder, num_pages + num_scratch, page_size, fp8=fp8)
+        self._graphs = DecodeGraphs(self._runner, num_pages) if cuda_graphs else None
         self._scheduler = Scheduler(
             self._pool,
             max_batch=max_batch,
@@ -142,18 +147,19 @@ class Engine:
         runner.move(self._pool.copies)
         self._pool.copies.clear()
         step = runner.lay_out(slices, self._pool.span, padded_to=self._num_padded(slices))
-        hidden = runner.hidden(step)
-        self._report_prompts(slices, hidden)
-        firsts = torch.tensor([slice.length for slice in slices]).cumsum(0) - 1
-        speaking = [i for i, slice in enumerate(slices) if slice.is_last]
-        events: list[Event] = []
-        self._scheduler.settle(slices)
-        if speaking:
-            rows = firsts[speaking].to(hidden.device)
+        if self._graphs is not None and all(slice.is_decoding for slice in slices):
+            speaking, logits = list(slices), self._graphs.logits(step)
+        else:
+            hidden = runner.hidden(step)
+            self._report_prompts(slices, hidden)
+            lasts = torch.tensor([slice.length for slice in slices]).cumsum(0) - 1
+            rows = lasts[[slice.is_last for slice in slices]].to(hidden.device)
+            speaking = [slice for slice in slices if slice.is_last]
             if self._is_batch_invariant:
                 rows = F.pad(rows, (0, self._scheduler.max_batch - len(rows)))
-            logits = runner.logits(hidden[rows])[: len(speaking)].float()
-            events = self._speak([slices[i].sequence for i in speaking], logits)
+            logits = runner.logits(hidden[rows])[: len(speaking)]
+        self._scheduler.settle(slices)
+        events = self._speak([slice.sequence for slice in speaking], logits.float())
         self._count(slices, time.perf_counter() - started)
         return events
 
@@ -191,6 +197,8 @@ class Engine:
     def _speak(
         self, sequences: Sequence[SequenceState], logits: Float[Tensor, "rows vocab"]
     ) -> list[Event]:
+        if not sequences:
+            return []
         log_probs = logits.log_softmax(-1)
         chosen = choose(logits, sequences)
         of_chosen = log_probs.gather(-1, chosen[:, None])[:, 0].tolist()
@@ -273,6 +281,8 @@ class Engine:
                     raise ValueError(f"{name}: the model has no such weight")
                 own[name].copy_(tensor)
         self._runner.refresh(self.decoder)
+        if self._graphs is not None:
+            self._graphs.forget()
         self._scheduler.restart(version)
         self._stats.weight_version = version
 

@@ -112,3 +112,8 @@ class Slice:
     def is_last(self) -> bool:
         """Whether the next token's logits come of it."""
         return self.start + self.length == len(self.sequence.token_ids)
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether it is the token after the last that was generated."""
+        return self.is_last and self.length == 1 and self.sequence.has_spoken

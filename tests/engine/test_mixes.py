@@ -115,6 +115,17 @@ def test_a_batch_invariant_engine_gives_the_same_bits_in_any_company() -> None:
         assert alone == made[i]
 
 
+@pytest.mark.parametrize("name", MIXES)
+def test_padded_steps_are_the_same_steps(name: str) -> None:
+    decoder, chooser = make_decoder(name), random.Random(2)
+    requests = random_requests(chooser, 20)
+    padded = Engine(decoder, max_batch=6, page_size=8, cuda_graphs=True)
+    made: dict[int, list[Event]] = {}
+    for event in padded.generate(requests):
+        made.setdefault(event.request, []).append(event)
+    assert all(same_text(made[i], naive(decoder, r)) for i, r in enumerate(requests))
+
+
 def test_forced_tokens_are_gone_on_from() -> None:
     decoder = make_decoder("mixed")
     engine = Engine(decoder)

@@ -238,9 +238,7 @@ JSON = st.recursive(
 FIELDS = sorted({*ChatRequest.model_fields, *CompletionRequest.model_fields, *NOT_DONE})
 
 
-@settings(
-    deadline=None, max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(["chat/completions", "completions"]), st.data())
 def test_no_body_is_the_servers_fault(server: Local, path: str, data: st.DataObject) -> None:
     own = {"messages": [HELLO]} if path.startswith("chat") else {"prompt": [5, 6]}

@@ -1,0 +1,123 @@
+"""Decoding steps recorded once a size and replayed: CUDA graphs, so that launches cost nothing.
+
+A step is padded up to powers of two in rows, span and pages a row; each such size is recorded at
+its first use. What is padding writes to a page of its own and is read by nobody. On a CPU there
+is nothing to record: the padded step is computed as it is, which is how the padding is tested.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from fretsaw.engine.runner import MASKED, Decoding, Runner, Step
+
+
+@dataclass
+class Recording:
+    """A step's tensors at fixed addresses, and what computes the logits from them."""
+
+    step: Step
+    replay: Callable[[], Tensor]
+
+
+class DecodeGraphs:
+    """The recordings of one runner; they end with its weights."""
+
+    def __init__(self, runner: Runner, scratch_page: int):
+        self._runner, self._scratch_page = runner, scratch_page
+        self._recordings: dict[tuple[int, int, int], Recording] = {}
+
+    def logits(self, step: Step) -> Float[Tensor, "rows vocab"]:
+        """Return the logits of a step that only decodes; valid until the next call."""
+        decoding = step.decoding
+        assert decoding is not None, "the step decodes nothing"
+        assert not step.pieces, "the step reads prompts"
+        size = (
+            _power_of_two(decoding.num_rows),
+            _power_of_two(decoding.span),
+            _power_of_two(decoding.pages.shape[1]),
+        )
+        padded = pad(step, *size, scratch_page=self._scratch_page)
+        if size not in self._recordings:
+            self._recordings[size] = self._record(padded)
+        recording = self._recordings[size]
+        for target, source in zip(_tensors(recording.step), _tensors(padded), strict=True):
+            target.copy_(source)
+        return recording.replay()[: decoding.num_rows]
+
+    def forget(self) -> None:
+        """Drop the recordings: the weights they read are no longer the runner's."""
+        self._recordings.clear()
+
+    def _record(self, step: Step) -> Recording:
+        runner = self._runner
+
+        def compute() -> Tensor:
+            return runner.logits(runner.hidden(step))
+
+        if runner.device.type != "cuda":
+            return Recording(step, compute)
+        warming = torch.cuda.Stream()
+        warming.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(warming):
+            compute()
+        torch.cuda.current_stream().wait_stream(warming)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            logits = compute()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return logits
+
+        return Recording(step, replay)
+
+
+def pad(step: Step, num_rows: int, span: int, max_pages: int, *, scratch_page: int) -> Step:
+    """Return a decoding step with more rows, pages in its span, and pages a row.
+
+    A row of padding attends to the first page, whatever is there, so that its numbers are finite.
+    """
+    decoding = step.decoding
+    assert decoding is not None, "only what decodes is padded"
+    rows, pages = num_rows - decoding.num_rows, max_pages - decoding.pages.shape[1]
+    beyond = span - decoding.span
+    padding = F.pad(decoding.padding, (0, 0, 0, pages, 0, rows), value=float("-inf"))
+    padding[decoding.num_rows :, 0] = 0.0
+    return Step(
+        num_tokens=num_rows,
+        token_ids=F.pad(step.token_ids, (0, rows)),
+        rotation=F.pad(step.rotation, (0, 0, 0, 0, 0, rows), value=1.0),
+        page=F.pad(step.page, (0, rows), value=scratch_page),
+        offset=F.pad(step.offset, (0, rows)),
+        decoding=Decoding(
+            num_rows=num_rows,
+            span=span,
+            owner=F.pad(decoding.owner, (0, beyond)),
+            biases={
+                heads: F.pad(bias, (0, 0, 0, 0, 0, beyond * heads), value=MASKED)
+                for heads, bias in decoding.biases.items()
+            },
+            pages=F.pad(decoding.pages, (0, pages, 0, rows)),
+            padding=padding,
+        ),
+        pieces=(),
+    )
+
+
+def _power_of_two(number: int) -> int:
+    """Return the smallest power of two from `number` on."""
+    return 1 << (number - 1).bit_length()
+
+
+def _tensors(step: Step) -> list[Tensor]:
+    assert step.decoding is not None
+    owners = [step, step.decoding]
+    found = [getattr(owner, field.name) for owner in owners for field in fields(owner)]
+    return [value for value in found if isinstance(value, Tensor)] + [
+        *step.decoding.biases.values()
+    ]
