@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import hmac
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -21,6 +20,7 @@ from fretsaw.serve.chat_completions import complete_chat, rendered
 from fretsaw.serve.completions import complete, encoded
 from fretsaw.serve.errors import ApiError, bad_request, not_here
 from fretsaw.serve.metrics import Metrics
+from fretsaw.serve.page import Page
 from fretsaw.serve.protocol import (
     ChatRequest,
     CompletionRequest,
@@ -37,12 +37,7 @@ from fretsaw.serve.service import (
 )
 from fretsaw.serve.worker import Closing, EngineFailed
 
-PAGE = Path(__file__).with_name("chat.html")
 OPEN_PATHS = ("/health", "/")  # the page itself asks for the key it then sends
-PAGE_POLICY = (  # the page is one file that reaches this server alone
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 
 
 def create_app(service: Service, *, api_keys: Sequence[str] = ()) -> FastAPI:
@@ -70,6 +65,7 @@ def create_app(service: Service, *, api_keys: Sequence[str] = ()) -> FastAPI:
 
 def _add_routes(app: FastAPI, service: Service) -> frozenset[str]:
     model, worker, limits = service.model, service.worker, service.limits
+    chat = Page.read()
 
     def takes(kind: type[BaseModel]) -> dict[str, Any]:
         schema = kind.model_json_schema()
@@ -151,10 +147,7 @@ def _add_routes(app: FastAPI, service: Service) -> frozenset[str]:
     @app.get("/")
     async def page() -> Response:
         """Return the chat page."""
-        if not PAGE.is_file():
-            raise not_here("/")
-        headers = {"content-security-policy": PAGE_POLICY, "referrer-policy": "no-referrer"}
-        return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers=headers)
+        return HTMLResponse(chat.html, headers=chat.headers)
 
     return frozenset(route.path for route in app.routes if isinstance(route, Route))
 

@@ -97,7 +97,7 @@ class Sampling(_Fields):
     stop: Any = ()
     stop_token_ids: list[Annotated[int, Field(ge=0)]] = []
     ignore_eos: bool = False
-    return_token_ids: bool = False
+    return_token_ids: bool = False  # of what was generated, the stop token included
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
 

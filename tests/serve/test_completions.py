@@ -1,16 +1,10 @@
 """Completions: four forms of a prompt, echo, log-probabilities as the forward's, streams."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
-from serving import CONTEXT, LESSONS, Local, Remote, asking
-
-from fretsaw.checkpoint import folder as checkpoint
-from fretsaw.engine.engine import Engine
-from fretsaw.rollout.remote import RemoteEngine
-from fretsaw.rollout.sample import sample_groups
+from serving import CONTEXT, LESSONS, Local, asking
 
 TEXT = "The sky is one"
 PATH = "/v1/completions"
@@ -168,17 +162,3 @@ def test_token_ids_are_told_when_asked(server: Local) -> None:
     chat = server.chat("Hello!", reasoning_effort="none", return_token_ids=True)
     tokenizer = server.service.model.tokenizer
     assert tokenizer.decode(chat["token_ids"]) == LESSONS["Hello!"][1]
-
-
-def test_rollouts_over_http_are_those_of_the_embedded_engine(live: Remote, toggled: Path) -> None:
-    engine = Engine(checkpoint.load(toggled), max_batch=8)
-    prompts = [(0, 5, 6, 7), (0, 9)]
-    asked = {"group_size": 3, "max_tokens": 12, "temperature": 1.0, "seed": 5}
-    there, here = (
-        sample_groups(where, prompts, stop_token_ids=engine.decoder.config.eos_token_ids, **asked)
-        for where in (RemoteEngine(live.url), engine)
-    )
-    for ours, embedded in zip(there, here, strict=True):
-        assert ours.token_ids == embedded.token_ids
-        assert ours.is_finished == embedded.is_finished
-        assert ours.logprobs == pytest.approx(embedded.logprobs, abs=1e-5)
