@@ -22,7 +22,7 @@ SUMMARIES = {
     "lineage": "where an artifact came from",
     "inspect": "what a checkpoint is made of, layer by layer",
     "export": "a checkpoint as transformers, vLLM, llama.cpp or mlx-lm take it",
-    "generate": "continue a prompt",
+    "generate": "continue a prompt, or answer many of a file",
     "chat": "talk to a chat checkpoint, with reasoning on or off",
     "serve": "answer over HTTP as OpenAI's API does, with a chat page",
 }
