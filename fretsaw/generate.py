@@ -85,26 +85,27 @@ def generate_file(
         "thinking": mode,
         **dataclasses.asdict(sampling),
     }
-    done = _go_on(out, json.loads(json.dumps(settings)))
-    left: list[tuple[Asked, int]] = []
-    requests: list[Request] = []
+    requests = {}
     for number, one in enumerate(asked):
         try:
             request = model.request(_token_ids(model, one.prompt, mode), sampling)
         except ValueError as error:
             raise ValueError(f"{prompts}: prompt {one.id}: {error}") from error
         for sample in range(num_samples):
-            if (one.id, sample) not in done:
-                left.append((one, sample))
-                seed = sample_seed(sampling.seed, number, sample)
-                requests.append(dataclasses.replace(request, seed=seed))
+            seed = sample_seed(sampling.seed, number, sample)
+            requests[one.id, sample] = dataclasses.replace(request, seed=seed)
+    done = _go_on(out, json.loads(json.dumps(settings)))
+    left = [key for key in requests if key not in done]
+    by_id = {one.id: one for one in asked}
     total = len(asked) * num_samples
     progress = Progress("generate")
     progress.start("answering", total, step=total - len(left), unit="answer")
     with out.open("a", encoding="utf-8") as file:
-        ended = _answers(model, requests, sampling)
+        ended = _answers(model, [requests[key] for key in left], sampling)
         for count, (index, text, num_tokens, reason) in enumerate(ended, 1):
-            row = _row(*left[index], text, num_tokens, reason, requests[index].seed)
+            id, sample = left[index]
+            seed = requests[id, sample].seed
+            row = _row(by_id[id], sample, text, num_tokens, reason, seed)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()
             progress.step(total - len(left) + count)
@@ -119,21 +120,27 @@ def _answers(
     engine = model.engine
     streams = [model.text_stream(request.token_ids, sampling) for request in requests]
     texts, counts = [""] * len(requests), [0] * len(requests)
-    index_of = {engine.add(request): i for i, request in enumerate(requests)}
-    while engine.has_work:
-        for event in engine.step():
-            index = index_of[event.request]
-            stream, reason = streams[index], event.finish_reason
-            counts[index] += event.token_id is not None
-            if event.token_id is not None and reason != "stop":
-                texts[index] += stream.feed([event.token_id])
-            if reason is not None:
-                texts[index] += stream.flush()
-            if stream.stopped_by is not None:
-                engine.abort(event.request)
-                reason = "stop"
-            if reason is not None:
-                yield index, texts[index], counts[index], reason
+    index_of: dict[int, int] = {}
+    try:
+        for index, request in enumerate(requests):
+            index_of[engine.add(request)] = index
+        while engine.has_work:
+            for event in engine.step():
+                index = index_of[event.request]
+                stream, reason = streams[index], event.finish_reason
+                counts[index] += event.token_id is not None
+                if event.token_id is not None and reason != "stop":
+                    texts[index] += stream.feed([event.token_id])
+                if reason is not None:
+                    texts[index] += stream.flush()
+                if stream.stopped_by is not None:
+                    engine.abort(event.request)
+                    reason = "stop"
+                if reason is not None:
+                    yield index, texts[index], counts[index], reason
+    finally:
+        for number in index_of:  # those that have ended are ignored
+            engine.abort(number)
 
 
 def _token_ids(model: LoadedModel, prompt: str | tuple[Message, ...], mode: Mode | None) -> Any:

@@ -113,3 +113,5 @@ def test_a_prompt_beyond_the_context_is_named(model: LoadedModel, tmp_path: Path
     path.write_text("one\n" + "9" * 200 + "\n")
     with pytest.raises(ValueError, match="prompt 1: prompt: 201 tokens, but the model's context"):
         generate_file(model, path, tmp_path / "out.jsonl", SAMPLING)
+    path.write_text("one\n")
+    assert generate_file(model, path, tmp_path / "out.jsonl", SAMPLING) == 1

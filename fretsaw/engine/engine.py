@@ -16,12 +16,13 @@ from torch import Tensor
 
 from fretsaw.engine.graphs import DecodeGraphs
 from fretsaw.engine.memory import num_pages_for
-from fretsaw.engine.pages import PagePool
+from fretsaw.engine.pages import BLOCK, PagePool
 from fretsaw.engine.runner import Runner
 from fretsaw.engine.sampler import choose
 from fretsaw.engine.scheduler import Scheduler
 from fretsaw.engine.sequence import Event, Request, SequenceState, Slice, TokenLogprob
 from fretsaw.engine.stats import Stats
+from fretsaw.engine.weights import prepare
 from fretsaw.model.decoder import Decoder
 
 PAGE_SIZE = 32  # tokens; on a CPU, smaller pages cost more calls and larger ones more padding
@@ -55,11 +56,22 @@ class Engine:
         runs out: what a preempted sequence had written is then read like a prompt.) `cuda_graphs`
         replays decoding steps instead of launching them.
         """
-        self.decoder = decoder.eval()
+        for name, value in (("max_batch", max_batch), ("chunk_tokens", chunk_tokens)):
+            if value < 1:
+                raise ValueError(f"engine: {name} {value}: nothing could ever run; give at least 1")
+        if page_size < 1 or page_size % BLOCK:
+            raise ValueError(f"engine: page_size {page_size}: give a multiple of {BLOCK}")
+        if batch_invariant and cuda_graphs:
+            raise ValueError(
+                "engine: batch_invariant and cuda_graphs exclude one another, since graphs are "
+                "padded to sizes that depend on the batch; drop one"
+            )
+        self.decoder, self._fp8 = decoder.eval(), fp8
+        weights = prepare(decoder, fp8=fp8)  # before what is left of the memory is measured
         num_pages = num_pages_for(decoder, max_batch, page_size, memory_mib)
         self._pool = PagePool(num_pages, page_size)
         num_scratch = int(cuda_graphs)  # a page that padding may write to
-        self._runner = Runner(decoder, num_pages + num_scratch, page_size, fp8=fp8)
+        self._runner = Runner(decoder, num_pages + num_scratch, page_size, weights)
         self._graphs = DecodeGraphs(self._runner, num_pages) if cuda_graphs else None
         self._scheduler = Scheduler(
             self._pool,
@@ -70,6 +82,7 @@ class Engine:
         )
         self._is_batch_invariant = batch_invariant
         self._sequences: dict[int, SequenceState] = {}
+        self._missed: list[Event] = []  # made while somebody else listened
         self._num_added = 0
         self._stats = Stats()
         self._is_awake = True
@@ -91,11 +104,7 @@ class Engine:
         prompt, config = request.token_ids, self.decoder.config
         if not prompt:
             raise ValueError(f"request {number}: an empty prompt; give at least one token")
-        if not (min(prompt) >= 0 and max(prompt) < config.vocab_size):
-            raise ValueError(
-                f"request {number}: token ids from {min(prompt)} to {max(prompt)}, but the model "
-                f"knows 0 to {config.vocab_size - 1}; use its own tokenizer"
-            )
+        self._check_ids(prompt, number)
         asked = f"{len(prompt)} prompt tokens and {request.max_tokens} to generate"
         longest, limit = len(prompt) + request.max_tokens, config.max_position_embeddings
         if longest > limit:
@@ -110,8 +119,17 @@ class Engine:
                 "shorten one of them, or give the engine more memory"
             )
 
+    def _check_ids(self, token_ids: Sequence[int], number: int) -> None:
+        vocab_size = self.decoder.config.vocab_size
+        if token_ids and not (min(token_ids) >= 0 and max(token_ids) < vocab_size):
+            raise ValueError(
+                f"request {number}: token ids from {min(token_ids)} to {max(token_ids)}, but the "
+                f"model knows 0 to {vocab_size - 1}; use its own tokenizer"
+            )
+
     def abort(self, request: int) -> None:
         """Drop a request wherever it is, its pages with it; one that has ended is ignored."""
+        self._missed = [event for event in self._missed if event.request != request]
         sequence = self._sequences.pop(request, None)
         if sequence is not None:
             self._scheduler.finish(sequence)
@@ -121,7 +139,10 @@ class Engine:
 
         They count against `max_tokens`; at least one token must be left to generate after them.
         """
-        sequence = self._sequences[request]
+        sequence = self._sequences.get(request)
+        if sequence is None:
+            raise ValueError(f"request {request}: not running; tokens can be forced until it ends")
+        self._check_ids(token_ids, request)
         left = sequence.request.max_tokens - sequence.num_generated
         if len(token_ids) >= left:
             raise ValueError(
@@ -132,16 +153,17 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        """Whether any request is waiting or running."""
-        return self._scheduler.has_work
+        """Whether any request is waiting or running, or its tokens have not been heard of."""
+        return bool(self._missed) or self._scheduler.has_work
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
         """Compute what is scheduled next; return the tokens that came of it."""
         assert self._is_awake, "the engine sleeps; call wake() first"
+        missed, self._missed = self._missed, []
         slices = self._scheduler.schedule()
         if not slices:
-            return []
+            return missed
         started = time.perf_counter()
         runner = self._runner
         runner.move(self._pool.copies)
@@ -161,7 +183,7 @@ class Engine:
         self._scheduler.settle(slices)
         events = self._speak([slice.sequence for slice in speaking], logits.float())
         self._count(slices, time.perf_counter() - started)
-        return events
+        return missed + events
 
     def pretend_computed(self) -> None:
         """Take all but the last token of waiting requests as computed already, for timing alone."""
@@ -169,15 +191,20 @@ class Engine:
             sequence.num_computed = len(sequence.token_ids) - 1
 
     def generate(self, requests: Sequence[Request]) -> Generator[Event, None, None]:
-        """Yield tokens as they are made, until all requests have ended; each one's are in order."""
+        """Yield tokens as they are made, until all requests have ended; each one's are in order.
+
+        Several may be listened to in turn: what one's steps make of another's is kept for it.
+        """
         for i, request in enumerate(requests):
             self._check(request, i)
-        index_of = {self.add(request): i for i, request in enumerate(requests)}
+        index_of: dict[int, int] = {}
         try:
+            for i, request in enumerate(requests):
+                index_of[self.add(request)] = i
             while index_of:
-                for event in self.step():
-                    if event.request not in index_of:
-                        continue
+                came = self.step()
+                self._missed += [event for event in came if event.request not in index_of]
+                for event in [event for event in came if event.request in index_of]:
                     index = index_of[event.request]
                     if event.finish_reason is not None:
                         del index_of[event.request]
@@ -273,18 +300,25 @@ class Engine:
 
         Without tensors the decoder's weights are taken as they now are. Whatever runs goes on with
         the new weights, from the beginning of its text; nothing computed with the old is reused.
+        A weight that is refused leaves those before it in place, and the engine decodes with them.
         """
         own = dict(self.decoder.named_parameters())
-        with torch.no_grad():
+        try:
             for name, tensor in named_tensors:
                 if name not in own:
                     raise ValueError(f"{name}: the model has no such weight")
-                own[name].copy_(tensor)
-        self._runner.refresh(self.decoder)
-        if self._graphs is not None:
-            self._graphs.forget()
-        self._scheduler.restart(version)
-        self._stats.weight_version = version
+                if tensor.shape != own[name].shape:
+                    raise ValueError(
+                        f"{name}: shape {tuple(tensor.shape)}, but the model's is "
+                        f"{tuple(own[name].shape)}; send the weights of this model"
+                    )
+                own[name].detach().copy_(tensor)
+        finally:
+            self._runner.weights = prepare(self.decoder, fp8=self._fp8)
+            if self._graphs is not None:
+                self._graphs.forget()
+            self._scheduler.restart(version)
+            self._stats.weight_version = version
 
     def sleep(self) -> None:
         """Refuse work until `wake`, and give up what is kept of earlier texts."""
@@ -298,7 +332,7 @@ class Engine:
 
     def stats(self) -> Stats:
         """Return counts and seconds so far, and how full the engine is."""
-        stats, scheduler = self._stats, self._scheduler
+        stats, scheduler = replace(self._stats), self._scheduler
         stats.prefix_hit_tokens = scheduler.num_reused_tokens
         stats.num_preemptions = scheduler.num_preemptions
         stats.num_waiting, stats.num_running = len(scheduler.waiting), len(scheduler.running)

@@ -1,7 +1,7 @@
 """Decoding steps recorded once a size and replayed: CUDA graphs, so that launches cost nothing.
 
-A step is padded up to powers of two in rows, span and pages a row; each such size is recorded at
-its first use. What is padding writes to a page of its own and is read by nobody. On a CPU there
+A step is padded up to powers of two in rows and span; each such size is recorded at its first use.
+What is padding writes to a page of its own and is read by nobody. On a CPU there
 is nothing to record: the padded step is computed as it is, which is how the padding is tested.
 """
 
@@ -29,7 +29,8 @@ class DecodeGraphs:
 
     def __init__(self, runner: Runner, scratch_page: int):
         self._runner, self._scratch_page = runner, scratch_page
-        self._recordings: dict[tuple[int, int, int], Recording] = {}
+        self._recordings: dict[tuple[int, int], Recording] = {}
+        self._pool = torch.cuda.graph_pool_handle() if runner.device.type == "cuda" else None
 
     def logits(self, step: Step) -> Float[Tensor, "rows vocab"]:
         """Return the logits of a step that only decodes; valid until the next call."""
@@ -38,8 +39,7 @@ class DecodeGraphs:
         assert not step.pieces, "the step reads prompts"
         size = (
             _power_of_two(decoding.num_rows),
-            _power_of_two(decoding.span),
-            _power_of_two(decoding.pages.shape[1]),
+            min(_power_of_two(decoding.span), self._scratch_page),  # of those before it
         )
         padded = pad(step, *size, scratch_page=self._scratch_page)
         if size not in self._recordings:
@@ -67,7 +67,7 @@ class DecodeGraphs:
             compute()
         torch.cuda.current_stream().wait_stream(warming)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, pool=self._pool):
             logits = compute()
 
         def replay() -> Tensor:
@@ -77,17 +77,11 @@ class DecodeGraphs:
         return Recording(step, replay)
 
 
-def pad(step: Step, num_rows: int, span: int, max_pages: int, *, scratch_page: int) -> Step:
-    """Return a decoding step with more rows, pages in its span, and pages a row.
-
-    A row of padding attends to the first page, whatever is there, so that its numbers are finite.
-    """
+def pad(step: Step, num_rows: int, span: int, *, scratch_page: int) -> Step:
+    """Return a decoding step with more rows, which own no pages, and more pages in its span."""
     decoding = step.decoding
     assert decoding is not None, "only what decodes is padded"
-    rows, pages = num_rows - decoding.num_rows, max_pages - decoding.pages.shape[1]
-    beyond = span - decoding.span
-    padding = F.pad(decoding.padding, (0, 0, 0, pages, 0, rows), value=float("-inf"))
-    padding[decoding.num_rows :, 0] = 0.0
+    rows, beyond = num_rows - decoding.num_rows, span - decoding.span
     return Step(
         num_tokens=num_rows,
         token_ids=F.pad(step.token_ids, (0, rows)),
@@ -102,8 +96,6 @@ def pad(step: Step, num_rows: int, span: int, max_pages: int, *, scratch_page: i
                 heads: F.pad(bias, (0, 0, 0, 0, 0, beyond * heads), value=MASKED)
                 for heads, bias in decoding.biases.items()
             },
-            pages=F.pad(decoding.pages, (0, pages, 0, rows)),
-            padding=padding,
         ),
         pieces=(),
     )

@@ -1,6 +1,8 @@
 """How much key-value memory an engine takes."""
 
 import os
+import re
+from pathlib import Path
 
 import torch
 
@@ -40,5 +42,19 @@ def page_bytes(decoder: Decoder, page_size: int) -> int:
 def _free_bytes(device: torch.device) -> float:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return SHARE["cuda"] * free
-    return SHARE["cpu"] * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return SHARE["cuda"] * (free + kept)
+    return SHARE["cpu"] * _available_bytes()
+
+
+def _available_bytes() -> float:
+    """Return what programs can have of this machine, or of the container they run in."""
+    meminfo, limit = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
+    if not meminfo.is_file():  # not Linux: half of what there is
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+    found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text())
+    assert found, "the kernel tells no available memory"
+    available = 1024.0 * int(found[1])
+    if limit.is_file() and (text := limit.read_text().strip()) != "max":
+        available = min(available, float(text))
+    return available

@@ -12,7 +12,6 @@ to block, so it stands for the whole text before it and for the weights that rea
 import hashlib
 import heapq
 from array import array
-from collections import OrderedDict
 from collections.abc import Sequence
 
 BLOCK = 8  # tokens of one key; a page holds several, so that short beginnings are found as well
@@ -35,8 +34,12 @@ class PagePool:
         self.version = 0
         self.copies: list[tuple[int, int]] = []
         self._held: set[int] = set()
-        self._kept: OrderedDict[int, None] = OrderedDict()  # least recently used first
-        self._low = list(range(num_pages))  # pages that no sequence holds, as a heap
+        self._kept: dict[int, int] = {}  # page -> when it was used last
+        self._clock = 0
+        # Heaps; entries of the latter two may be out of date and are then passed over.
+        self._low = list(range(num_pages))  # pages that no sequence holds
+        self._high = sorted(-page for page in self._low)  # the same from above
+        self._ages: list[tuple[int, int]] = []  # (when used last, page) of what is kept
         self._keys: dict[int, list[bytes]] = {}  # page -> keys of the blocks it holds
         self._page_of: dict[bytes, int] = {}
 
@@ -68,12 +71,11 @@ class PagePool:
         return page
 
     def free(self, pages: Sequence[int]) -> None:
-        """Take pages back; those with whole blocks are kept for reuse."""
-        for page in pages:
-            self._held.remove(page)
-            heapq.heappush(self._low, page)
+        """Take a text's pages back; those with whole blocks are kept for reuse."""
+        for page in reversed(pages):  # its beginning is the last to be given up
+            self._release(page)
             if self._keys.get(page):
-                self._kept[page] = None
+                self._use(page)
 
     def compact(self) -> dict[int, int]:
         """Move the highest held pages to where there is room below; return old -> new."""
@@ -83,8 +85,7 @@ class PagePool:
                 break
             new = self.allocate()
             self._copy(old, new)
-            self._held.remove(old)
-            heapq.heappush(self._low, old)
+            self._release(old)
             moved[old] = new
         return moved
 
@@ -109,9 +110,9 @@ class PagePool:
         Fewer where there is no room for all, or only their own.
         """
         per_page = self.page_size // BLOCK
-        for key in keys:  # used again: the last to be given up
-            if self._page_of[key] in self._kept:
-                self._kept.move_to_end(self._page_of[key])
+        for page in dict.fromkeys(self._page_of[key] for key in reversed(keys)):
+            if page in self._kept:
+                self._use(page)
         pages = []
         for first in range(0, len(keys), per_page):
             if not self.num_available:
@@ -137,22 +138,43 @@ class PagePool:
         self._page_of.clear()
         self._keys.clear()
         self._kept.clear()
+        self._ages.clear()
+        self._high = sorted(-page for page in self._low)
 
     # --- moving -----------------------------------------------------------------------------------
 
+    def _release(self, page: int) -> None:
+        self._held.remove(page)
+        heapq.heappush(self._low, page)
+        heapq.heappush(self._high, -page)
+
+    def _use(self, page: int) -> None:
+        self._clock += 1
+        self._keep(page, self._clock)
+
+    def _keep(self, page: int, age: int) -> None:
+        self._kept[page] = age
+        heapq.heappush(self._ages, (age, page))
+
     def _move_away(self, page: int) -> None:
         """Keep what a page holds elsewhere: above, or in place of what was used longest ago."""
-        oldest = next(iter(self._kept))
-        del self._kept[page]
+        age = self._kept.pop(page)
         if len(self._low) > len(self._kept):
-            room = next(p for p in reversed(self._low) if p not in self._kept)
-        elif page == oldest:
-            return self._unregister(page)
+            room = self._highest_free()
         else:
-            room = oldest
-            del self._kept[oldest]
+            while self._kept.get(self._ages[0][1]) != self._ages[0][0]:
+                if self._ages[0] == (age, page):  # it is the one used longest ago
+                    return self._unregister(page)
+                heapq.heappop(self._ages)
+            room = heapq.heappop(self._ages)[1]
+            del self._kept[room]
         self._copy(page, room)
-        self._kept[room] = None
+        self._keep(room, age)
+
+    def _highest_free(self) -> int:
+        while -self._high[0] in self._held or -self._high[0] in self._kept:
+            heapq.heappop(self._high)
+        return -heapq.heappop(self._high)
 
     def _copy(self, source: int, destination: int) -> None:
         self._unregister(destination)

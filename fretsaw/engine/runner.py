@@ -16,11 +16,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fretsaw.engine.sequence import Slice
-from fretsaw.engine.weights import AttentionWeights, FfnWeights, LinearWeights, prepare
+from fretsaw.engine.weights import AttentionWeights, FfnWeights, LinearWeights, Weights
 from fretsaw.model.decoder import Decoder
 from fretsaw.model.rope import rope_inv_freq
 
 MASKED = -1e30  # finite: a page masked as a whole must not give NaN
+DTYPES = (torch.float32, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,6 @@ class Decoding:
     owner: Int[Tensor, " span"]  # the row that a page belongs to; 0 for pages of nobody here
     biases: Mapping[int, Float[Tensor, "span_x_kv_heads 1 page_size"]]  # by kv_heads: 0 where a
     # token is, MASKED where none is
-    pages: Int[Tensor, "rows max_pages"]  # of every row, padded with 0
-    padding: Float[Tensor, "rows max_pages 1"]  # 0 where a page is, -inf where none is
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,14 @@ class Step:
 class Runner:
     """The weights laid out for decoding, and the key-value memory of every layer that attends."""
 
-    def __init__(self, decoder: Decoder, num_pages: int, page_size: int, *, fp8: bool = False):
-        self.config, self.page_size, self._fp8 = decoder.config, page_size, fp8
+    def __init__(self, decoder: Decoder, num_pages: int, page_size: int, weights: Weights):
+        self.config, self.page_size, self.weights = decoder.config, page_size, weights
         self.device, self.dtype = decoder.device, decoder.model.embed_tokens.weight.dtype
-        self.refresh(decoder)
+        if self.dtype not in DTYPES:
+            raise ValueError(
+                f"engine: weights are {self.dtype}, whose range is too small for masked scores; "
+                "use float32 or bfloat16"
+            )
         self._inv_freq = rope_inv_freq(self.config).to(self.device)
         self._eps = torch.tensor(self.config.rms_norm_eps, device=self.device)
         self._kv_heads = {b.num_key_value_heads for b in self.config.blocks} - {0}
@@ -76,10 +79,6 @@ class Runner:
         ]
         self.keys = [_zeros(shape, self.dtype, self.device) for shape in shapes]
         self.values = [_zeros(shape, self.dtype, self.device) for shape in shapes]
-
-    def refresh(self, decoder: Decoder) -> None:
-        """Take the decoder's weights as they are now."""
-        self.weights = prepare(decoder, fp8=self._fp8)
 
     def move(self, copies: Sequence[tuple[int, int]]) -> None:
         """Copy pages, one after the other."""
@@ -134,28 +133,20 @@ class Runner:
 
     def _decoding(self, slices: Sequence[Slice], span: int) -> Decoding:
         size = self.page_size
-        max_pages = max(len(s.sequence.pages) for s in slices)
         owner = np.zeros(span, dtype=np.int64)
         filled = np.zeros(span, dtype=np.int64)
-        table = np.zeros((len(slices), max_pages), dtype=np.int64)
-        counts = np.zeros(len(slices), dtype=np.int64)
         for row, slice in enumerate(slices):
-            pages = slice.sequence.pages
-            counts[row] = len(pages)
-            table[row, : len(pages)] = pages
+            pages = slice.sequence.pages[: slice.start // size + 1]
             owner[pages] = row
             filled[pages] = size
             filled[pages[-1]] = slice.start + 1 - (len(pages) - 1) * size
         masked = np.where(np.arange(size) < filled[:, None], 0.0, MASKED)
         bias = torch.from_numpy(masked).to(self.device, self.dtype)[:, None]
-        padding = np.where(np.arange(max_pages) < counts[:, None], 0.0, -np.inf)
         return Decoding(
             num_rows=len(slices),
             span=span,
             owner=torch.from_numpy(owner).to(self.device),
             biases={heads: bias.repeat_interleave(heads, 0) for heads in self._kv_heads},
-            pages=torch.from_numpy(table).to(self.device),
-            padding=torch.from_numpy(padding).to(self.device, torch.float32)[..., None],
         )
 
     # --- the network ------------------------------------------------------------------------------
@@ -262,10 +253,16 @@ def attend_pages(
     scores = scores.float()
     page_sum = scores.logsumexp(-1, keepdim=True)
     mixed = (scores - page_sum).exp_().to(v.dtype) @ v  # span_x_kv_heads group head_dim
-    per_row = page_sum.view(span, num_heads)[decoding.pages] + decoding.padding
-    weights = per_row.softmax(1)[..., None]  # rows max_pages heads 1
-    mixed = mixed.view(span, num_heads, head_dim)[decoding.pages]
-    return (mixed * weights).sum(1).flatten(1).to(queries.dtype)
+    # Join the pages of every row: a softmax over their sums, reduced by owner.
+    by_owner, owner = page_sum.view(span, num_heads), decoding.owner
+    largest = by_owner.new_full((num_rows, num_heads), -torch.inf)
+    largest.scatter_reduce_(0, owner[:, None].expand(span, num_heads), by_owner, "amax")
+    weights = (by_owner - largest[owner]).exp_()
+    total = by_owner.new_zeros(num_rows, num_heads).index_add_(0, owner, weights)
+    weighted = mixed.view(span, num_heads, head_dim).float() * weights[..., None]
+    joined = weighted.new_zeros(num_rows, num_heads, head_dim).index_add_(0, owner, weighted)
+    # A row of padding owns no page; its numbers must be finite.
+    return (joined / total.clamp(min=1e-30)[..., None]).flatten(1).to(queries.dtype)
 
 
 def attend_piece(

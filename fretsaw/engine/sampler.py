@@ -28,7 +28,8 @@ def choose(
         return chosen
     sampled = [requests[row] for row in rows]
     temperatures = torch.tensor([r.temperature for r in sampled], device=logits.device)
-    probs = (logits[rows] / temperatures[:, None]).softmax(-1)
+    below = logits[rows] - logits[rows].amax(-1, keepdim=True)  # 0 for the best, at any temperature
+    probs = (below / temperatures[:, None].clamp(min=1e-30)).softmax(-1)
     if any(request.has_filters for request in sampled):
         probs = filter_probs(probs, sampled)
     cumulative = probs.double().cumsum(-1)
@@ -55,9 +56,9 @@ def penalise(
             seen = torch.tensor(sorted(set(sequence.token_ids)), device=logits.device)
             values, penalty = logits[row, seen], request.repetition_penalty
             logits[row, seen] = torch.where(values > 0, values / penalty, values * penalty)
-        counts = Counter(sequence.token_ids[len(request.token_ids) :])
-        if counts:
-            ids = torch.tensor(list(counts), device=logits.device)
+        if request.presence_penalty or request.frequency_penalty:
+            counts = Counter(sequence.token_ids[len(request.token_ids) :])
+            ids = torch.tensor(list(counts), dtype=torch.long, device=logits.device)
             number = torch.tensor(list(counts.values()), device=logits.device)
             logits[row, ids] -= request.presence_penalty + request.frequency_penalty * number
     return logits
@@ -69,16 +70,16 @@ def filter_probs(
     """Return probabilities with those outside top-k, then top-p, then min-p set to zero.
 
     Top-p keeps the fewest most probable tokens that reach it, of what top-k left; min-p keeps
-    those of at least this share of the most probable one's.
+    those of at least this share of the most probable one's. Of equals the first ones stay.
     """
     vocab = probs.shape[-1]
-    sorted_probs, ids = probs.sort(-1, descending=True)
+    sorted_probs, ids = probs.sort(stable=True, dim=-1, descending=True)
     top_k = torch.tensor([[r.top_k or vocab] for r in requests], device=probs.device)
     top_p = torch.tensor([[r.top_p] for r in requests], device=probs.device)
     min_p = torch.tensor([[r.min_p] for r in requests], device=probs.device)
     sorted_probs = sorted_probs * (torch.arange(vocab, device=probs.device) < top_k)
     before = sorted_probs.cumsum(-1) - sorted_probs
-    kept = before < top_p * sorted_probs.sum(-1, keepdim=True)
+    kept = (before < top_p * sorted_probs.sum(-1, keepdim=True)) | (top_p == 1)
     kept[:, 0] = True
     kept &= sorted_probs >= min_p * sorted_probs[:, :1]
     return torch.zeros_like(probs).scatter(-1, ids, sorted_probs * kept)

@@ -163,6 +163,8 @@ class Scheduler:
         self.running.clear()
         for sequence in self.waiting:
             sequence.keys = []
+            if not sequence.has_spoken:
+                sequence.prompt_logprobs = []
         self.pool.forget(version)
 
     def _preempt(self, sequence: SequenceState) -> None:

@@ -1,5 +1,6 @@
 """What is asked of the engine, what it says, and what it remembers of a request in between."""
 
+import math
 from dataclasses import dataclass, field
 
 
@@ -28,11 +29,13 @@ class Request:
     def __post_init__(self) -> None:
         ranges = {
             "max_tokens": (self.max_tokens >= 0, "at least 0"),
-            "temperature": (self.temperature >= 0, "at least 0"),
+            "temperature": (0 <= self.temperature < math.inf, "at least 0"),
             "top_k": (self.top_k >= 0, "at least 0 (0: all tokens)"),
+            "presence_penalty": (math.isfinite(self.presence_penalty), "a finite number"),
+            "frequency_penalty": (math.isfinite(self.frequency_penalty), "a finite number"),
             "top_p": (0 < self.top_p <= 1, "in (0, 1]"),
             "min_p": (0 <= self.min_p < 1, "in [0, 1)"),
-            "repetition_penalty": (self.repetition_penalty > 0, "above 0 (1: none)"),
+            "repetition_penalty": (0 < self.repetition_penalty < math.inf, "above 0 (1: none)"),
             "num_top_logprobs": (self.num_top_logprobs >= 0, "at least 0"),
         }
         for name, (is_good, rule) in ranges.items():
@@ -75,7 +78,7 @@ class Event:
     prompt_logprobs: tuple[TokenLogprob, ...] | None = None  # in the first event, where asked
 
 
-@dataclass
+@dataclass(eq=False)  # itself, not one that looks alike
 class SequenceState:
     """A request on its way: its tokens so far, and how many have keys and values in its pages."""
 

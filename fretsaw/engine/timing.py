@@ -29,7 +29,7 @@ class Load:
 
 def torch_dtype(name: str) -> torch.dtype:
     """Return the precision a scenario names, where the engine has it."""
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
     if name not in dtypes:
         raise ValueError(
             f"scenario: dtype={name} is not served by the embedded engine; use {', '.join(dtypes)}"
@@ -66,7 +66,8 @@ def time_prefill(decoder: Decoder, load: Load) -> float:
 def time_decode(decoder: Decoder, load: Load, *, num_steps: int = 4) -> float:
     """Return the milliseconds of decoding all output tokens, from `num_steps` in the middle."""
     engine = _engine(decoder, load)
-    middle = load.prompt_tokens + max(0, load.output_tokens - num_steps) // 2
+    # Such that the last of the steps is still within the prompt and its output.
+    middle = max(1, load.prompt_tokens + (load.output_tokens - num_steps - 2) // 2)
     for prompt in _prompts(decoder, load, middle):
         engine.add(Request(prompt, num_steps + 2))
     engine.pretend_computed()

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
-from fretsaw.engine.engine import Stats
 from fretsaw.engine.sequence import Event, Request
+from fretsaw.engine.stats import Stats
 
 BUSY = (429, 502, 503, 504)  # worth another try
 
@@ -44,6 +44,11 @@ class RemoteEngine:
     def generate(self, requests: Sequence[Request]) -> Iterator[Event]:
         """Yield the tokens of every request, all of one at once, as requests end."""
         for number, request in enumerate(requests):
+            if request.prompt_logprobs or request.num_top_logprobs:
+                raise ValueError(
+                    f"request {number}: asks for a prompt's log-probabilities or for rivals, which "
+                    "are not read from a server; use the embedded engine"
+                )
             if not request.token_ids or request.max_tokens < 1:
                 raise ValueError(
                     f"request {number}: {len(request.token_ids)} prompt tokens and max_tokens "
@@ -77,7 +82,7 @@ class RemoteEngine:
             "repetition_penalty": request.repetition_penalty,
             "presence_penalty": request.presence_penalty,
             "frequency_penalty": request.frequency_penalty,
-            "logprobs": request.num_top_logprobs,
+            "logprobs": 0,
             "return_token_ids": True,
         }
         return self._call("/v1/completions", body)["choices"][0]
@@ -85,7 +90,7 @@ class RemoteEngine:
     def _events(self, number: int, choice: dict[str, Any]) -> Iterator[Event]:
         token_ids = choice.get("token_ids")
         logprobs = (choice.get("logprobs") or {}).get("token_logprobs")
-        if token_ids is None or logprobs is None or len(token_ids) != len(logprobs):
+        if not token_ids or logprobs is None or len(token_ids) != len(logprobs):
             raise ValueError(
                 f"{self._url}: the server returned no token ids with their log-probabilities; use "
                 "one that knows `return_token_ids`, as vLLM from 0.10.2 on does"

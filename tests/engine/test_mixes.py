@@ -119,7 +119,9 @@ def test_a_batch_invariant_engine_gives_the_same_bits_in_any_company() -> None:
 def test_padded_steps_are_the_same_steps(name: str) -> None:
     decoder, chooser = make_decoder(name), random.Random(2)
     requests = random_requests(chooser, 20)
-    padded = Engine(decoder, max_batch=6, page_size=8, cuda_graphs=True)
+    page_bytes = 2 * 4 * 8 * 8 * sum(b.num_key_value_heads for b in decoder.config.blocks)
+    memory_mib = max(1, page_bytes) * 19 / 2**20  # no power of two, and often full
+    padded = Engine(decoder, max_batch=6, page_size=8, cuda_graphs=True, memory_mib=memory_mib)
     made: dict[int, list[Event]] = {}
     for event in padded.generate(requests):
         made.setdefault(event.request, []).append(event)
@@ -140,6 +142,18 @@ def test_forced_tokens_are_gone_on_from() -> None:
     assert [token for token, _, _ in naive(decoder, Request(text, 5))] == ids[4:]
     with pytest.raises(ValueError, match="3 tokens to force, but 3 are left"):
         engine.force(engine.add(Request((1,), 3)), (1, 2, 3))
+
+
+def test_two_listeners_hear_all_of_their_own() -> None:
+    engine = Engine(make_decoder("mixed"))
+    requests = [Request((1, 2, 3), 9), Request((4, 5), 6)]
+    alone = [tokens(list(engine.generate([request]))) for request in requests]
+    first, second = (engine.generate([request]) for request in requests)
+    begun = [next(first), next(second), next(first)]
+    engine.logprobs((1, 2, 3))
+    assert tokens([begun[0], begun[2], *first]) == alone[0]
+    assert tokens([begun[1], *second]) == alone[1]
+    assert not engine.has_work
 
 
 def test_an_aborted_request_leaves_nothing_behind() -> None:
@@ -179,6 +193,37 @@ def test_nothing_to_generate_is_an_answer_too() -> None:
     assert (event.token_id, event.finish_reason) == (None, "length")
     assert event.prompt_logprobs is not None
     assert len(event.prompt_logprobs) == 2
+
+
+def test_settings_under_which_nothing_runs_are_refused() -> None:
+    decoder = make_decoder("mixed")
+    with pytest.raises(ValueError, match="chunk_tokens 0: nothing could ever run"):
+        Engine(decoder, chunk_tokens=0)
+    with pytest.raises(ValueError, match="page_size 20: give a multiple of 8"):
+        Engine(decoder, page_size=20)
+    with pytest.raises(ValueError, match="exclude one another"):
+        Engine(decoder, batch_invariant=True, cuda_graphs=True)
+    with pytest.raises(ValueError, match="give it more memory"):
+        Engine(decoder, memory_mib=0.001)
+    with pytest.raises(ValueError, match=r"torch.float16, whose range"):
+        Engine(make_decoder("mixed").half())
+    engine = Engine(decoder)
+    number = engine.add(Request((1,), 9))
+    with pytest.raises(ValueError, match="token ids from 50 to 50, but the model knows 0 to 49"):
+        engine.force(number, (50,))
+    with pytest.raises(ValueError, match="request 7: not running"):
+        engine.force(7, (1,))
+
+
+def test_a_refused_weight_leaves_the_engine_as_its_decoder() -> None:
+    old, new = make_decoder("mixed", seed=1), make_decoder("mixed", seed=2)
+    engine, request = Engine(old), Request(tuple(range(20)), 6)
+    before = tokens(list(engine.generate([request])))
+    weights = [*new.named_parameters(), ("model.norm.weight", torch.zeros(1))]
+    with pytest.raises(ValueError, match=r"model.norm.weight: shape \(1,\), but .* \(32,\)"):
+        engine.load_weights(weights, version=1)
+    after = tokens(list(engine.generate([request])))
+    assert after == [token for token, _, _ in naive(new, request)] != before
 
 
 def test_new_weights_are_used_from_the_beginning_of_a_text() -> None:

@@ -101,6 +101,18 @@ def test_the_text_used_longest_ago_is_given_up_first() -> None:
     assert written.pool.num_found(written.pool.prefix_keys([2] * 8, [])) == 0
 
 
+def test_a_text_that_was_moved_is_no_newer_for_it() -> None:
+    written = Written(num_pages=12, page_size=8)
+    older, _ = written.hold([1] * 32)
+    newer, _ = written.hold([2] * 32)
+    written.pool.free(older)
+    written.pool.free(newer)
+    for _ in range(8):
+        written.pool.allocate()
+    found = [written.pool.num_found(written.pool.prefix_keys([n] * 32, [])) for n in (1, 2)]
+    assert found == [0, 4]
+
+
 def test_other_weights_find_nothing() -> None:
     written = Written(num_pages=4, page_size=8)
     pages, _ = written.hold([1] * 8)

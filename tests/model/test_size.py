@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from fretsaw.engine.runner import Runner
+from fretsaw.engine.weights import prepare
 from fretsaw.model import size
 from fretsaw.model.config import BlockConfig, ModelConfig, blocks_from_names
 from fretsaw.model.decoder import Decoder
@@ -38,7 +39,8 @@ def test_num_params_is_the_sum_over_parameters(blocks: tuple[BlockConfig, ...], 
 
 def test_kv_bytes_are_what_a_cache_takes() -> None:
     config = replace(CONFIG, blocks=MIX)
-    runner = Runner(Decoder(config), num_pages=3, page_size=8)
+    decoder = Decoder(config)
+    runner = Runner(decoder, 3, page_size=8, weights=prepare(decoder))
     tensors = (*runner.keys, *runner.values)
     assert size.kv_bytes(config, "fp32") * 3 * 8 == sum(t.nbytes for t in tensors)
 
