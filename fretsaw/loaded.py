@@ -1,6 +1,6 @@
 """A checkpoint in the hand: the network and its tokenizer, ready to continue text or to chat."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -74,7 +74,7 @@ class LoadedModel:
         mode: Mode = "on",
         sampling: Sampling | None = None,
         **changes: Any,
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, None]:
         """Yield the answer to a conversation piece by piece, its reasoning with its tags included.
 
         Raises ValueError for a model that has no chat format.
@@ -115,7 +115,7 @@ class LoadedModel:
         spare = (OPEN_TAG, CLOSE_TAG)
         return TextStream(self.tokenizer, stop=sampling.stop, after=token_ids[-16:], spare=spare)
 
-    def _stream(self, token_ids: tuple[int, ...], sampling: Sampling) -> Iterator[str]:
+    def _stream(self, token_ids: tuple[int, ...], sampling: Sampling) -> Generator[str, None, None]:
         request = self.request(token_ids, sampling)
         text = self.text_stream(token_ids, sampling)
         for event in self.engine.generate([request]):

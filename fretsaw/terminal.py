@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 
@@ -56,22 +57,36 @@ def converse(
                     pieces = model.chat(
                         messages, mode, max_tokens=max_tokens, temperature=temperature, seed=seed
                     )
-                    for piece in pieces:
-                        answer += piece
-                        shown = _show(splitter.feed(piece), shown)
+                    with contextlib.closing(pieces), _stoppable(is_terminal) as stopped:
+                        for piece in pieces:
+                            answer += piece
+                            shown = _show(splitter.feed(piece), shown)
+                            if stopped:
+                                break
                     _show(splitter.flush(), shown)
+                    print(" (stopped)" if stopped else "", end="")
                 except ValueError as error:
                     if not is_terminal:
                         raise
                     print(error)
                     messages.pop()
                     continue
-                except KeyboardInterrupt:
-                    if not is_terminal:
-                        raise
-                    print(" (stopped)", end="")
                 print(f"{_code(PLAIN)}\n", flush=True)
                 messages.append(Message("assistant", answer))
+
+
+@contextlib.contextmanager
+def _stoppable(is_terminal: bool) -> Iterator[list[int]]:
+    """Collect Ctrl-C instead of raising: an answer stops between two tokens, not within a step."""
+    stopped: list[int] = []
+    if not is_terminal:
+        yield stopped
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: stopped.append(number))
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _turns(is_terminal: bool) -> Iterator[str]:

@@ -1,13 +1,15 @@
 """The conversation on the terminal, with turns piped in: what is printed, and what is refused."""
 
 import io
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Generator
 
 import pytest
 
 from fretsaw.chat import Message, Toggle, with_reasoning
 from fretsaw.loaded import LoadedModel
-from fretsaw.terminal import converse
+from fretsaw.terminal import _stoppable, converse
 
 
 class Echo(LoadedModel):
@@ -17,7 +19,7 @@ class Echo(LoadedModel):
         self.asked: list[tuple[list[Message], str]] = []
         self.toggle = toggle
 
-    def chat(self, messages, mode="on", **options) -> Iterator[str]:
+    def chat(self, messages, mode="on", **options) -> Generator[str, None, None]:
         self.asked.append((list(messages), mode))
         text = messages[-1].content
         yield from with_reasoning("hm", text) if mode == "on" else text
@@ -79,3 +81,11 @@ def test_only_the_reasoning_is_dimmed(monkeypatch, capsys) -> None:
 def test_thinking_off_without_a_toggle_is_refused() -> None:
     with pytest.raises(ValueError, match="thinking off: this model has no toggle"):
         converse(Echo("none"), mode="off", system="", max_tokens=9, temperature=0.0, seed=0)
+
+
+def test_ctrl_c_stops_an_answer_between_two_tokens() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with _stoppable(is_terminal=True) as stopped:
+        os.kill(os.getpid(), signal.SIGINT)
+    assert stopped == [signal.SIGINT]
+    assert signal.getsignal(signal.SIGINT) is before
