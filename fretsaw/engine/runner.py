@@ -174,7 +174,7 @@ class Runner:
     def logits(self, hidden: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
         """Apply the final norm and the head."""
         normed = rms_norm(hidden, self.weights.norm, self._eps)
-        return F.linear(normed, self.weights.head)
+        return self.weights.head(normed)
 
     def _attend(
         self, i: int, qkv: Float[Tensor, "tokens qkv"], step: Step

@@ -1,8 +1,7 @@
 """A decoder's weights as decoding wants them: few large matrices instead of many small ones.
 
-What reads the same input is one matrix: queries, keys and values; gate and up. On a CPU a matrix
-that widens is kept transposed, because one row times it then streams through memory in order (2x
-at batch 1); the values are the decoder's own. On an accelerator they may be FP8 (`fp8.py`).
+What reads the same input is one matrix: queries, keys and values; gate and up. On a CPU matrices
+are packed; on an accelerator they may be FP8 (`fp8.py`). The values are the decoder's own.
 """
 
 from dataclasses import dataclass
@@ -17,24 +16,40 @@ from fretsaw.model.attention import GroupedQueryAttention
 from fretsaw.model.decoder import Block, Decoder
 from fretsaw.model.ffn import SwiGLU
 
+PACKED_ROWS = 64  # what the packing is told to expect; it then serves any number well
+
 
 class Matrix:
-    """A weight of (out, in) that maps rows; `weight` shares no memory with what it was made of."""
+    """A weight of (out, in) that maps rows; it shares no memory with what it was made of.
+
+    On a CPU in float32 it is packed for oneDNN, which multiplies few rows up to twice as fast as
+    the plain kernel. A single row is different: it streams through the matrix once, and where the
+    matrix widens that goes fastest column by column, so such a copy is kept beside.
+    """
 
     def __init__(self, *weights: Float[Tensor, "_ hidden"]):
         weight = torch.cat([w.detach() for w in weights])
-        num_out, num_in = weight.shape
-        is_widening = num_out > num_in and weight.device.type == "cpu"
-        self.weight = weight.t().contiguous().t() if is_widening else weight
+        self.weight: Tensor | None = weight
+        self.packed: Tensor | None = None
+        is_plain_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
+        if is_plain_cpu and torch.backends.mkldnn.is_available():
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS)
+            is_widening = weight.shape[0] > weight.shape[1]
+            self.weight = weight.t().contiguous().t() if is_widening else None
 
     def __call__(self, x: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens out"]:
         """Return x W^T."""
-        return F.linear(x, self.weight)
+        if self.weight is not None and (self.packed is None or len(x) == 1):
+            return F.linear(x, self.weight)
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
 
     def add_to(
         self, x: Float[Tensor, "tokens out"], y: Float[Tensor, "tokens hidden"]
     ) -> Float[Tensor, "tokens out"]:
         """Return x + y W^T."""
+        if self.packed is not None:
+            return torch.ops.mkldnn._linear_pointwise.binary(y, x, self.packed, None, "add")
+        assert self.weight is not None, "a matrix is packed, or plain"
         return torch.addmm(x, y, self.weight.t())
 
 
@@ -69,7 +84,7 @@ class LinearWeights:
 
 @dataclass(frozen=True)
 class Weights:
-    """All of a decoder; embeddings, head and norms are its own tensors, the rest copies.
+    """All of a decoder; embeddings and norms are its own tensors, the matrices copies.
 
     A layer's halves are None where it has none.
     """
@@ -78,7 +93,7 @@ class Weights:
     attention: tuple[AttentionWeights | LinearWeights | None, ...]
     ffn: tuple[FfnWeights | LinearWeights | None, ...]
     norm: Float[Tensor, " hidden"]
-    head: Float[Tensor, "vocab hidden"]
+    head: AnyMatrix
 
 
 def prepare(decoder: Decoder, *, fp8: bool = False) -> Weights:
@@ -90,7 +105,7 @@ def prepare(decoder: Decoder, *, fp8: bool = False) -> Weights:
         attention=tuple(_attention(block, kind) for block in blocks),
         ffn=tuple(_ffn(block, kind) for block in blocks),
         norm=decoder.model.norm.weight.detach(),
-        head=decoder.head_weight.detach(),
+        head=Matrix(decoder.head_weight),
     )
 
 
