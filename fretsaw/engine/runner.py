@@ -250,17 +250,18 @@ def attend_pages(
         weights = joined.softmax(-1).view(num_heads, span, size).transpose(0, 1)
         mixed = weights.reshape(span * kv_heads, group, size) @ v
         return mixed.view(span, -1).sum(0, keepdim=True)
-    scores = scores.float()
-    page_sum = scores.logsumexp(-1, keepdim=True)
-    mixed = (scores - page_sum).exp_().to(v.dtype) @ v  # span_x_kv_heads group head_dim
-    # Join the pages of every row: a softmax over their sums, reduced by owner.
-    by_owner, owner = page_sum.view(span, num_heads), decoding.owner
-    largest = by_owner.new_full((num_rows, num_heads), -torch.inf)
-    largest.scatter_reduce_(0, owner[:, None].expand(span, num_heads), by_owner, "amax")
-    weights = (by_owner - largest[owner]).exp_()
-    total = by_owner.new_zeros(num_rows, num_heads).index_add_(0, owner, weights)
-    weighted = mixed.view(span, num_heads, head_dim).float() * weights[..., None]
-    joined = weighted.new_zeros(num_rows, num_heads, head_dim).index_add_(0, owner, weighted)
+    # Every page by itself first, then the pages of a row are joined: a softmax reduced by owner.
+    scores, owner = scores.float(), decoding.owner
+    page_max = scores.amax(-1, keepdim=True)
+    exponents = scores.sub_(page_max).exp_()
+    page_sum, page_max = (x.view(span, num_heads) for x in (exponents.sum(-1), page_max))
+    mixed = (exponents.to(v.dtype) @ v).view(span, num_heads, head_dim)
+    row_max = page_max.new_full((num_rows, num_heads), -torch.inf)
+    row_max.scatter_reduce_(0, owner[:, None].expand(span, num_heads), page_max, "amax")
+    weights = (page_max - row_max[owner]).exp_()
+    total = weights.new_zeros(num_rows, num_heads).index_add_(0, owner, page_sum * weights)
+    joined = weights.new_zeros(num_rows, num_heads, head_dim)
+    joined.index_add_(0, owner, mixed.float() * weights[..., None])
     # A row of padding owns no page; its numbers must be finite.
     return (joined / total.clamp(min=1e-30)[..., None]).flatten(1).to(queries.dtype)
 
