@@ -68,8 +68,9 @@ oracles: $(VENV)/.ready $(VENV)-oracles/.ready $(VENV)-langchain/.ready engines 
 	$(VENV)-langchain/bin/python benchmarks/langchain_client.py --server $(BIN)/python
 	$(VENV)-oracles/bin/python benchmarks/grpo_trl.py
 
-speed: $(VENV)/.ready ## the engine against transformers; parent and child served, after `make demo`
+speed: $(VENV)/.ready ## the engine against its peers; parent and child served, after `make demo`
 	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/generation_peers.py
 	$(BIN)/python benchmarks/serve_load.py --parent $(RUN)/pretrain --child $(RUN)/1.5x-decode/distill
 
 gpu-site: ## the pure-Python packages a bare accelerator machine may lack, to carry along
