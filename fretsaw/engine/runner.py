@@ -2,7 +2,7 @@
 
 The tokens of all sequences lie end to end, decoding rows first; only attention tells them apart.
 A decoding row attends to pages where they are: every page gives its own softmax and weighted
-values, and a row's pages are joined by their log-sum-exp (as in flash-decoding), so no keys or
+values, and a row's pages are joined by a softmax over them (as in flash-decoding), so no keys or
 values are ever gathered. A prompt's piece gathers its own pages and uses the usual kernel.
 """
 

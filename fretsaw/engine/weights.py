@@ -23,33 +23,28 @@ class Matrix:
     """A weight of (out, in) that maps rows; it shares no memory with what it was made of.
 
     On a CPU in float32 it is packed for oneDNN, which multiplies few rows up to twice as fast as
-    the plain kernel. A single row is different: it streams through the matrix once, and where the
-    matrix widens that goes fastest column by column, so such a copy is kept beside.
+    the plain kernel does.
     """
 
     def __init__(self, *weights: Float[Tensor, "_ hidden"]):
-        weight = torch.cat([w.detach() for w in weights])
-        self.weight: Tensor | None = weight
-        self.packed: Tensor | None = None
-        is_plain_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
-        if is_plain_cpu and torch.backends.mkldnn.is_available():
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS)
-            is_widening = weight.shape[0] > weight.shape[1]
-            self.weight = weight.t().contiguous().t() if is_widening else None
+        self.weight = torch.cat([w.detach() for w in weights])
+        is_cpu = self.weight.device.type == "cpu" and self.weight.dtype == torch.float32
+        self.is_packed = is_cpu and torch.backends.mkldnn.is_available()
+        if self.is_packed:
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, PACKED_ROWS)
 
     def __call__(self, x: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens out"]:
         """Return x W^T."""
-        if self.weight is not None and (self.packed is None or len(x) == 1):
-            return F.linear(x, self.weight)
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
+        if self.is_packed:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, None, "none", [], "")
+        return F.linear(x, self.weight)
 
     def add_to(
         self, x: Float[Tensor, "tokens out"], y: Float[Tensor, "tokens hidden"]
     ) -> Float[Tensor, "tokens out"]:
         """Return x + y W^T."""
-        if self.packed is not None:
-            return torch.ops.mkldnn._linear_pointwise.binary(y, x, self.packed, None, "add")
-        assert self.weight is not None, "a matrix is packed, or plain"
+        if self.is_packed:
+            return torch.ops.mkldnn._linear_pointwise.binary(y, x, self.weight, None, "add")
         return torch.addmm(x, y, self.weight.t())
 
 
