@@ -92,7 +92,7 @@ def answered(page: Page) -> None:
 
 
 @contextmanager
-def slow(page: Page, bytes_per_s: int = 4000) -> Iterator[None]:
+def slow(page: Page, bytes_per_s: int = 1500) -> Iterator[None]:
     """Let answers trickle in, as those of a large model do."""
     session = page.context.new_cdp_session(page)
     session.send("Network.enable")
