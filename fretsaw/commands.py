@@ -474,12 +474,7 @@ class ChatOptions:
     """Reason before answering; /think and /no_think change it on the way."""
     system: str = ""
     """A system text of your own; the toggle's line is put before it."""
-    max_tokens: int = 512
-    """Tokens of one answer at most."""
-    temperature: float = 0.0
-    """0 is greedy."""
-    seed: int = 0
-    """Seed of the sampling."""
+    sampling: Sampling = dataclasses.field(default_factory=lambda: Sampling(max_tokens=512))
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     dtype: Dtype = "auto"
@@ -493,6 +488,7 @@ def chat(argv: list[str]) -> None:
         args=argv,
         prog="fretsaw chat",
         description="Talk to a chat checkpoint. Turns may be piped in too, one a line.",
+        config=(tyro.conf.OmitArgPrefixes,),
     )
     import fretsaw
     from fretsaw.terminal import converse
@@ -501,9 +497,7 @@ def chat(argv: list[str]) -> None:
         fretsaw.load(options.checkpoint, device=options.device, dtype=options.dtype),
         mode=options.thinking,
         system=options.system,
-        max_tokens=options.max_tokens,
-        temperature=options.temperature,
-        seed=options.seed,
+        sampling=options.sampling,
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from fretsaw.chat import CLOSE_TAG, OPEN_TAG, Message, Mode, Piece, ReasoningSplitter
 from fretsaw.loaded import LoadedModel
+from fretsaw.sampling import Sampling
 
 HELP = """\
 /think     reason before answering    /reset   begin a new conversation
@@ -21,9 +22,7 @@ def converse(
     *,
     mode: Mode,
     system: str,
-    max_tokens: int,
-    temperature: float,
-    seed: int,
+    sampling: Sampling,
 ) -> None:
     """Read turns from stdin and answer them until it ends; without a terminal, a turn a line."""
     if mode == "off" and model.toggle == "none":
@@ -54,9 +53,7 @@ def converse(
                 messages.append(Message("user", turn))
                 answer, shown, splitter = "", None, ReasoningSplitter()
                 try:
-                    pieces = model.chat(
-                        messages, mode, max_tokens=max_tokens, temperature=temperature, seed=seed
-                    )
+                    pieces = model.chat(messages, mode, sampling=sampling)
                     with contextlib.closing(pieces), _stoppable(is_terminal) as stopped:
                         for piece in pieces:
                             answer += piece

@@ -9,6 +9,7 @@ import pytest
 
 from fretsaw.chat import Message, Toggle, with_reasoning
 from fretsaw.loaded import LoadedModel
+from fretsaw.sampling import Sampling
 from fretsaw.terminal import _stoppable, converse
 
 
@@ -30,7 +31,7 @@ def talk(
 ) -> Echo:
     monkeypatch.setattr("sys.stdin", io.StringIO(lines))
     model = Echo(toggle)
-    converse(model, mode="on", system=system, max_tokens=9, temperature=0.0, seed=0)
+    converse(model, mode="on", system=system, sampling=Sampling(max_tokens=9))
     return model
 
 
@@ -80,7 +81,7 @@ def test_only_the_reasoning_is_dimmed(monkeypatch, capsys) -> None:
 
 def test_thinking_off_without_a_toggle_is_refused() -> None:
     with pytest.raises(ValueError, match="thinking off: this model has no toggle"):
-        converse(Echo("none"), mode="off", system="", max_tokens=9, temperature=0.0, seed=0)
+        converse(Echo("none"), mode="off", system="", sampling=Sampling(max_tokens=9))
 
 
 def test_ctrl_c_stops_an_answer_between_two_tokens() -> None:
