@@ -23,7 +23,8 @@ from fretsaw.model.size import (
 )
 from fretsaw.progress import format_seconds
 from fretsaw.puzzle.search import Infeasible, Solution, search_table, smallest_cost
-from fretsaw.puzzle.table import Alternative, Table, default_alternatives
+from fretsaw.puzzle.space import default_alternatives
+from fretsaw.puzzle.table import Alternative, Table
 from fretsaw.scenario import MIB, Scenario, limits, parse_targets
 
 EFFICIENCY = 0.4  # of peak FLOP/s that training and scoring reach

@@ -10,7 +10,7 @@ from fretsaw.model.config import ModelConfig
 from fretsaw.model.size import embedding_params, kv_bytes, num_params
 from fretsaw.plan import LAUNCHES, Plan, make_plan, render_plan, roofline_table
 from fretsaw.puzzle.search import search_table
-from fretsaw.puzzle.table import default_alternatives
+from fretsaw.puzzle.space import default_alternatives
 from fretsaw.scenario import MIB, Scenario
 
 

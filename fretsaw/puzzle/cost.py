@@ -29,8 +29,8 @@ from fretsaw.engine.timing import (
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Decoder
 from fretsaw.model.size import BYTES_PER_ELEMENT, block_kv_bytes, block_params, embedding_params
-from fretsaw.puzzle.settings import CostSettings
-from fretsaw.puzzle.table import layer_alternatives
+from fretsaw.puzzle.settings import CostSettings, SpaceSettings
+from fretsaw.puzzle.space import layer_alternatives
 from fretsaw.scenario import Scenario
 from fretsaw.stage import StageRun
 
@@ -51,14 +51,16 @@ def cost(settings: CostSettings, inputs: Mapping[str, Path], run: StageRun) -> d
     kept = Entries(run.resume_folder / COSTS)
 
     # --- what is timed: stacks of equal blocks, the parent, a few random children -----------------
-    names = sorted({n for b in config.blocks for pair in layer_alternatives(b) for n in pair})
+    names = sorted(
+        {n for b in config.blocks for pair in layer_alternatives(b, settings.space) for n in pair}
+    )
     models = {
         f"{block.attention_name} {block.ffn_name} x{depth}": [block] * depth
         for block in _blocks_beside_the_parents(config, names)
         for depth in (settings.layers, 2 * settings.layers)
     }
     models["parent"] = list(config.blocks)
-    models |= _random_children(config, settings.probes, run.seed)
+    models |= _random_children(config, settings.space, settings.probes, run.seed)
 
     # --- interleaved measurement ------------------------------------------------------------------
     run.progress.start("timing", settings.rounds * len(models), unit="model")
@@ -222,11 +224,15 @@ def _shape(config: ModelConfig) -> list[int]:
     return [config.hidden_size, config.num_attention_heads, config.head_dim, config.vocab_size]
 
 
-def _random_children(config: ModelConfig, count: int, seed: int) -> dict[str, list[BlockConfig]]:
+def _random_children(
+    config: ModelConfig, space: SpaceSettings, count: int, seed: int
+) -> dict[str, list[BlockConfig]]:
     chooser = random.Random(seed)
     return {
         f"child {i}": [
-            BlockConfig.from_names(*(chooser.choice(names) for names in layer_alternatives(block)))
+            BlockConfig.from_names(
+                *(chooser.choice(names) for names in layer_alternatives(block, space))
+            )
             for block in config.blocks
         ]
         for i in range(count)

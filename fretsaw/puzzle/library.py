@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fretsaw.model.attention import GroupedQueryAttention
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Block, Decoder
 from fretsaw.model.ffn import SwiGLU
@@ -34,20 +35,17 @@ def pool_heads(
 
 @torch.no_grad()
 def build_block(parent: Block, config: ModelConfig, wanted: BlockConfig, layer: int) -> Block:
-    """Return a block of the wanted shapes whose weights are slices of the (sorted) parent's."""
+    """Return a block of the wanted shapes whose weights come from the (sorted) parent's alone.
+
+    Raises `ValueError` for a shape that the parent's block does not contain.
+    """
     before = config.blocks[layer]
-    if wanted.attention == "gqa" and before.num_key_value_heads % wanted.num_key_value_heads:
-        raise ValueError(
-            f"layer {layer}: {wanted.attention_name} does not divide the parent's "
-            f"{before.attention_name}; its heads cannot be pooled evenly"
-        )
-    if wanted.intermediate_size > before.intermediate_size:
-        raise ValueError(
-            f"layer {layer}: {wanted.ffn_name} is wider than the parent's {before.ffn_name}"
-        )
-    if "linear" in (wanted.attention, wanted.ffn) and wanted != before:
-        raise ValueError(f"layer {layer}: linear alternatives are not in this library")
+    _check_contained(before, wanted, layer)
     weight = parent.state_dict()
+    if wanted.attention == "linear" != before.attention:
+        weight["self_attn.linear_attn.weight"] = _value_times_output(parent)
+    if wanted.ffn == "linear" != before.ffn:
+        weight["mlp.linear_mlp.weight"] = _up_times_down(parent)
     with torch.device("meta"):
         block = Block(config, wanted)
     sliced: dict[str, Tensor] = {}
@@ -59,3 +57,35 @@ def build_block(parent: Block, config: ModelConfig, wanted: BlockConfig, layer: 
         sliced[name] = whole[tuple(slice(n) for n in shape)].clone()
     block.load_state_dict(sliced, assign=True)
     return block.requires_grad_(False)
+
+
+def _check_contained(before: BlockConfig, wanted: BlockConfig, layer: int) -> None:
+    heads, kept = before.num_key_value_heads, wanted.num_key_value_heads
+    if wanted.attention == "gqa" and (not heads or heads % kept):
+        raise ValueError(
+            f"layer {layer}: {wanted.attention_name} does not divide the parent's "
+            f"{before.attention_name}; its heads cannot be pooled evenly"
+        )
+    if wanted.intermediate_size > before.intermediate_size:
+        raise ValueError(
+            f"layer {layer}: {wanted.ffn_name} is wider than the parent's {before.ffn_name}"
+        )
+    if (wanted.attention == "linear" and before.attention == "none") or (
+        wanted.ffn == "linear" and before.ffn == "none"
+    ):
+        raise ValueError(f"layer {layer}: the parent has nothing there to replace by a matrix")
+
+
+def _value_times_output(parent: Block) -> Float[Tensor, "hidden hidden"]:
+    """Return what attention does to a token that attends to itself alone: W_O W_V (Puzzle)."""
+    attention = parent.self_attn
+    assert isinstance(attention, GroupedQueryAttention)
+    group = attention.num_heads // attention.num_key_value_heads
+    values = attention.v_proj.weight.unflatten(0, (attention.num_key_value_heads, -1))
+    return attention.o_proj.weight @ values.repeat_interleave(group, 0).flatten(0, 1)
+
+
+def _up_times_down(parent: Block) -> Float[Tensor, "hidden hidden"]:
+    """Return the FFN without its gate: W_down W_up (Puzzle)."""
+    assert isinstance(parent.mlp, SwiGLU)
+    return parent.mlp.down_proj.weight @ parent.mlp.up_proj.weight

@@ -1,16 +1,22 @@
-"""Closed-form repair: the best output matrix for a narrowed subblock is a least-squares problem.
+"""Closed-form repair: the best output matrix of a changed subblock is a least-squares problem.
 
-With X the activations that enter `down_proj` (or `o_proj`) and R what the sliced subblock misses of
-its target, the correction D of the sliced weight minimises |R - X D'|^2 + lambda |D|^2: a ridge
-centred on the slice. One half of the calibration text fits every lambda, the other half chooses
-among them, and no repair at all is always a candidate; so the chosen one is never worse there.
+With X the activations that enter the subblock's last matrix (`down_proj`, `o_proj`, or the single
+matrix of a linear subblock) and R what the subblock as built misses of its target, the correction D
+of that matrix minimises |R - X D'|^2 + lambda |D|^2: a ridge centred on what was there. One half of
+the calibration text fits every lambda, the other half chooses among them, and no repair at all is
+always a candidate; so the chosen one is never worse there.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+
+from fretsaw.model.attention import AttentionContext, GroupedQueryAttention, LinearMixer
+from fretsaw.model.decoder import Block
+from fretsaw.model.ffn import LinearFfn, SwiGLU
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)  # lambda, as a fraction of the mean diagonal of X'X
 
@@ -79,3 +85,52 @@ def narrowed(
     """
     dropped = weight[:, width:].double()
     return Moments(full[:width, :width], dropped @ full[width:, :width])
+
+
+# --- whole subblocks ------------------------------------------------------------------------------
+
+Pairs = Iterable[tuple[Tensor, Tensor]]  # the state that enters the block, and the one wanted after
+
+
+def repair_attention(block: Block, pairs: Pairs, context: AttentionContext) -> Repair | None:
+    """Refit `o_proj` (or the matrix in attention's place) in place, so that `attend` nears what is
+    wanted; a missing attention has nothing to refit.
+
+    Each pair is (the state before the subblock, the state wanted after it), batch seq hidden.
+    """
+    if not block.has_attention:
+        return None
+    attention = block.self_attn
+    if isinstance(attention, LinearMixer):
+        return _refit(attention.linear_attn, block.input_layernorm, pairs)
+    assert isinstance(attention, GroupedQueryAttention)
+    return _refit(
+        attention.o_proj, lambda x: attention.mix(block.input_layernorm(x), context), pairs
+    )
+
+
+def repair_ffn(block: Block, pairs: Pairs) -> Repair | None:
+    """Refit `down_proj` (or the matrix in the FFN's place) in place, so that `feed` nears what is
+    wanted; a missing FFN has nothing to refit.
+    """
+    if not block.has_ffn:
+        return None
+    mlp, norm = block.mlp, block.post_attention_layernorm
+    if isinstance(mlp, LinearFfn):
+        return _refit(mlp.linear_mlp, norm, pairs)
+    assert isinstance(mlp, SwiGLU)
+    return _refit(mlp.down_proj, lambda x: mlp.activations(norm(x)), pairs)
+
+
+def _refit(projection: nn.Linear, entering: Callable[[Tensor], Tensor], pairs: Pairs) -> Repair:
+    """Refit a matrix on even rows, choose the ridge on odd ones, and add the correction."""
+    hidden, width = projection.weight.shape
+    halves = [Moments.zeros(width, hidden, projection.weight.device) for _ in range(2)]
+    for x, wanted in pairs:
+        activations = entering(x)
+        missing = wanted - (x + projection(activations))
+        for i, half in enumerate(halves):
+            half.add(activations[i::2].flatten(0, 1), missing[i::2].flatten(0, 1))
+    repair = solve(*halves)
+    projection.weight += repair.correction.to(projection.weight.dtype)
+    return repair

@@ -1,7 +1,7 @@
 """The score stage: what each alternative costs in quality, one replaced subblock at a time.
 
-Replace-1-block KL (Puzzle, arXiv 2411.19146), attention and FFN apart, each narrowed
-FFN repaired in closed form first. Finished layers are kept, so a stopped run goes on where it was.
+Replace-1-block KL (Puzzle, arXiv 2411.19146), attention and FFN apart, each alternative
+repaired in closed form first. Finished layers are kept, so a stopped run goes on where it was.
 """
 
 import json
@@ -15,15 +15,15 @@ from torch import Tensor
 from fretsaw.artifact import write_json
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
-from fretsaw.model.config import BlockConfig
+from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Block
 from fretsaw.model.ffn import SwiGLU
 from fretsaw.puzzle.library import build_block, sort_parent
 from fretsaw.puzzle.ranking import calibration_rows, read_orders
-from fretsaw.puzzle.repair import Moments, narrowed, solve
+from fretsaw.puzzle.repair import Moments, narrowed, repair_attention, repair_ffn, solve
 from fretsaw.puzzle.replay import Replay, flop_bound
 from fretsaw.puzzle.settings import ScoreSettings
-from fretsaw.puzzle.table import layer_alternatives
+from fretsaw.puzzle.space import layer_alternatives
 from fretsaw.stage import StageRun
 
 SCORES = "scores.json"
@@ -45,7 +45,7 @@ def score(settings: ScoreSettings, inputs: Mapping[str, Path], run: StageRun) ->
 
     finished_path = run.resume_folder / SCORES
     layers = json.loads(finished_path.read_text()) if finished_path.is_file() else []
-    names = [layer_alternatives(block) for block in config.blocks]
+    names = [layer_alternatives(block, settings.space) for block in config.blocks]
     run.progress.start("scoring", sum(len(a) + len(f) for a, f in names), unit="alternative")
     num_scored = 0
     for i, block in enumerate(parent.model.layers):
@@ -66,16 +66,23 @@ def score(settings: ScoreSettings, inputs: Mapping[str, Path], run: StageRun) ->
         for name in attention if is_new else ():
             wanted = BlockConfig.from_names(name, config.blocks[i].ffn_name)
             candidate = build_block(block, config, wanted, i)
+            ridge = None
+            if name != attention[0]:
+                pairs = (
+                    (x, block.attend(x, repair_replay.context)) for x in repair_replay.batches()
+                )
+                repair = repair_attention(candidate, pairs, repair_replay.context)
+                ridge = repair and repair.ridge
             per_row = replay.kl(
                 lambda x, c=candidate: c.attend(x, replay.context), i, after="attention"
             )
-            record("attention", name, per_row)
+            record("attention", name, per_row, ridge=ridge)
         for walking in (replay, repair_replay):
             walking.advance(lambda x, b=block, w=walking: b.attend(x, w.context))
         if is_new:
             grams = _gram_matrices(block, repair_replay)
             for name in ffn:
-                candidate, ridge = _repaired(block, name, grams, config, i)
+                candidate, ridge = _repaired(block, name, grams, repair_replay, config, i)
                 record("ffn", name, replay.kl(candidate.feed, i, after="ffn"), ridge=ridge)
             _check_full_size(i, scored, config.blocks[i])
             layers.append(scored)
@@ -112,13 +119,21 @@ def _gram_matrices(block: Block, replay: Replay) -> tuple[Moments, Moments] | No
 
 
 def _repaired(
-    block: Block, name: str, grams: tuple[Moments, Moments] | None, config: Any, layer: int
+    block: Block,
+    name: str,
+    grams: tuple[Moments, Moments] | None,
+    replay: Replay,
+    config: ModelConfig,
+    layer: int,
 ) -> tuple[Block, float | None]:
-    """Return the block with a narrower FFN, its `down_proj` refitted to the parent's output."""
+    """Return the block with another FFN, its last matrix refitted to the parent's output."""
     before = config.blocks[layer]
     candidate = build_block(
         block, config, BlockConfig.from_names(before.attention_name, name), layer
     )
+    if name == "ffn_linear" != before.ffn_name:
+        repair = repair_ffn(candidate, ((x, block.feed(x)) for x in replay.batches()))
+        return candidate, repair and repair.ridge
     width = BlockConfig.from_names("attn_none", name).intermediate_size
     if grams is None or not 0 < width < before.intermediate_size:
         return candidate, None

@@ -1,6 +1,29 @@
 """Settings of the search's stages: rank, score, cost, search, assemble."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpaceSettings:
+    """Which alternatives every subblock has, beside its own shape."""
+
+    kv_heads: tuple[int, ...] = ()
+    """Numbers of key-value heads; empty: every divisor of the parent's."""
+    ffn_percents: tuple[int, ...] = (87, 75, 62, 50, 25, 20, 10)
+    """FFN widths in percent of the parent's, rounded to 256 (to 16 or 8 in small networks)."""
+    linear: bool = True
+    """A single matrix in place of a subblock; vLLM does not run it."""
+    none: bool = True
+    """Nothing in place of a subblock."""
+
+    def __post_init__(self) -> None:
+        if any(heads < 1 for heads in self.kv_heads):
+            raise ValueError(f"space: kv_heads {self.kv_heads}; each is at least 1")
+        if any(not 0 < percent < 100 for percent in self.ffn_percents):
+            raise ValueError(
+                f"space: ffn_percents {self.ffn_percents}; each lies between 0 and 100, without "
+                "them (100 is always there, and `none` adds no FFN)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +40,8 @@ class RankSettings:
 class ScoreSettings:
     """Score every alternative: KL from the parent with that one subblock replaced."""
 
+    space: SpaceSettings = field(default_factory=SpaceSettings)
+    """The alternatives."""
     repair_tokens: int = 32_768
     """Training text on which narrowed FFNs are repaired in closed form."""
     tokens: int = 16_384
@@ -31,6 +56,8 @@ class ScoreSettings:
 class CostSettings:
     """Measure prefill and decode time of every alternative at a scenario."""
 
+    space: SpaceSettings = field(default_factory=SpaceSettings)
+    """The alternatives."""
     scenario: str = "batch=64,in=64,out=64,dtype=fp32,device=cpu"
     """What is served, and on what."""
     rounds: int = 9

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from fretsaw.artifact import write_json
-from fretsaw.model.config import BlockConfig, ModelConfig
 
 FORMS = (("attention", "ffn"), ("block",))
 
@@ -180,44 +179,3 @@ def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"search table: {where} is {value!r}; it must be a finite number")
     return value
-
-
-# --- alternatives ---------------------------------------------------------------------------------
-
-
-def default_alternatives(config: ModelConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names of attention and FFN alternatives for a plain Llama, the parent's own first.
-
-    They are `layer_alternatives` of any of its equal layers. Raises `ValueError` for a parent with
-    unequal layers.
-    """
-    if not config.is_homogeneous:
-        raise ValueError(
-            "alternatives: the parent's layers differ; name the alternatives to search explicitly"
-        )
-    return layer_alternatives(config.blocks[0])
-
-
-def layer_alternatives(block: BlockConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the attention and FFN alternatives of one parent block, its own first.
-
-    Attention: the key-value heads halved again and again (to the next divisor), and none. FFN: 75,
-    50, 25 and 10 % of the width, rounded to 256 (to 16 or 8 in small networks), and none. These are
-    Puzzle's sets (2411.19146) without 87 and 20 % and without the linear layers, which stock
-    engines do not run.
-    """
-    attention = [block.attention_name]
-    heads = block.num_key_value_heads
-    while heads > 1:
-        heads = next(n for n in range(heads // 2, 0, -1) if heads % n == 0)
-        attention.append(f"gqa{heads}")
-    width = block.intermediate_size
-    granularity = 256 if width >= 2048 else 16 if width >= 256 else 8
-    ffn = [block.ffn_name]
-    for percent in (75, 50, 25, 10) if width else ():
-        rounded = max(granularity, round(width * percent / 100 / granularity) * granularity)
-        if rounded < width and f"ffn{rounded}" not in ffn:
-            ffn.append(f"ffn{rounded}")
-    attention += ["attn_none"] if block.attention != "none" else []
-    ffn += ["ffn_none"] if block.ffn != "none" else []
-    return tuple(attention), tuple(ffn)

@@ -17,6 +17,7 @@ from fretsaw.puzzle.cost import (
     left_out_errors,
 )
 from fretsaw.puzzle.settings import CostSettings
+from fretsaw.puzzle.space import default_alternatives
 
 COSTS = {"fixed": 3.0, "gqa4": 2.0, "gqa2": 1.5, "ffn64": 4.0, "ffn16": 1.0}
 
@@ -80,10 +81,8 @@ def test_costs_of_a_small_parent(tiny: Path, tmp_path: Path) -> None:
     cost(settings, {"parent": tiny / "parent"}, run)
     costs = json.loads((tmp_path / "costs.json").read_text())
     alternatives, config = costs["alternatives"], read_config(tiny / "parent")
-    assert set(alternatives) == {
-        *("gqa4", "gqa2", "gqa1", "attn_none"),
-        *("ffn64", "ffn48", "ffn32", "ffn16", "ffn8", "ffn_none"),
-    }
+    attention, ffn = default_alternatives(config)
+    assert set(alternatives) == {*attention, *ffn}
     params = costs["fixed"]["params"] + 4 * (
         alternatives["gqa4"]["params"] + alternatives["ffn64"]["params"]
     )

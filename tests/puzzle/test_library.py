@@ -1,5 +1,6 @@
 """Alternatives are slices: sorting changes nothing, a slice is the physical slice."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,5 +72,33 @@ def test_what_the_parent_cannot_give_is_refused(sorted_parent: Decoder) -> None:
         build_block(block, config, BlockConfig.from_names("gqa4", "ffn128"), 0)
     with pytest.raises(ValueError, match="does not divide"):
         build_block(block, config, BlockConfig.from_names("gqa3", "ffn64"), 0)
-    with pytest.raises(ValueError, match="linear"):
-        build_block(block, config, BlockConfig.from_names("attn_linear", "ffn64"), 0)
+    absent = BlockConfig.from_names("attn_none", "ffn_none")
+    bare = replace(config, blocks=(absent,) * 4)
+    for names, complaint in (
+        (("gqa1", "ffn_none"), "does not divide the parent's attn_none"),
+        (("attn_none", "ffn_linear"), "nothing there"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            build_block(Block(bare, absent), bare, BlockConfig.from_names(*names), 0)
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_a_matrix_is_attention_to_oneself(sorted_parent: Decoder, kv_heads: int) -> None:
+    shape = BlockConfig.from_names(f"gqa{kv_heads}", "ffn64")
+    config = replace(sorted_parent.config, blocks=(shape,))
+    block = Block(config, shape)
+    wanted = BlockConfig.from_names("attn_linear", "ffn64")
+    linear = build_block(block, config, wanted, 0)
+    x = torch.randn(5, 1, 32)  # rows of one token can attend to nothing else
+    context = sorted_parent.context(5, 1)
+    torch.testing.assert_close(linear.attend(x, context), block.attend(x, context))
+
+
+def test_a_matrix_is_the_ffn_without_its_gate(sorted_parent: Decoder) -> None:
+    block = block_of(sorted_parent, 2)
+    wanted = BlockConfig.from_names("gqa4", "ffn_linear")
+    linear = build_block(block, sorted_parent.config, wanted, 2)
+    x = torch.randn(2, 5, 32)
+    assert isinstance(block.mlp, SwiGLU)
+    ungated = block.mlp.down_proj(block.mlp.up_proj(block.post_attention_layernorm(x)))
+    torch.testing.assert_close(linear.feed(x), x + ungated)

@@ -1,12 +1,11 @@
-"""The search table's JSON form, what it refuses, and the default alternatives."""
+"""The search table's JSON form, and what it refuses."""
 
 import copy
 import json
 
 import pytest
 
-from fretsaw.model.config import BlockConfig, ModelConfig
-from fretsaw.puzzle.table import default_alternatives, read_table, table_from_json, write_table
+from fretsaw.puzzle.table import read_table, table_from_json, write_table
 
 TABLE = {
     "units": {"runtime_ms": "ms"},
@@ -22,11 +21,6 @@ TABLE = {
         {"block": {"whole": {"score": -0.1, "runtime_ms": 5, "memory_mib": 7}}},
     ],
 }
-
-
-def uniform(**fields) -> ModelConfig:
-    defaults = {"vocab_size": 64, "hidden_size": 64, "num_attention_heads": 8, "head_dim": 8}
-    return ModelConfig.uniform(**(defaults | {"num_hidden_layers": 2} | fields))
 
 
 def test_both_forms_come_back_as_written(tmp_path):
@@ -87,37 +81,3 @@ def test_files_that_are_no_table(tmp_path):
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ValueError, match="not JSON"):
         read_table(tmp_path / "broken.json")
-
-
-def test_default_alternatives_of_an_8b():
-    config = uniform(num_attention_heads=32, num_key_value_heads=8, intermediate_size=14336)
-    attention, ffn = default_alternatives(config)
-    assert attention == ("gqa8", "gqa4", "gqa2", "gqa1", "attn_none")
-    # 25 % is 3584; 10 % is 1433.6, whose nearest multiple of 256 is 1536
-    assert ffn == ("ffn14336", "ffn10752", "ffn7168", "ffn3584", "ffn1536", "ffn_none")
-
-
-@pytest.mark.parametrize(
-    ("heads", "kv_heads", "expected"),
-    [(9, 9, [9, 3, 1]), (12, 6, [6, 3, 1]), (8, 1, [1]), (10, 5, [5, 1])],
-)
-def test_kv_heads_go_to_the_next_divisor(heads, kv_heads, expected):
-    config = uniform(num_attention_heads=heads, num_key_value_heads=kv_heads, intermediate_size=384)
-    attention, ffn = default_alternatives(config)
-    assert attention == (*(f"gqa{n}" for n in expected), "attn_none")
-    assert ffn == ("ffn384", "ffn288", "ffn192", "ffn96", "ffn32", "ffn_none")
-
-
-def test_tiny_widths_are_not_repeated():
-    _, ffn = default_alternatives(uniform(num_key_value_heads=1, intermediate_size=16))
-    assert ffn == ("ffn16", "ffn8", "ffn_none")
-
-
-def test_unequal_layers_need_named_alternatives():
-    config = uniform(num_key_value_heads=4, intermediate_size=384)
-    blocks = (config.blocks[0], BlockConfig.from_names("attn_none", "ffn384"))
-    unequal = ModelConfig(
-        vocab_size=64, hidden_size=64, num_attention_heads=8, head_dim=8, blocks=blocks
-    )
-    with pytest.raises(ValueError, match="layers differ"):
-        default_alternatives(unequal)

@@ -1,0 +1,66 @@
+"""The search space: which alternatives each subblock of a parent has. Standard library only.
+
+Puzzle's (arXiv 2411.19146): attention with fewer key-value heads, a single matrix, or nothing; an
+FFN of less width, a single matrix, or nothing. A subblock's own shape always comes first.
+"""
+
+from fretsaw.model.config import BlockConfig, ModelConfig
+from fretsaw.puzzle.settings import SpaceSettings
+
+
+def layer_alternatives(
+    block: BlockConfig, space: SpaceSettings
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of the attention and FFN alternatives of one parent block, its own first.
+
+    Raises `ValueError` for key-value heads that do not divide the parent's.
+    """
+    attention = [block.attention_name, *(f"gqa{n}" for n in _kv_heads(block, space))]
+    ffn = [block.ffn_name, *(f"ffn{width}" for width in _widths(block, space))]
+    if space.linear and block.attention == "gqa":
+        attention.append("attn_linear")
+    if space.linear and block.ffn == "swiglu":
+        ffn.append("ffn_linear")
+    if space.none and block.attention != "none":
+        attention.append("attn_none")
+    if space.none and block.ffn != "none":
+        ffn.append("ffn_none")
+    return tuple(attention), tuple(ffn)
+
+
+def default_alternatives(
+    config: ModelConfig, space: SpaceSettings | None = None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the alternatives of any layer of a plain Llama, the parent's own first.
+
+    Raises `ValueError` for a parent with unequal layers.
+    """
+    if not config.is_homogeneous:
+        raise ValueError(
+            "alternatives: the parent's layers differ; name the alternatives to search explicitly"
+        )
+    return layer_alternatives(config.blocks[0], space or SpaceSettings())
+
+
+def _kv_heads(block: BlockConfig, space: SpaceSettings) -> list[int]:
+    own = block.num_key_value_heads
+    if block.attention != "gqa":
+        return []
+    for heads in space.kv_heads:
+        if own % heads:
+            raise ValueError(
+                f"space: kv_heads {heads} does not divide the parent's {own} key-value heads; "
+                f"choose of {', '.join(str(n) for n in range(1, own + 1) if own % n == 0)}"
+            )
+    wanted = space.kv_heads or tuple(n for n in range(1, own) if own % n == 0)
+    return sorted({n for n in wanted if n < own}, reverse=True)
+
+
+def _widths(block: BlockConfig, space: SpaceSettings) -> list[int]:
+    own = block.intermediate_size
+    granularity = 256 if own >= 2048 else 16 if own >= 256 else 8
+    rounded = (
+        max(granularity, round(own * percent / 100 / granularity) * granularity)
+        for percent in space.ffn_percents
+    )
+    return sorted({width for width in rounded if width < own}, reverse=True)
