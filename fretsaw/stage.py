@@ -1,5 +1,6 @@
 """What every stage is given while it runs, and the two ways it can end early."""
 
+import contextlib
 import signal
 import time
 import traceback
@@ -9,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from fretsaw import artifact
+from fretsaw.peers import ALONE, Peers
 from fretsaw.progress import Progress, format_seconds, say
+
+ERROR = "error.txt"
 
 
 class Interrupted(Exception):
@@ -25,7 +29,9 @@ class StageRun:
     device: str
     dtype: str  # of matrix work: "fp32" or "bf16"; weights that are trained stay fp32
     progress: Progress
-    stop_requested: bool = False
+    peers: Peers = ALONE
+    stop_signalled: bool = False  # to this process
+    stop_requested: bool = False  # of all of them
 
     @property
     def resume_folder(self) -> Path:
@@ -34,10 +40,19 @@ class StageRun:
         folder.mkdir(exist_ok=True)
         return folder
 
+    def must_save(self, is_due: bool) -> bool:
+        """Whether to save before reporting this step: it is due, or we are asked to stop.
+
+        All processes get the same answer, and the same step to stop at.
+        """
+        stop_signalled = self.stop_signalled or self.stop_requested
+        self.stop_requested, is_due = self.peers.any(stop_signalled, is_due)
+        return self.stop_requested or is_due
+
     def step(self, step: int, metrics: dict[str, float] | None = None, *, row: bool = True) -> None:
         """Report a finished step; the place where a stop that was asked for takes effect."""
         self.progress.step(step, metrics, row=row)
-        if self.stop_requested:
+        if self.stop_requested or (self.stop_signalled and self.peers.size == 1):
             raise Interrupted
 
 
@@ -53,40 +68,57 @@ def execute(
     device: str,
     dtype: str,
     force: bool = False,
+    peers: Peers = ALONE,
 ) -> dict[str, Any]:
-    """Run a stage unless its result is there; return the manifest either way."""
-    reason = "made again" if force else artifact.staleness(out, request)
+    """Run a stage unless its result is there; return the manifest either way.
+
+    With peers all processes run the function, and rank 0 writes the artifact.
+    """
+    is_first = peers.rank == 0
+    reason = peers.on_first(lambda: "made again" if force else artifact.staleness(out, request))
     if reason is None:
         say(f"{request.stage}: done already in {out}")
         return artifact.read_manifest(out)
-    folder = artifact.open_partial(out, request, force=force)
-    artifact.write_json(folder / artifact.PRECISION, [device, dtype])
-    progress = Progress(request.stage, folder)
-    run = StageRun(folder, request.seed, device, dtype, progress)
+    folder = peers.on_first(lambda: _open(out, request, device, dtype, force=force))
+    progress = Progress(request.stage, folder if is_first else None)
+    run = StageRun(folder, request.seed, device, dtype, progress, peers)
 
     def request_stop(signal_number: int, frame: object) -> None:
-        if run.stop_requested and signal_number == signal.SIGINT:
+        if run.stop_signalled and signal_number == signal.SIGINT and peers.size == 1:
             raise KeyboardInterrupt  # Ctrl-C twice: at once, without saving
-        run.stop_requested = True
+        run.stop_signalled = True
 
     stops = (signal.SIGTERM, signal.SIGINT)
     previous = [signal.signal(stop, request_stop) for stop in stops]
     started = time.monotonic()
-    error_path = folder / "error.txt"
-    error_path.unlink(missing_ok=True)
     try:
         metrics = function(settings, request.inputs, run)
     except Exception as error:
         if not isinstance(error, Interrupted):
-            error_path.write_text("".join(traceback.format_exception(error)))
+            _record(error, folder, peers)
         raise
     finally:
         progress.close()
         for stop, handler in zip(stops, previous, strict=True):
             signal.signal(stop, handler)
     seconds = time.monotonic() - started
-    manifest = artifact.complete(
-        out, request, metrics, seconds=seconds, extra={"device": device, "dtype": dtype}
+    extra = {"device": device, "dtype": dtype, "processes": peers.size}
+    manifest = peers.on_first(
+        lambda: artifact.complete(out, request, metrics, seconds=seconds, extra=extra)
     )
     say(f"{request.stage}: finished in {format_seconds(seconds)} -> {out}")
     return manifest
+
+
+def _open(out: Path, request: artifact.Request, device: str, dtype: str, *, force: bool) -> Path:
+    folder = artifact.open_partial(out, request, force=force)
+    artifact.write_json(folder / artifact.PRECISION, [device, dtype])
+    (folder / ERROR).unlink(missing_ok=True)
+    return folder
+
+
+def _record(error: Exception, folder: Path, peers: Peers) -> None:
+    """Keep the error for `fretsaw status`: the first one, for others may fail of its absence."""
+    where = f"rank {peers.rank}: " if peers.size > 1 else ""
+    with contextlib.suppress(FileExistsError), (folder / ERROR).open("x") as file:
+        file.write(where + "".join(traceback.format_exception(error)))

@@ -19,7 +19,7 @@ class TrainSettings:
     batch_tokens: int = 4096
     """Tokens of one optimizer step."""
     micro_batch_tokens: int = 4096
-    """Tokens of one forward and backward; gradients accumulate to `batch_tokens`."""
+    """Tokens of one forward and backward of a process; gradients accumulate to `batch_tokens`."""
     seq_len: int = 256
     """Tokens of one row."""
     update: UpdateSettings = field(default_factory=UpdateSettings)
@@ -32,6 +32,8 @@ class TrainSettings:
     """Seconds between saved states; it never changes the result."""
     compile: bool = False
     """Compile the blocks with torch.compile (needs a C++ compiler on CPU)."""
+    activation_checkpointing: bool = False
+    """Keep only each block's input for the backward pass, which runs the block again."""
 
     def __post_init__(self) -> None:
         _require(self.seq_len >= 2, "seq_len", self.seq_len, "a row needs at least 2 tokens")

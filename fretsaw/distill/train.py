@@ -15,15 +15,18 @@ from fretsaw import artifact
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
 from fretsaw.distill.settings import DistillSettings, PretrainSettings, TrainSettings
+from fretsaw.distributed import fsdp
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Decoder
 from fretsaw.model.size import num_params
+from fretsaw.peers import ALONE, Peers
 from fretsaw.stage import StageRun
 from fretsaw.tokenizer import Tokenizer
+from fretsaw.training.blocks import prepare_blocks
 from fretsaw.training.losses import cosine_distance, cross_entropy, kl_divergence
 from fretsaw.training.optimizer import apply_gradients, build_optimizers
 from fretsaw.training.precision import autocast
-from fretsaw.training.state import TrainingState, save_tensors
+from fretsaw.training.state import TrainingState, load_tensors, save_tensors
 
 STATE_BYTES_PER_PARAMETER = 16  # weights and two moments in float32, and the best weights
 
@@ -59,7 +62,11 @@ def pretrain(
     student = Decoder(config).to(run.device)
     student.init_weights(run.seed)
     metrics = train(student, None, inputs["corpus"], Objective(), settings.train, run)
-    checkpoint.write(student, run.folder, like=inputs["corpus"])
+    fsdp.write_whole(
+        student,
+        run.peers,
+        lambda: checkpoint.write(student, run.folder, like=inputs["corpus"]),
+    )
     return metrics
 
 
@@ -83,7 +90,11 @@ def distill(settings: DistillSettings, inputs: Mapping[str, Path], run: StageRun
     )
     like = inputs["parent" if "parent" in inputs else "child"]
     dtype = checkpoint.read_dtype(like)
-    checkpoint.write(student, run.folder, like=inputs["child"], dtype=dtype)
+    fsdp.write_whole(
+        student,
+        run.peers,
+        lambda: checkpoint.write(student, run.folder, like=inputs["child"], dtype=dtype),
+    )
     return metrics
 
 
@@ -100,8 +111,9 @@ def train(
     """Train `student` in place; return held-out figures before and after.
 
     The loss of a step is the sum over its tokens divided by their global number, however they are
-    cut into micro-batches. With `keep_best` the student ends with the weights whose held-out
-    figure (KL where there is a teacher, else cross-entropy) was best, its first ones included.
+    cut into micro-batches and dealt to processes. With `keep_best` the student ends with the
+    weights whose held-out figure (KL where there is a teacher, else cross-entropy) was best, its
+    first ones included.
     """
     # --- set-up -----------------------------------------------------------------------------------
     tokens = loader.read_tokens(corpus / "train.npy")
@@ -112,23 +124,25 @@ def train(
     artifact.require_disk(run.folder, 2 * STATE_BYTES_PER_PARAMETER * num_params(student.config))
     if teacher is not None:
         teacher.eval().requires_grad_(False)
-    optimizers = build_optimizers(student, settings.update)
-    state = TrainingState(run.resume_folder, student, optimizers)
-    best_path = run.resume_folder / "best.pt"
     rows = settings.batch_tokens // settings.seq_len
+    own_rows = run.peers.share(rows, f"batch_tokens {settings.batch_tokens}")
     micro_rows = settings.micro_batch_tokens // settings.seq_len
-    if settings.compile:
-        torch._dynamo.config.recompile_limit = 64  # one graph per distinct block shape
-        for block in student.model.layers:
-            block.compile()
+    prepare_blocks(student, compile=settings.compile, recompute=settings.activation_checkpointing)
+    if run.peers.size > 1:
+        fsdp.shard(student, run.peers, run.device)
+        if teacher is not None:
+            fsdp.shard(teacher, run.peers, run.device)
+    optimizers = build_optimizers(student, settings.update)
+    state = TrainingState(run.resume_folder, student, optimizers, peers=run.peers)
+    best_path = run.resume_folder / "best"
 
     # --- state ------------------------------------------------------------------------------------
     if not state.resume():
-        before = heldout_figures(student, teacher, heldout, micro_rows, run.dtype)
+        before = heldout_figures(student, teacher, heldout, micro_rows, run.dtype, run.peers)
         state.scalars = {f"before_{name}": value for name, value in before.items()}
         state.scalars["best"] = before["kl" if teacher is not None else "loss"]
         if keep_best:
-            save_tensors(best_path, student.state_dict())
+            save_tensors(best_path, student.state_dict(), run.peers)
         state.save()
     run.progress.rewind(state.step)
     phase = "distilling" if teacher is not None else "training"
@@ -142,11 +156,12 @@ def train(
             tokens, seed=run.seed, step=state.step, batch_size=rows, seq_len=settings.seq_len
         )
         sums: dict[str, float] = {}
-        for micro in _to_tensor(window, run.device).split(micro_rows):
+        for micro in _to_tensor(window[own_rows], run.device).split(micro_rows):
             loss, terms = losses(student, teacher, micro, objective, run.dtype)
             (loss / settings.batch_tokens).backward()
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value.item()
+        sums = run.peers.total(sums)
         metrics = {name: value / settings.batch_tokens for name, value in sums.items()}
         metrics |= apply_gradients(
             student,
@@ -159,22 +174,22 @@ def train(
 
         is_last = state.step == settings.num_steps
         if is_last or state.step % settings.heldout_interval == 0:
-            figures = heldout_figures(student, teacher, heldout, micro_rows, run.dtype)
+            figures = heldout_figures(student, teacher, heldout, micro_rows, run.dtype, run.peers)
             metrics |= {f"heldout_{name}": value for name, value in figures.items()}
             figure = figures["kl" if teacher is not None else "loss"]
             if keep_best and figure < state.scalars["best"]:
                 state.scalars |= {"best": figure, "best_step": state.step}
-                save_tensors(best_path, student.state_dict())
+                save_tensors(best_path, student.state_dict(), run.peers)
         metrics["tokens_per_s"] = settings.batch_tokens / (time.monotonic() - started)
-        if is_last or run.stop_requested or time.monotonic() - saved_at > settings.save_every_s:
+        if run.must_save(is_last or time.monotonic() - saved_at > settings.save_every_s):
             state.save()
             saved_at = time.monotonic()
         run.step(state.step, metrics)
 
     # --- the weights worth keeping ----------------------------------------------------------------
     if keep_best:
-        student.load_state_dict(torch.load(best_path, map_location=run.device, weights_only=True))
-    after = heldout_figures(student, teacher, heldout, micro_rows, run.dtype)
+        load_tensors(best_path, student.state_dict(), run.peers)
+    after = heldout_figures(student, teacher, heldout, micro_rows, run.dtype, run.peers)
     return {
         **state.scalars,
         **{f"heldout_{name}": value for name, value in after.items()},
@@ -220,14 +235,16 @@ def heldout_figures(
     heldout: Int[Tensor, "rows seq_plus_1"],
     micro_rows: int,
     dtype: str,
+    peers: Peers = ALONE,
 ) -> dict[str, float]:
     """Return held-out cross-entropy and, with a teacher, KL from it, in nats a token."""
     objective = Objective(kl=1.0 if teacher is not None else 0.0, lm=1.0)
     sums: dict[str, float] = {}
-    for micro in heldout.split(micro_rows):
+    for micro, counts in peers.rounds(heldout.split(micro_rows)):
         _, terms = losses(student, teacher, micro, objective, dtype)
         for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + value.item()
+            sums[name] = sums.get(name, 0.0) + (value.item() if counts else 0.0)
+    sums = peers.total(sums)
     num_tokens = heldout[:, 1:].numel()
     return {"loss" if name == "lm" else name: value / num_tokens for name, value in sums.items()}
 

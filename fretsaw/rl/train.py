@@ -97,7 +97,7 @@ def reinforce(settings: RlSettings, inputs: Mapping[str, Path], run: StageRun) -
             figures = _heldout_figures(engine, tokenizer, toggle, heldout, settings, "heldout")
             metrics |= figures
             state.scalars |= figures
-        if is_last or run.stop_requested or time.monotonic() - saved_at > settings.save_every_s:
+        if run.must_save(is_last or time.monotonic() - saved_at > settings.save_every_s):
             state.save()
             saved_at = time.monotonic()
         run.step(state.step, metrics)

@@ -4,7 +4,9 @@ import math
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
+from fretsaw.training.muon import Muon
 from fretsaw.training.schedule import warmup_cosine
 from fretsaw.training.settings import UpdateSettings
 
@@ -29,9 +31,7 @@ def build_optimizers(model: nn.Module, settings: UpdateSettings) -> list[torch.o
     adamw = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=True)
     if not by_muon:
         return [adamw]
-    muon = torch.optim.Muon(
-        by_muon, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay
-    )
+    muon = Muon(by_muon, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay)
     return [muon, adamw]
 
 
@@ -53,7 +53,8 @@ def apply_gradients(
         num_warmup=settings.num_warmup(num_steps),
         min_ratio=settings.min_lr_ratio,
     )
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip).item()
+    total = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
+    norm = (total.full_tensor() if isinstance(total, DTensor) else total).item()
     if not math.isfinite(norm):
         raise ValueError(
             f"step {step}: the gradient is {norm}; lower learning_rate {settings.learning_rate} "
