@@ -5,7 +5,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ class StageRun:
     dtype: str  # of matrix work: "fp32" or "bf16"; weights that are trained stay fp32
     progress: Progress
     peers: Peers = ALONE
-    stop_signalled: bool = False  # to this process
-    stop_requested: bool = False  # of all of them
+    stop_requested: bool = False
+    saved_at: float = field(default_factory=time.monotonic)
 
     @property
     def resume_folder(self) -> Path:
@@ -40,19 +40,28 @@ class StageRun:
         folder.mkdir(exist_ok=True)
         return folder
 
-    def must_save(self, is_due: bool) -> bool:
-        """Whether to save before reporting this step: it is due, or we are asked to stop.
+    def step(
+        self,
+        step: int,
+        metrics: dict[str, float] | None = None,
+        *,
+        row: bool = True,
+        save: Callable[[], None] | None = None,
+        save_every_s: float = 0.0,
+    ) -> None:
+        """Report a finished step; the place where a stop that was asked for takes effect.
 
-        All processes get the same answer, and the same step to stop at.
+        With `save` the state is saved when `save_every_s` have passed, at the last step, and before
+        stopping; all processes do so at the same step. The report comes first, for a run that goes
+        on from an older state rewinds it.
         """
-        stop_signalled = self.stop_signalled or self.stop_requested
-        self.stop_requested, is_due = self.peers.any(stop_signalled, is_due)
-        return self.stop_requested or is_due
-
-    def step(self, step: int, metrics: dict[str, float] | None = None, *, row: bool = True) -> None:
-        """Report a finished step; the place where a stop that was asked for takes effect."""
         self.progress.step(step, metrics, row=row)
-        if self.stop_requested or (self.stop_signalled and self.peers.size == 1):
+        is_due = step >= self.progress.total or time.monotonic() - self.saved_at > save_every_s
+        is_stopping, is_due = self.peers.any(self.stop_requested, is_due)
+        if save is not None and (is_stopping or is_due):
+            save()
+            self.saved_at = time.monotonic()
+        if is_stopping:
             raise Interrupted
 
 
@@ -84,9 +93,9 @@ def execute(
     run = StageRun(folder, request.seed, device, dtype, progress, peers)
 
     def request_stop(signal_number: int, frame: object) -> None:
-        if run.stop_signalled and signal_number == signal.SIGINT and peers.size == 1:
+        if run.stop_requested and signal_number == signal.SIGINT and peers.size == 1:
             raise KeyboardInterrupt  # Ctrl-C twice: at once, without saving
-        run.stop_signalled = True
+        run.stop_requested = True
 
     stops = (signal.SIGTERM, signal.SIGINT)
     previous = [signal.signal(stop, request_stop) for stop in stops]

@@ -149,7 +149,6 @@ def train(
     run.progress.start(phase, settings.num_steps, step=state.step)
 
     # --- loop -------------------------------------------------------------------------------------
-    saved_at = time.monotonic()
     while state.step < settings.num_steps:
         started = time.monotonic()
         window = loader.batch(
@@ -181,10 +180,7 @@ def train(
                 state.scalars |= {"best": figure, "best_step": state.step}
                 save_tensors(best_path, student.state_dict(), run.peers)
         metrics["tokens_per_s"] = settings.batch_tokens / (time.monotonic() - started)
-        if run.must_save(is_last or time.monotonic() - saved_at > settings.save_every_s):
-            state.save()
-            saved_at = time.monotonic()
-        run.step(state.step, metrics)
+        run.step(state.step, metrics, save=state.save, save_every_s=settings.save_every_s)
 
     # --- the weights worth keeping ----------------------------------------------------------------
     if keep_best:

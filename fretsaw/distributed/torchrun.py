@@ -3,6 +3,7 @@
 python -m fretsaw.distributed.torchrun --nproc-per-node 2 -m fretsaw distill ...
 """
 
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -29,8 +30,16 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def describe(failures: Mapping[int, ProcessFailure]) -> str:
-    """Say which process failed and how, the one that was killed or failed first before the rest."""
-    ended = sorted(failures.items(), key=lambda item: (item[1].exitcode >= 0, item[1].timestamp))
+    """Say which processes failed and how, those first that failed of themselves.
+
+    The others fail of the absence of the first, or get a SIGTERM from torchrun.
+    """
+
+    def order(item: tuple[int, ProcessFailure]) -> tuple[bool, bool, int]:
+        code = item[1].exitcode
+        return code == -signal.SIGTERM, code >= 0, item[1].timestamp
+
+    ended = sorted(failures.items(), key=order)
     parts = [
         f"rank {rank} (pid {failure.pid}) "
         + (

@@ -92,7 +92,6 @@ def tune(settings: SftSettings, inputs: Mapping[str, Path], run: StageRun) -> di
     run.progress.start("tuning", num_steps, step=state.step)
 
     # --- loop -------------------------------------------------------------------------------------
-    saved_at = time.monotonic()
     while state.step < num_steps:
         started = time.monotonic()
         chosen = loader.order(len(rows), rows_per_step, seed=run.seed, step=state.step)
@@ -120,10 +119,7 @@ def tune(settings: SftSettings, inputs: Mapping[str, Path], run: StageRun) -> di
             state.scalars |= measured
         num_tokens = sum(len(train[i].token_ids) for row in chosen for i in rows[row])
         metrics["tokens_per_s"] = num_tokens / (time.monotonic() - started)
-        if run.must_save(is_last or time.monotonic() - saved_at > settings.save_every_s):
-            state.save()
-            saved_at = time.monotonic()
-        run.step(state.step, metrics)
+        run.step(state.step, metrics, save=state.save, save_every_s=settings.save_every_s)
 
     fsdp.write_whole(
         model,
