@@ -1,6 +1,7 @@
 """Settings of the search's stages: rank, score, cost, search, assemble."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,11 @@ class RankSettings:
     """Calibration tokens."""
     seq_len: int = 256
     """Tokens of one row."""
+    channels: Literal["contribution", "iterative", "repaired"] = "repaired"
+    """Order of FFN channels: by their own contribution (the paper's), by what dropping each next
+    one costs, or the same with the rest refitted after every drop."""
+    align_heads: bool = True
+    """Turn key-value heads onto one another, like ones side by side, before any are pooled."""
 
 
 @dataclass(frozen=True, kw_only=True)
