@@ -76,50 +76,46 @@ def solve(fit: Moments, heldout: Moments) -> Repair:
     return best
 
 
-def narrowed(
-    full: Float[Tensor, "ffn ffn"], weight: Float[Tensor, "hidden ffn"], width: int
-) -> Moments:
-    """Return the moments of keeping the first `width` channels, from the full Gram matrix alone.
-
-    What is missing is what the dropped channels gave: R = X_dropped W_dropped'.
-    """
-    dropped = weight[:, width:].double()
-    return Moments(full[:width, :width], dropped @ full[width:, :width])
-
-
 # --- whole subblocks ------------------------------------------------------------------------------
 
 Pairs = Iterable[tuple[Tensor, Tensor]]  # the state that enters the block, and the one wanted after
 
 
-def repair_attention(block: Block, pairs: Pairs, context: AttentionContext) -> Repair | None:
-    """Refit `o_proj` (or the matrix in attention's place) in place, so that `attend` nears what is
-    wanted; a missing attention has nothing to refit.
-
-    Each pair is (the state before the subblock, the state wanted after it), batch seq hidden.
-    """
-    if not block.has_attention:
+def output_matrix(block: Block, kind: str) -> nn.Linear | None:
+    """Return the last matrix of the "attention" or "ffn" half, which a repair changes."""
+    if not (block.has_attention if kind == "attention" else block.has_ffn):
         return None
-    attention = block.self_attn
-    if isinstance(attention, LinearMixer):
-        return _refit(attention.linear_attn, block.input_layernorm, pairs)
-    assert isinstance(attention, GroupedQueryAttention)
-    return _refit(
-        attention.o_proj, lambda x: attention.mix(block.input_layernorm(x), context), pairs
-    )
+    half = block.self_attn if kind == "attention" else block.mlp
+    match half:
+        case GroupedQueryAttention():
+            return half.o_proj
+        case LinearMixer():
+            return half.linear_attn
+        case SwiGLU():
+            return half.down_proj
+        case LinearFfn():
+            return half.linear_mlp
+    raise AssertionError(f"a {kind} of type {type(half).__name__}")
 
 
-def repair_ffn(block: Block, pairs: Pairs) -> Repair | None:
-    """Refit `down_proj` (or the matrix in the FFN's place) in place, so that `feed` nears what is
-    wanted; a missing FFN has nothing to refit.
+def repair(block: Block, kind: str, pairs: Pairs, context: AttentionContext) -> Repair | None:
+    """Refit the last matrix of one half of a block in place, so that it nears what is wanted.
+
+    Each pair is (the state before that half, the state wanted after it), batch seq hidden. Returns
+    None where the half is missing and there is nothing to refit.
     """
-    if not block.has_ffn:
+    matrix = output_matrix(block, kind)
+    if matrix is None:
         return None
-    mlp, norm = block.mlp, block.post_attention_layernorm
-    if isinstance(mlp, LinearFfn):
-        return _refit(mlp.linear_mlp, norm, pairs)
-    assert isinstance(mlp, SwiGLU)
-    return _refit(mlp.down_proj, lambda x: mlp.activations(norm(x)), pairs)
+    half = block.self_attn if kind == "attention" else block.mlp
+    norm = block.input_layernorm if kind == "attention" else block.post_attention_layernorm
+
+    def entering(x: Tensor) -> Tensor:
+        if isinstance(half, GroupedQueryAttention):
+            return half.mix(norm(x), context)
+        return half.activations(norm(x)) if isinstance(half, SwiGLU) else norm(x)
+
+    return _refit(matrix, entering, pairs)
 
 
 def _refit(projection: nn.Linear, entering: Callable[[Tensor], Tensor], pairs: Pairs) -> Repair:
@@ -131,6 +127,6 @@ def _refit(projection: nn.Linear, entering: Callable[[Tensor], Tensor], pairs: P
         missing = wanted - (x + projection(activations))
         for i, half in enumerate(halves):
             half.add(activations[i::2].flatten(0, 1), missing[i::2].flatten(0, 1))
-    repair = solve(*halves)
-    projection.weight += repair.correction.to(projection.weight.dtype)
-    return repair
+    solved = solve(*halves)
+    projection.weight += solved.correction.to(projection.weight.dtype)
+    return solved
