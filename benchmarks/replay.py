@@ -1,4 +1,4 @@
-"""The score table against what peers do: every pair of a layer, by full forwards, reloaded each time.
+"""The score table against what peers do: every pair of a layer, by full forwards, with reloads.
 
     python benchmarks/replay.py [--layers 16] [--out replay.json]
 
@@ -127,7 +127,10 @@ def main() -> None:
                 vocab_size=config.vocab_size,
             )
         inputs = {"parent": root / "parent", "corpus": root / "corpus"}
-        run = {n: StageRun(root / n, 0, "cpu", "fp32", Progress(n, root / n)) for n in ("rank", "score")}  # fmt: skip
+        run = {
+            name: StageRun(root / name, 0, "cpu", "fp32", Progress(name, root / name))
+            for name in ("rank", "score")
+        }
         rank(RankSettings(tokens=ROWS * SEQ), inputs, run["rank"])
         settings = ScoreSettings(tokens=ROWS * SEQ, repair_tokens=ROWS * SEQ, joint_pairs=0)
         peaks: list[float] = []
@@ -143,7 +146,8 @@ def main() -> None:
         started = time.perf_counter()
         score(settings, inputs | {"ranking": root / "rank"}, run["score"])
         ours_s = time.perf_counter() - started
-        num_files_mib = sum(f.stat().st_size for n in ("rank", "score") for f in (root / n).rglob("*") if f.is_file()) / 2**20  # fmt: skip
+        files = [f for n in ("rank", "score") for f in (root / n).rglob("*") if f.is_file()]
+        files_mib = sum(file.stat().st_size for file in files) / 2**20
 
     exact = all_jobs(config, ScoreSettings(exact=True), 0)
     singles = all_jobs(config, settings, 0)
@@ -163,7 +167,7 @@ def main() -> None:
         "stage_gain": peer_s / ours_s,
         "growth_mib": peaks[-1] - peaks[len(peaks) // 10],
         "reads_after_load_mib": (reads[-1] - reads[0]) / 2**20,
-        "files_mib": num_files_mib,
+        "files_mib": files_mib,
         "machine": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
     }

@@ -3,11 +3,11 @@
 Two changes need not cost the sum of what each costs alone: a later repair makes up for both, or one
 breaks what the other relies on. With s_p the score of alternative p, a child c is taken to cost
 
-    y_c = sum_p s_p + sum_p w_p s_p + sum_{p<q} w_pq sqrt(s_p s_q)        (p, q in c)
+    y_c = sum_p s_p + sum_p w_p s_p + sum_{p<q} w_pq sqrt(s_p s_q),   p and q in c,
 
-the last as if p and q moved the output by vectors of lengths sqrt(s_p), sqrt(s_q) at some angle. The
-w are few-shot: a Gaussian prior around 0, so what was not measured stays as it was. That is kernel
-ridge regression, exact for any number of alternatives.
+the last as if p and q moved the output by vectors of lengths sqrt(s_p), sqrt(s_q) at some angle.
+Children are few, so the w have a Gaussian prior around 0 and what was not measured stays as it was.
+That is kernel ridge regression, exact for any number of alternatives.
 """
 
 from collections.abc import Mapping, Sequence
