@@ -181,7 +181,7 @@ def main() -> None:
     )
     print(
         f"peak memory grew by {result['growth_mib']:.0f} MiB over the last 90 % of {len(peaks)} "
-        f"candidates; {result['reads_after_load_mib']:.2f} MiB read; {num_files_mib:.1f} MiB of files"
+        f"candidates; {result['reads_after_load_mib']:.2f} MiB read, {files_mib:.1f} MiB of files"
     )
     if options.out:
         options.out.write_text(json.dumps(result, indent=2) + "\n")
