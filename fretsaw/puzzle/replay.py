@@ -84,10 +84,11 @@ class Replay:
     """What is left of the parent in a model that is its own from some subblock on."""
 
     def __init__(self, parent: Decoder, windows: Int[Tensor, "rows seq_plus_1"], batch_rows: int):
-        token_ids, self.next_ids = windows[:, :-1], windows[:, 1:]
         self.parent = parent
-        self.frontier = Frontier(parent, token_ids, batch_rows)
-        final = torch.cat([parent.hidden_states(rows) for rows in token_ids.split(batch_rows)])
+        self.token_ids, self.next_ids = windows[:, :-1], windows[:, 1:]
+        self.frontier = Frontier(parent, self.token_ids, batch_rows)
+        batches = self.token_ids.split(batch_rows)
+        final = torch.cat([parent.hidden_states(rows) for rows in batches])
         num_bytes = final[..., 0].numel() * parent.config.vocab_size * 4
         self._keeps_log_probs = num_bytes <= MAX_TARGET_BYTES
         self._target: Float[Tensor, "rows seq vocab_or_hidden"] = final
@@ -110,6 +111,12 @@ class Replay:
                 x = move(x, frontier.context)
             per_batch.append(self._compare(target, self.parent.model.norm(x), text))
         return Figures(*(torch.cat(rows) for rows in zip(*per_batch, strict=True)))
+
+    def figures_of(self, decoder: Decoder) -> Figures:
+        """Return how far a whole decoder is."""
+        states = decoder.model.embed_tokens(self.token_ids)
+        states = self.frontier.after(subblocks(decoder), states)
+        return self.figures(states, len(self.frontier.subblocks))
 
     def _compare(self, target: Tensor, hidden: Tensor, text: Tensor) -> list[Tensor]:
         """Return the three figures of every row of a batch, a chunk of logits at a time."""
