@@ -4,7 +4,7 @@ With X the activations that enter the subblock's last matrix (`down_proj`, `o_pr
 matrix of a linear subblock) and R what the subblock as built misses of its target, the correction D
 of that matrix minimises |R - X D'|^2 + lambda |D|^2: a ridge centred on what was there. One half of
 the calibration text fits every lambda, the other half chooses among them, and no repair at all is
-always a candidate; so the chosen one is never worse there.
+always a candidate. The chosen lambda is then solved on both halves.
 """
 
 from collections.abc import Callable, Iterable
@@ -50,30 +50,36 @@ class Repair:
 
     correction: Float[Tensor, "hidden ffn"]
     ridge: float | None  # None: no repair was best
-    gain: float  # reduction of the held-out sum of squares, 0 where there is no repair
+    gain: float  # fall of the second half's sum of squares by the fit on the first
 
 
 def solve(fit: Moments, heldout: Moments) -> Repair:
-    """Return the correction whose held-out error is least; D = C_fit (G_fit + lambda I)^-1.
+    """Return the correction D = C (G + lambda I)^-1 of both halves' text together.
 
-    The held-out gain of a correction D is 2 <D, C> - <D G, D>, so no activations are needed.
+    lambda is the one whose D, fitted on the first half, leaves the least error on the second. That
+    gain is 2 <D, C> - <D G, D> there, so no activations are needed.
     """
-    width = fit.gram.shape[0]
-    scale = fit.gram.diagonal().mean()
-    best = Repair(torch.zeros_like(fit.cross), None, 0.0)
-    if scale == 0:
-        return best
-    eye = torch.eye(width, dtype=fit.gram.dtype, device=fit.gram.device)
-    for ridge in RIDGES:
-        factor = torch.linalg.cholesky(fit.gram + ridge * scale * eye)
-        correction = torch.cholesky_solve(fit.cross.mT, factor).mT
+    chosen, most = None, 0.0
+    for ridge in RIDGES if fit.gram.any() else ():
+        correction = _ridge_solution(fit, ridge)
         gain = (
             2 * (correction * heldout.cross).sum()
             - ((correction @ heldout.gram) * correction).sum()
         )
-        if gain.item() > best.gain:
-            best = Repair(correction, ridge, gain.item())
-    return best
+        if gain.item() > most:
+            chosen, most = ridge, gain.item()
+    if chosen is None:
+        return Repair(torch.zeros_like(fit.cross), None, 0.0)
+    both = Moments(fit.gram + heldout.gram, fit.cross + heldout.cross)
+    return Repair(_ridge_solution(both, chosen), chosen, most)
+
+
+def _ridge_solution(moments: Moments, ridge: float) -> Float[Tensor, "hidden ffn"]:
+    gram = moments.gram
+    scale = gram.diagonal().mean()
+    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    factor = torch.linalg.cholesky(gram + ridge * scale * eye)
+    return torch.cholesky_solve(moments.cross.mT, factor).mT
 
 
 # --- whole subblocks ------------------------------------------------------------------------------
