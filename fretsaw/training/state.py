@@ -40,6 +40,7 @@ class TrainingState:
         self.folder, self.model, self.optimizers, self.keep = folder, model, optimizers, keep
         self.step = 0
         self.scalars: dict[str, float] = {}
+        self.recent: list[list[float]] = []  # figures of the last steps, where a loop needs them
 
     def save(self) -> None:
         """Write the state of this step and drop all but the last `keep`."""
@@ -51,6 +52,7 @@ class TrainingState:
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
                 "step": self.step,
                 "scalars": self.scalars,
+                "recent": self.recent,
             },
         )
         for old in self._files()[: -self.keep]:
@@ -68,6 +70,7 @@ class TrainingState:
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
             self.step, self.scalars = state["step"], state["scalars"]
+            self.recent = state["recent"]
             return True
         return False
 
