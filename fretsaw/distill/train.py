@@ -262,7 +262,7 @@ def train(
         if spikes.max_rollbacks and is_spike(
             state.recent, figures, mads=spikes.spike_mads, window=spikes.spike_window
         ):
-            go_back(state, snapshots, spikes, figures, run.device)
+            go_back(state, snapshots, spikes, figures)
             run.progress.start(label, settings.num_steps + num_lost(state), step=state.step)
             run.step(state.step, metrics | {"rollback_to": float(num_done(state))})
             continue
@@ -321,7 +321,6 @@ def go_back(
     snapshots: Snapshots,
     spikes: SpikeSettings,
     figures: Sequence[float],
-    device: str,
 ) -> None:
     """Return to earlier weights with a fresh optimizer; the batches since are not seen again.
 
@@ -334,9 +333,8 @@ def go_back(
             f"{what} is a spike after {num_before} rollbacks; lower learning_rate, look at the "
             "text of these steps, or raise max_rollbacks"
         )
-    back_to, weights = snapshots.oldest(device)
+    back_to = snapshots.restore(state.model)
     say(f"{what} is a spike; back to the weights after {back_to} steps, with other batches")
-    state.model.load_state_dict(weights)
     clear_gradient(state.optimizers)
     forget(state.optimizers)
     state.step += 1
@@ -367,12 +365,12 @@ def losses(
             log_probs, ids = teacher.log_probs.flatten(0, 1), teacher.ids.flatten(0, 1)
             terms["kl"] = kl_from_top_k(log_probs, ids, hidden, head)
         if isinstance(teacher, Decoder):
-            teacher_states: list[Tensor] = []
+            teacher_states: list[Tensor] | None = [] if objective.cosine else None
             with torch.no_grad():
                 target = teacher.hidden_states(token_ids, collect=teacher_states).flatten(0, 1)
             if objective.kl:
                 terms["kl"] = kl_divergence(target, teacher.head_weight, hidden, head)
-            if student_states:
+            if student_states and teacher_states:
                 pairs = zip(teacher_states, student_states, strict=True)
                 distances = [cosine_distance(t.flatten(0, 1), s.flatten(0, 1)) for t, s in pairs]
                 terms["cosine"] = torch.stack(distances).sum()

@@ -16,8 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fretsaw.model.decoder import Decoder
 from fretsaw.training.precision import autocast
-
-MAX_LOGITS = 1 << 25  # elements of one chunk of logits: 128 MiB in float32
+from fretsaw.training.settings import MAX_LOGITS
 
 
 def _over_chunks(

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float, Int8, UInt8
 from torch import Tensor
 
-BLOCK = 128  # elements of a row that share one 8-bit scale
-SLICE = 1 << 24  # elements updated at once: 64 MiB for each float32 copy
-SMALL = 4096  # parameters up to this size, norms above all, keep float32 moments
+from fretsaw.training.settings import MOMENT_BLOCK as BLOCK
+from fretsaw.training.settings import MOMENT_SLICE as SLICE
+from fretsaw.training.settings import SMALL_PARAMETER
 
 States = Literal["fp32", "bf16", "int8"]
 
@@ -116,7 +116,7 @@ def load_second(
 
 
 class LeanAdamW(torch.optim.Optimizer):
-    """AdamW (arXiv 1711.05101) whose moments are kept as `states` says, in host memory if offloaded.
+    """AdamW (arXiv 1711.05101) with its moments as `states` says, in host memory if offloaded.
 
     Weights in bfloat16 are rounded at random after the float32 step. 8-bit moments have a scale for
     every 128 elements of a row (after arXiv 2110.02861; the levels are ours).
@@ -167,7 +167,7 @@ class LeanAdamW(torch.optim.Optimizer):
             return torch.zeros(shape, dtype=dtype, device=parameter.device)
 
         columns = like.shape[1]
-        if self.states == "int8" and parameter.numel() > SMALL:
+        if self.states == "int8" and parameter.numel() > SMALL_PARAMETER:
             blocks = -(-columns // BLOCK)
             return {
                 "step": 0,
@@ -176,7 +176,7 @@ class LeanAdamW(torch.optim.Optimizer):
                 "second": zeros(columns, torch.uint8),
                 "second_scale": zeros(blocks, torch.float32),
             }
-        is_bf16 = self.states == "bf16" and parameter.numel() > SMALL
+        is_bf16 = self.states == "bf16" and parameter.numel() > SMALL_PARAMETER
         dtype = torch.bfloat16 if is_bf16 else torch.float32
         return {"step": 0, "first": zeros(columns, dtype), "second": zeros(columns, dtype)}
 

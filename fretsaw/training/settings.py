@@ -3,6 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
+MAX_LOGITS = 1 << 25  # elements of one chunk of logits: 128 MiB in float32
+MOMENT_BLOCK = 128  # elements of a row that share one 8-bit scale
+MOMENT_SLICE = 1 << 24  # elements updated at once: 64 MiB for each float32 copy
+SMALL_PARAMETER = 4096  # up to this size, norms above all, moments stay float32
+
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateSettings:

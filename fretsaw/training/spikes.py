@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fretsaw.training.state import save_tensors
 
@@ -58,10 +58,15 @@ class Snapshots:
             if _done(path) > done:
                 path.unlink()
 
-    def oldest(self, device: str) -> tuple[int, dict[str, Tensor]]:
-        """Return the oldest that is kept: the damage may precede the spike that shows it."""
+    def restore(self, model: nn.Module) -> int:
+        """Give the model the oldest weights that are kept; return after how many steps they were.
+
+        Not the newest: the damage may precede the spike that shows it.
+        """
         path = self._files()[0]
-        return _done(path), torch.load(path, map_location=device, weights_only=True)
+        device = next(model.parameters()).device
+        model.load_state_dict(torch.load(path, map_location=device, weights_only=True))
+        return _done(path)
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("snapshot-*.pt"))

@@ -1,4 +1,4 @@
-"""Lean AdamW: in fp32 it is torch's; rounded, it is so in expectation; its state comes back whole."""
+"""Lean AdamW: in fp32 it is torch's, rounded it is so on average; its state comes back whole."""
 
 import copy
 from typing import Any

@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-import torch
+from torch import nn
 
 from fretsaw.training.spikes import Snapshots, is_spike
 
@@ -27,9 +27,12 @@ def test_what_is_not_finite_always_is_one_and_a_short_history_sees_no_other() ->
 
 def test_the_last_but_one_is_gone_back_to(tmp_path: Path) -> None:
     snapshots = Snapshots(tmp_path)
+    model = nn.Linear(1, 1, bias=False)
     for done in (0, 50, 100):
-        snapshots.save(done, {"w": torch.tensor(float(done))})
+        nn.init.constant_(model.weight, done)
+        snapshots.save(done, model.state_dict())
     snapshots.keep(2)
-    assert snapshots.oldest("cpu") == (50, {"w": torch.tensor(50.0)})
+    assert snapshots.restore(model) == 50
+    assert model.weight.item() == 50
     snapshots.drop_after(60)
     assert [path.name for path in tmp_path.iterdir()] == ["snapshot-00000050.pt"]
