@@ -26,12 +26,12 @@ from fretsaw.distill.settings import (
 from fretsaw.distill.teacher import CachedTeacher, TopK, open_cache
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Decoder
-from fretsaw.model.size import num_params
 from fretsaw.progress import say
 from fretsaw.stage import StageRun
 from fretsaw.tokenizer import Tokenizer
 from fretsaw.training.lora import adapt, merge
 from fretsaw.training.losses import cosine_distance, cross_entropy, kl_divergence, kl_from_top_k
+from fretsaw.training.memory import trained_bytes
 from fretsaw.training.optimizer import (
     build_optimizers,
     clear_gradient,
@@ -45,8 +45,6 @@ from fretsaw.training.schedule import rewarm
 from fretsaw.training.settings import SpikeSettings
 from fretsaw.training.spikes import Snapshots, is_spike
 from fretsaw.training.state import TrainingState, save_tensors
-
-STATE_BYTES_PER_PARAMETER = 16  # weights and two moments in float32, and the best weights
 
 
 @dataclass(frozen=True)
@@ -190,7 +188,9 @@ def train(
         student.config, phases, teacher.config.max_position_embeddings if is_live else None
     )
     tokens = loader.read_tokens(corpus / "train.npy")
-    artifact.require_disk(run.folder, 2 * STATE_BYTES_PER_PARAMETER * num_params(student.config))
+    weights, moments = trained_bytes(student.config, update, settings.lora)
+    num_kept = 3 if spikes.max_rollbacks else 0
+    artifact.require_disk(run.folder, int(3 * (weights + moments) + (1 + num_kept) * weights))
     if is_live:
         teacher.eval().requires_grad_(False)
     trained = adapt(student, settings.lora, run.seed) if settings.lora.lora_rank else student

@@ -6,7 +6,7 @@ the backward pass, as the CPU's kernels keep it (an accelerator's fused norms ke
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from fretsaw.model.config import BlockConfig, ModelConfig
@@ -34,7 +34,7 @@ class TrainingShape:
     teacher: ModelConfig | None = None  # None: cached, or none at all
     teacher_dtype: Precision = "fp32"
     update: UpdateSettings
-    lora: LoraSettings = LoraSettings()
+    lora: LoraSettings = field(default_factory=LoraSettings)
     dtype: Precision = "fp32"  # of matrix work, as --dtype
     micro_batch_tokens: int
     seq_len: int
@@ -70,33 +70,27 @@ class TrainingBytes:
 
 def training_bytes(shape: TrainingShape) -> TrainingBytes:
     """Return what a step of this shape holds."""
-    student, update = shape.student, shape.update
+    student, update, tokens = shape.student, shape.update, shape.micro_batch_tokens
     width = WIDTH[update.master]
-    factors = sum(shape.lora.lora_rank * (rows + columns) for rows, columns in _adapted(shape))
-    is_lora = shape.lora.lora_rank > 0
-    trained = list(_factor_shapes(shape)) if is_lora else list(parameter_shapes(student))
-    num_trained = factors if is_lora else num_params(student)
-    moments = sum(_moment_bytes(rows, columns, update) for rows, columns in trained)
-    if update.optimizer == "muon" and not is_lora:  # one momentum for the blocks' matrices
-        moments -= 4 * sum(r * c for block in student.blocks
-                           for r, c in matrices(student, block).values())  # fmt: skip
-    tokens = shape.micro_batch_tokens
+    trained = list(trained_shapes(student, shape.lora))
+    gradients, moments = trained_bytes(student, update, shape.lora)
+    frozen = width * num_params(student) if shape.lora.lora_rank else 0
     blocks = [tokens * _block_bytes(shape, block) for block in student.blocks]
-    inputs = tokens * student.hidden_size * width * student.num_hidden_layers
-    inside = sum(blocks) + _table_bytes(shape)
-    is_again = shape.activation_checkpointing
     largest = max(student.blocks, key=lambda block: _block_bytes(shape, block))
+    inputs = tokens * student.hidden_size * width * student.num_hidden_layers + _plain_tables(shape)
+    is_again = shape.activation_checkpointing
+    inside = inputs if is_again else sum(blocks) + _table_bytes(shape)
+    chunk = min(tokens * student.vocab_size, MAX_LOGITS)
     return TrainingBytes(
-        weights=width * (num_params(student) + factors),
-        gradients=width * num_trained,
+        weights=frozen + gradients,
+        gradients=gradients,
         moments=0.0 if update.offload else moments,
         teacher=WIDTH[shape.teacher_dtype] * num_params(shape.teacher) if shape.teacher else 0.0,
-        activations=_ends_bytes(shape) + (inputs + _plain_tables(shape) if is_again else inside),
+        activations=_ends_bytes(shape) + inside,
         casts=_cast_bytes(shape, *student.blocks),
         recomputed=max(blocks) + _cast_bytes(shape, largest) if is_again else 0.0,
         backward=2 * tokens * _compute_width(shape) * largest.intermediate_size,
-        logits=LOGIT_COPIES * 4 * min(tokens * student.vocab_size, MAX_LOGITS)
-        + tokens * _output_bytes(shape),
+        logits=LOGIT_COPIES * 4 * chunk + tokens * _output_bytes(shape),
         step=_step_bytes(trained, update),
         host=moments if update.offload else 0.0,
     )
@@ -138,17 +132,29 @@ def _num_norms(block: BlockConfig) -> int:
     return (block.attention != "none") + (block.ffn != "none")
 
 
-def _adapted(shape: TrainingShape) -> Iterator[tuple[int, int]]:
-    for block in shape.student.blocks:
-        for name, size in matrices(shape.student, block).items():
-            if shape.lora.lora_rank and name in shape.lora.lora_matrices:
-                yield size
+def trained_shapes(config: ModelConfig, lora: LoraSettings) -> Iterator[tuple[int, int]]:
+    """Yield (rows, columns) of every parameter that is trained: all, or LoRA's factors."""
+    if not lora.lora_rank:
+        yield from parameter_shapes(config)
+        return
+    for block in config.blocks:
+        for name, (rows, columns) in matrices(config, block).items():
+            if name in lora.lora_matrices:
+                yield (lora.lora_rank, columns)
+                yield (rows, lora.lora_rank)
 
 
-def _factor_shapes(shape: TrainingShape) -> Iterator[tuple[int, int]]:
-    for rows, columns in _adapted(shape):
-        yield (shape.lora.lora_rank, columns)
-        yield (rows, shape.lora.lora_rank)
+def trained_bytes(
+    config: ModelConfig, update: UpdateSettings, lora: LoraSettings
+) -> tuple[float, float]:
+    """Return the bytes of what is trained, and of its moments: what a saved state holds."""
+    trained = list(trained_shapes(config, lora))
+    weights = WIDTH[update.master] * sum(rows * columns for rows, columns in trained)
+    moments = sum(_moment_bytes(rows, columns, update) for rows, columns in trained)
+    if update.optimizer == "muon" and not lora.lora_rank:  # one momentum for the blocks' matrices
+        sizes = (matrices(config, block).values() for block in config.blocks)
+        moments -= 4 * sum(rows * columns for block in sizes for rows, columns in block)
+    return weights, moments
 
 
 def _moment_bytes(rows: int, columns: int, update: UpdateSettings) -> float:
