@@ -493,7 +493,7 @@ def _rung_lines(plan: Plan) -> list[str]:
     memory, shape = plan.device.total_memory_bytes, plan.rungs[0].shape
     lines = [
         "",
-        f"healing, micro-batches of {shape.micro_batch_tokens:,} tokens, rows of {shape.seq_len:,}:",
+        f"healing in micro-batches of {shape.micro_batch_tokens:,} and rows of {shape.seq_len:,}",
         "(options of `fretsaw distill`, each with those above it)",
         f"{'memory MiB':>10}{'host MiB':>10}",
     ]
