@@ -47,11 +47,9 @@ def _parse(cls: type, name: str, argv: list[str], description: str) -> Any:
 
 def stage(name: str, argv: list[str]) -> None:
     """Run one stage from the command line; its options are its settings' fields."""
-    from fretsaw import artifact
     from fretsaw.checkpoint.folder import resolve
-    from fretsaw.pipeline import settle
+    from fretsaw.launch import run_stage
     from fretsaw.recipe import STAGES
-    from fretsaw.stage import execute
 
     if name == "search" and any(arg.split("=")[0] in ("--library", "--limit") for arg in argv):
         return _search_file(argv)
@@ -78,6 +76,8 @@ def stage(name: str, argv: list[str]) -> None:
             " To search a table of other measurements instead: fretsaw search --library TABLE.json "
             "--limit NAME=VALUE --out DIR."
         )
+    if kind.is_distributed:
+        description += f" On several processes: torchrun --nproc-per-node 2 -m fretsaw {name} ..."
     options = _parse(cls, name, argv, description)
     inputs: dict[str, Path] = {}
     settings = options.settings
@@ -91,16 +91,14 @@ def stage(name: str, argv: list[str]) -> None:
         elif value is not None:
             inputs[input_name] = resolve(value)
     common = options.common
-    device, dtype = common.device, common.dtype
-    if "auto" in (device, dtype) and name not in ("search", "report"):
-        device, dtype = artifact.recorded_precision(common.out) or settle(device, dtype)
-    execute(
-        kind.load(),
-        artifact.Request.of(name, settings, inputs, common.seed),
+    run_stage(
+        name,
         settings,
-        common.out,
-        device=device,
-        dtype=dtype,
+        inputs,
+        seed=common.seed,
+        out=common.out,
+        device=common.device,
+        dtype=common.dtype,
     )
 
 
@@ -171,6 +169,11 @@ class Steering:
     """Make this stage and all after it again, whatever is there."""
     set: Repeated = dataclasses.field(default_factory=list)
     """A setting to change, as stage.key=value; may be given again."""
+    nproc: int = 1
+    """Processes of each stage that trains; short for --launcher "torchrun --nproc-per-node N"."""
+    launcher: str = ""
+    """What starts the stages that train: a command that runs Python, such as "torchrun
+    --nproc-per-node 8" or "srun --nodes 2 torchrun ..."."""
     dry_run: bool = False
     """Print the resolved settings and what would run, as JSON, and do nothing."""
 
@@ -272,9 +275,16 @@ def _run_stages(name: str, stages: list, common: Common, steering: Steering) -> 
         only=steering.only,
         start_from=steering.start_from,
         force_from=steering.force_from,
+        launcher=steering.launcher or _torchrun(steering.nproc),
     )
     stages = pipeline.apply_overrides(stages, steering.set)
     pipeline.run(stages, options, dry_run=steering.dry_run)
+
+
+def _torchrun(nproc: int) -> str:
+    if nproc < 1:
+        raise ValueError(f"--nproc {nproc}: at least one process is needed")
+    return f"torchrun --standalone --nproc-per-node {nproc}" if nproc > 1 else ""
 
 
 def _spell_out_from(argv: list[str]) -> list[str]:

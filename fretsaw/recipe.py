@@ -43,6 +43,7 @@ class StageKind:
     settings: type
     inputs: dict[str, str]  # name -> what it is
     optional: frozenset[str] = frozenset()
+    is_distributed: bool = False  # runs in several processes when torchrun starts it
 
     def load(self) -> Callable[..., dict[str, Any]]:
         """Import the function, and torch with it."""
@@ -71,6 +72,7 @@ STAGES: dict[str, StageKind] = {
         "fretsaw.distill.train:pretrain",
         PretrainSettings,
         {"corpus": _CORPUS},
+        is_distributed=True,
     ),
     "rank": StageKind(
         "rank FFN channels and key-value heads",
@@ -126,12 +128,14 @@ STAGES: dict[str, StageKind] = {
             "teacher": "the parent's answers, made by `fretsaw teach`, in place of the parent",
         },
         frozenset({"parent", "teacher"}),
+        is_distributed=True,
     ),
     "cpt": StageKind(
         "continue pretraining a checkpoint on text",
         "fretsaw.distill.train:continue_pretraining",
         CptSettings,
         {"model": "the checkpoint to train", "corpus": _CORPUS},
+        is_distributed=True,
     ),
     "eval": StageKind(
         "held-out loss, agreement with the parent, task accuracy",
@@ -151,6 +155,7 @@ STAGES: dict[str, StageKind] = {
         SftSettings,
         {"model": "the checkpoint to tune", "data": "conversations: JSONL or parquet files"},
         frozenset({"data"}),
+        is_distributed=True,
     ),
     "rl": StageKind(
         "reinforce right answers: GRPO on graded problems",
@@ -192,11 +197,15 @@ STAGES: dict[str, StageKind] = {
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a recipe. `name` is its folder; inputs name earlier stages, or are paths."""
+    """One step of a recipe. `name` is its folder; inputs name earlier stages, or are paths.
+
+    `launcher` is the command that runs Python on it, such as "torchrun --nproc-per-node 8".
+    """
 
     name: str
     settings: Any
     inputs: dict[str, str | Path | list[str | Path]] = field(default_factory=dict)
+    launcher: str = "python"
 
     @property
     def kind(self) -> str:

@@ -20,9 +20,9 @@ def stopped_at(step: int, run: StageRun, go: Callable[[StageRun], object]) -> No
     """Run a stage until it has done `step` steps, where it is asked to stop as by SIGTERM."""
     plain = run.step
 
-    def stopping(at: int, metrics: dict | None = None, *, row: bool = True) -> None:
-        plain(at, metrics, row=row)
-        run.stop_requested = at + 1 >= step  # so that the next step saves, reports and stops
+    def stopping(at: int, metrics: dict | None = None, **options) -> None:
+        plain(at, metrics, **options)
+        run.stop_requested = at + 1 >= step  # so that the next step reports, saves and stops
 
     run.step = stopping  # type: ignore[method-assign]
     run.stop_requested = step == 1

@@ -60,7 +60,7 @@ class TrainSettings:
     batch_tokens: int = 4096
     """Tokens of one optimizer step."""
     micro_batch_tokens: int = 4096
-    """Tokens of one forward and backward; gradients accumulate to `batch_tokens`."""
+    """Tokens of one forward and backward of a process; gradients accumulate to `batch_tokens`."""
     seq_len: int = 256
     """Tokens of one row."""
     update: UpdateSettings = field(default_factory=UpdateSettings)
@@ -73,6 +73,8 @@ class TrainSettings:
     """Seconds between saved states; it never changes the result."""
     compile: bool = False
     """Compile the blocks with torch.compile (needs a C++ compiler on CPU)."""
+    activation_checkpointing: bool = False
+    """Keep only each block's input for the backward pass, which runs the block again."""
     lora: LoraSettings = field(default_factory=LoraSettings)
     """Train factors beside the matrices instead of all weights."""
     spikes: SpikeSettings = field(default_factory=SpikeSettings)

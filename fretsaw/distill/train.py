@@ -24,11 +24,14 @@ from fretsaw.distill.settings import (
     TrainSettings,
 )
 from fretsaw.distill.teacher import CachedTeacher, TopK, open_cache
+from fretsaw.distributed import fsdp
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Decoder
+from fretsaw.peers import ALONE, Peers
 from fretsaw.progress import say
 from fretsaw.stage import StageRun
 from fretsaw.tokenizer import Tokenizer
+from fretsaw.training.blocks import prepare_blocks
 from fretsaw.training.lora import adapt, merge
 from fretsaw.training.losses import cosine_distance, cross_entropy, kl_divergence, kl_from_top_k
 from fretsaw.training.memory import trained_bytes
@@ -44,7 +47,7 @@ from fretsaw.training.precision import autocast
 from fretsaw.training.schedule import rewarm
 from fretsaw.training.settings import SpikeSettings
 from fretsaw.training.spikes import Snapshots, is_spike
-from fretsaw.training.state import TrainingState, save_tensors
+from fretsaw.training.state import TrainingState, load_tensors, save_tensors
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,11 @@ def pretrain(
     student.init_weights(run.seed)
     student.to(_dtype(settings.train))
     metrics = train(student, None, inputs["corpus"], Objective(), settings.train, run)
-    checkpoint.write(student, run.folder, like=inputs["corpus"])
+    fsdp.write_whole(
+        student,
+        run.peers,
+        lambda: checkpoint.write(student, run.folder, like=inputs["corpus"]),
+    )
     return metrics
 
 
@@ -104,7 +111,11 @@ def distill(settings: DistillSettings, inputs: Mapping[str, Path], run: StageRun
     )
     like = inputs["parent" if "parent" in inputs else "child"]
     dtype = checkpoint.read_dtype(like)
-    checkpoint.write(student, run.folder, like=inputs["child"], dtype=dtype)
+    fsdp.write_whole(
+        student,
+        run.peers,
+        lambda: checkpoint.write(student, run.folder, like=inputs["child"], dtype=dtype),
+    )
     return metrics
 
 
@@ -123,7 +134,11 @@ def continue_pretraining(
         run,
         keep_best=settings.keep_best,
     )
-    checkpoint.write(student, run.folder, like=inputs["model"], dtype=dtype)
+    fsdp.write_whole(
+        student,
+        run.peers,
+        lambda: checkpoint.write(student, run.folder, like=inputs["model"], dtype=dtype),
+    )
     return metrics
 
 
@@ -176,10 +191,10 @@ def train(
     """Train `student` in place; return held-out figures before and after.
 
     The loss of a step is the sum over its tokens divided by their global number, however they are
-    cut into micro-batches. With `keep_best` the student ends with the weights whose held-out
-    figure (KL where there is a teacher, else cross-entropy) was best, its first ones included;
-    where there are several phases, best of the last one. `state.step` counts batches, lost ones
-    too, so that a batch is a function of (seed, step) whatever a rollback threw away.
+    cut into micro-batches and dealt to processes. With `keep_best` the student ends with the
+    weights whose held-out figure (KL where there is a teacher, else cross-entropy) was best, its
+    first ones included; where there are several phases, best of the last one. `state.step` counts
+    batches, lost ones too: a batch is a function of (seed, step) whatever a rollback threw away.
     """
     # --- set-up -----------------------------------------------------------------------------------
     phases, update, spikes = settings.phases, settings.update, settings.spikes
@@ -187,29 +202,34 @@ def train(
     configs = phase_configs(
         student.config, phases, teacher.config.max_position_embeddings if is_live else None
     )
+    if run.peers.size > 1 and (update.is_lean or settings.lora.lora_rank):
+        raise ValueError(
+            f"{run.peers.size} processes: lean optimizer states and LoRA work in one; start it "
+            "without torchrun, or leave states, master, offload and lora_rank as they are"
+        )
     tokens = loader.read_tokens(corpus / "train.npy")
     weights, moments = trained_bytes(student.config, update, settings.lora)
     num_kept = 3 if spikes.max_rollbacks else 0
     artifact.require_disk(run.folder, int(3 * (weights + moments) + (1 + num_kept) * weights))
     if is_live:
         teacher.eval().requires_grad_(False)
+    prepare_blocks(student, compile=settings.compile, recompute=settings.activation_checkpointing)
     trained = adapt(student, settings.lora, run.seed) if settings.lora.lora_rank else student
+    if run.peers.size > 1:
+        fsdp.shard(student, run.peers, run.device)
+        if is_live:
+            fsdp.shard(teacher, run.peers, run.device)
     optimizers = build_optimizers(trained, update, seed=run.seed)
-    state = TrainingState(run.resume_folder, trained, optimizers)
-    snapshots = Snapshots(run.resume_folder)
-    best_path = run.resume_folder / "best.pt"
+    state = TrainingState(run.resume_folder, trained, optimizers, peers=run.peers)
+    snapshots = Snapshots(run.resume_folder, run.peers)
+    best_path = run.resume_folder / "best"
     figure_name = "kl" if teacher is not None else "loss"
-    if settings.compile:
-        torch._dynamo.config.recompile_limit = 64  # one graph per distinct block shape
-        for block in student.model.layers:
-            block.compile()
 
     def measure(phase: Phase) -> dict[str, float]:
         held = loader.first_rows(corpus / "heldout.npy", phase.seq_len, settings.heldout_tokens)
         micro_rows = settings.micro_batch_tokens // phase.seq_len
-        return heldout_figures(
-            student, teacher, _to_tensor(held, run.device), micro_rows, run.dtype
-        )
+        rows = _to_tensor(held, run.device)
+        return heldout_figures(student, teacher, rows, micro_rows, run.dtype, run.peers)
 
     # --- state ------------------------------------------------------------------------------------
     if state.resume():
@@ -219,7 +239,6 @@ def train(
     run.progress.start(label, settings.num_steps + num_lost(state), step=state.step)
 
     # --- loop -------------------------------------------------------------------------------------
-    saved_at = time.monotonic()
     while (done := num_done(state)) < settings.num_steps:
         started = time.monotonic()
         index = bisect.bisect_right(settings.phase_ends, done)
@@ -231,7 +250,7 @@ def train(
             state.scalars |= {f"{prefix}_{name}": value for name, value in before.items()}
             state.scalars |= {"phase": index, "best": before[figure_name]}
             if keep_best:
-                save_tensors(best_path, trained.state_dict())
+                save_tensors(best_path, trained.state_dict(), run.peers)
             if phase.fresh:
                 forget(optimizers)
                 state.scalars["restarted"] = done
@@ -239,22 +258,24 @@ def train(
             if spikes.max_rollbacks:
                 snapshots.save(done, trained.state_dict())
             state.save()
-            snapshots.keep(1)  # a rollback never leaves its phase
 
         rows = settings.batch_tokens // phase.seq_len
         micro_rows = settings.micro_batch_tokens // phase.seq_len
         available = loader.num_windows(tokens, phase.seq_len)
         windows = loader.order(available, rows, seed=run.seed, step=state.step)
         sums: dict[str, float] = {}
-        for at in range(0, rows, micro_rows):
-            own = windows[at : at + micro_rows]
+        share = windows[run.peers.share(rows, f"batch_tokens {settings.batch_tokens}")]
+        for at in range(0, len(share), micro_rows):
+            own = share[at : at + micro_rows]
             micro = _to_tensor(loader.gather(tokens, own, phase.seq_len), run.device)
-            is_cached = isinstance(teacher, CachedTeacher)
-            taught = teacher.rows(own, run.device) if is_cached else teacher
+            taught = teacher
+            if isinstance(teacher, CachedTeacher):
+                taught = teacher.rows(own, run.device)
             loss, terms = losses(student, taught, micro, objective, run.dtype)
             (loss / settings.batch_tokens).backward()
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value.item()
+        sums = run.peers.total(sums)
         metrics = {name: value / settings.batch_tokens for name, value in sums.items()}
         norm = metrics["grad_norm"] = clip_gradient(trained, update)
 
@@ -262,9 +283,11 @@ def train(
         if spikes.max_rollbacks and is_spike(
             state.recent, figures, mads=spikes.spike_mads, window=spikes.spike_window
         ):
-            go_back(state, snapshots, spikes, figures)
+            go_back(state, snapshots, spikes, figures, since=(0, *settings.phase_ends)[index])
+            metrics["rollback_to"] = float(num_done(state))
             run.progress.start(label, settings.num_steps + num_lost(state), step=state.step)
-            run.step(state.step, metrics | {"rollback_to": float(num_done(state))})
+            run.step(state.step, metrics, save=state.save)
+            snapshots.drop_after(num_done(state))
             continue
         state.recent = [*state.recent, figures][-spikes.spike_window :]
         factor = rate_factor(update, step=done, num_steps=settings.num_steps)
@@ -279,22 +302,20 @@ def train(
             metrics |= {f"heldout_{name}": value for name, value in measured.items()}
             if keep_best and measured[figure_name] < state.scalars["best"]:
                 state.scalars |= {"best": measured[figure_name], "best_step": state.step}
-                save_tensors(best_path, trained.state_dict())
+                save_tensors(best_path, trained.state_dict(), run.peers)
         metrics["tokens_per_s"] = settings.batch_tokens / (time.monotonic() - started)
         is_snapshot = spikes.max_rollbacks > 0 and done % spikes.snapshot_every == 0
         if is_snapshot:
             snapshots.save(done, trained.state_dict())
-        is_due = time.monotonic() - saved_at > settings.save_every_s
-        if is_last or is_snapshot or run.stop_requested or is_due:
-            state.save()
-            saved_at = time.monotonic()
-        snapshots.keep(2)
-        run.step(state.step, metrics)
+        save_every_s = 0.0 if is_snapshot else settings.save_every_s
+        run.step(state.step, metrics, save=state.save, save_every_s=save_every_s)
+        if is_snapshot:
+            snapshots.trim()
 
     # --- the weights worth keeping ----------------------------------------------------------------
     student.set_context(configs[-1])
     if keep_best:
-        trained.load_state_dict(torch.load(best_path, map_location=run.device, weights_only=True))
+        load_tensors(best_path, trained.state_dict(), run.peers)
     if settings.lora.lora_rank:
         merge(student)
     after = measure(phases[-1])
@@ -321,10 +342,13 @@ def go_back(
     snapshots: Snapshots,
     spikes: SpikeSettings,
     figures: Sequence[float],
+    *,
+    since: int,
 ) -> None:
     """Return to earlier weights with a fresh optimizer; the batches since are not seen again.
 
-    Raises `ValueError` once `max_rollbacks` of them are used up.
+    `since` is where the phase began, which a rollback never leaves. Raises `ValueError` once
+    `max_rollbacks` of them are used up.
     """
     num_before = int(state.scalars.get("rollbacks", 0))
     what = f"step {state.step}: loss {figures[0]:.4g} with a gradient norm of {figures[1]:.4g}"
@@ -333,15 +357,13 @@ def go_back(
             f"{what} is a spike after {num_before} rollbacks; lower learning_rate, look at the "
             "text of these steps, or raise max_rollbacks"
         )
-    back_to = snapshots.restore(state.model)
+    back_to = snapshots.restore(state.model, since)
     say(f"{what} is a spike; back to the weights after {back_to} steps, with other batches")
     clear_gradient(state.optimizers)
     forget(state.optimizers)
     state.step += 1
     lost = state.step - back_to
     state.scalars |= {"rollbacks": num_before + 1, "lost": lost, "restarted": back_to}
-    state.save()
-    snapshots.drop_after(back_to)
 
 
 def losses(
@@ -384,18 +406,20 @@ def heldout_figures(
     heldout: Int[Tensor, "rows seq_plus_1"],
     micro_rows: int,
     dtype: str,
+    peers: Peers = ALONE,
 ) -> dict[str, float]:
     """Return held-out cross-entropy and, with a teacher, KL from it, in nats a token."""
     objective = Objective(kl=1.0 if teacher is not None else 0.0, lm=1.0)
     sums: dict[str, float] = {}
-    for at in range(0, len(heldout), micro_rows):
+    for at, counts in peers.rounds(range(0, len(heldout), micro_rows)):
         micro = heldout[at : at + micro_rows]
-        is_cached = isinstance(teacher, CachedTeacher)
-        device = str(heldout.device)
-        taught = teacher.heldout_rows(at, at + len(micro), device) if is_cached else teacher
+        taught = teacher
+        if isinstance(teacher, CachedTeacher):
+            taught = teacher.heldout_rows(at, at + len(micro), str(heldout.device))
         _, terms = losses(student, taught, micro, objective, dtype)
         for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + value.item()
+            sums[name] = sums.get(name, 0.0) + (value.item() if counts else 0.0)
+    sums = peers.total(sums)
     num_tokens = heldout[:, 1:].numel()
     return {"loss" if name == "lm" else name: value / num_tokens for name, value in sums.items()}
 

@@ -4,8 +4,10 @@ import math
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from fretsaw.training.low_precision import LeanAdamW
+from fretsaw.training.muon import Muon
 from fretsaw.training.schedule import warmup_cosine
 from fretsaw.training.settings import UpdateSettings
 
@@ -46,9 +48,7 @@ def build_optimizers(
     adamw = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=True)
     if not by_muon:
         return [adamw]
-    muon = torch.optim.Muon(
-        by_muon, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay
-    )
+    muon = Muon(by_muon, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay)
     return [muon, adamw]
 
 
@@ -69,7 +69,8 @@ def apply_gradients(
 
 def clip_gradient(model: nn.Module, settings: UpdateSettings) -> float:
     """Scale the gradient down to `grad_clip`; return the norm it had."""
-    return torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip).item()
+    total = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
+    return (total.full_tensor() if isinstance(total, DTensor) else total).item()
 
 
 def rate_factor(settings: UpdateSettings, *, step: int, num_steps: int) -> float:

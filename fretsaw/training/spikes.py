@@ -5,14 +5,15 @@ taken back, so nothing else is needed.
 """
 
 import math
+import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from fretsaw.training.state import save_tensors
+from fretsaw.peers import ALONE, Peers
+from fretsaw.training.state import load_tensors, save_tensors
 
 LEAST_DEVIATION = 0.01  # of the median: a very even history is no reason to see spikes
 
@@ -40,37 +41,37 @@ def is_spike(
 class Snapshots:
     """The last sets of weights of a run, by how many steps were done."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, peers: Peers = ALONE):
+        self.folder, self.peers = folder, peers
 
     def save(self, done: int, weights: Mapping[str, Tensor]) -> None:
         """Keep the weights after `done` steps."""
-        save_tensors(self.folder / f"snapshot-{done:08d}.pt", dict(weights))
+        save_tensors(self.folder / f"snapshot-{done:08d}", weights, self.peers)
 
-    def keep(self, last: int) -> None:
-        """Drop all but the last; call it once the state of the newest is saved."""
-        for path in self._files()[:-last]:
-            path.unlink()
+    def trim(self) -> None:
+        """Drop all but the last two; call it once the state of the newest is saved."""
+        self._drop(self._folders()[:-2])
 
     def drop_after(self, done: int) -> None:
         """Drop the snapshots of steps that are not done any more."""
-        for path in self._files():
-            if _done(path) > done:
-                path.unlink()
+        self._drop([folder for folder in self._folders() if _done(folder) > done])
 
-    def restore(self, model: nn.Module) -> int:
-        """Give the model the oldest weights that are kept; return after how many steps they were.
+    def restore(self, model: nn.Module, since: int = 0) -> int:
+        """Give the model the last weights but one; return after how many steps they were.
 
-        Not the newest: the damage may precede the spike that shows it.
+        Not the last, for the damage may precede the spike that shows it, but none from before
+        `since` steps.
         """
-        path = self._files()[0]
-        device = next(model.parameters()).device
-        model.load_state_dict(torch.load(path, map_location=device, weights_only=True))
-        return _done(path)
+        folder = next(folder for folder in self._folders()[-2:] if _done(folder) >= since)
+        load_tensors(folder, model.state_dict(), self.peers)
+        return _done(folder)
 
-    def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("snapshot-*.pt"))
+    def _folders(self) -> list[Path]:
+        return self.peers.on_first(lambda: sorted(self.folder.glob("snapshot-*")))
+
+    def _drop(self, folders: Sequence[Path]) -> None:
+        self.peers.on_first(lambda: [shutil.rmtree(folder) for folder in folders])
 
 
-def _done(path: Path) -> int:
-    return int(path.stem.removeprefix("snapshot-"))
+def _done(folder: Path) -> int:
+    return int(folder.name.removeprefix("snapshot-"))

@@ -96,7 +96,7 @@ def test_a_run_through_all_lengths_writes_its_context_and_resumes_bitwise(
     assert written.rope_scaling is not None
     assert written.rope_scaling.original_max_position_embeddings == 64
     whole = checkpoint.load(tmp_path / "whole").state_dict()
-    for stop_at in (3, 4, 6):
+    for stop_at in (3, 4):
         run = stage_run(tmp_path / f"resumed{stop_at}")
         stopped_at(stop_at, run, lambda run: go(tiny, run, model))
         assert go(tiny, stage_run(run.folder), model) == metrics

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from support import stage_run, stopped_at
 
 from fretsaw.checkpoint import folder as checkpoint
@@ -168,7 +169,7 @@ def test_a_spike_is_gone_back_from_and_its_batch_left_out(tiny: Path, tmp_path: 
     assert after["lr"] == pytest.approx(before["lr"] / 2)
     assert after["lm"] != before["lm"]
     weights = checkpoint.load(run.folder).state_dict()
-    for stop_at in (9, 11, 13):
+    for stop_at in (11, 13):
         again = stage_run(tmp_path / f"resumed{stop_at}")
         stopped_at(stop_at, again, lambda run: continued(tiny, corpus, run, WATCHED))
         assert continued(tiny, corpus, stage_run(again.folder), WATCHED) == metrics
@@ -210,10 +211,10 @@ def test_it_heals_and_resumes_bitwise(tiny: Path, tmp_path: Path, change: dict) 
     assert metrics["heldout_kl"] < 0.9 * metrics["before_kl"]
     run = stage_run(tmp_path / "resumed")
     stopped_at(5, run, lambda run: distill(settings, inputs, run))
-    state = torch.load(next(iter(sorted((run.folder / "resume").glob("step-*")))))
-    sizes = sum(t.numel() for t in state["model"].values())
-    is_lora = loop.lora.lora_rank > 0
-    assert (sizes < 0.4 * sum(p.numel() for p in student(tiny).parameters())) == is_lora
+    stored = dcp.FileSystemReader(run.folder / "resume/step-00000005").read_metadata()
+    weights = [name for name in stored.state_dict_metadata if name.startswith("model.")]
+    are_factors = [name.endswith((".down", ".up")) for name in weights]
+    assert all(are_factors) if loop.lora.lora_rank else not any(are_factors)
     assert distill(settings, inputs, stage_run(run.folder)) == metrics
     whole, resumed = (
         checkpoint.load(tmp_path / name).state_dict() for name in ("whole", "resumed")

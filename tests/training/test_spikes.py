@@ -31,8 +31,10 @@ def test_the_last_but_one_is_gone_back_to(tmp_path: Path) -> None:
     for done in (0, 50, 100):
         nn.init.constant_(model.weight, done)
         snapshots.save(done, model.state_dict())
-    snapshots.keep(2)
+    assert snapshots.restore(model, since=60) == 100
     assert snapshots.restore(model) == 50
     assert model.weight.item() == 50
+    snapshots.trim()
+    assert len([*tmp_path.iterdir()]) == 2
     snapshots.drop_after(60)
-    assert [path.name for path in tmp_path.iterdir()] == ["snapshot-00000050.pt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["snapshot-00000050"]
