@@ -51,6 +51,7 @@ class TrainingBytes:
     moments: float
     teacher: float
     activations: float  # kept from the forward to the backward
+    late: float  # of the activations, what is made only after the chunks of logits are gone
     casts: float  # bfloat16 copies of the blocks' matrices that autocast makes
     recomputed: float  # the largest block's inside, where blocks are run again
     backward: float  # gradients of activations, where the widest block is
@@ -62,10 +63,14 @@ class TrainingBytes:
     def peak(self) -> float:
         """The most at once: in the loss, in a block's backward, or in the optimizer's step."""
         kept = self.weights + self.gradients + self.moments + self.teacher
-        in_loss = self.activations + self.casts + self.logits
         again = self.recomputed if self.recomputed else self.casts
         in_block = self.activations + again + self.backward
-        return kept + max(in_loss, in_block, self.step)
+        return kept + max(self.in_loss, in_block, self.step)
+
+    @property
+    def in_loss(self) -> float:
+        """What is kept or passes by while logits are there."""
+        return self.activations - self.late + self.casts + self.logits
 
 
 def training_bytes(shape: TrainingShape) -> TrainingBytes:
@@ -87,6 +92,7 @@ def training_bytes(shape: TrainingShape) -> TrainingBytes:
         moments=0.0 if update.offload else moments,
         teacher=WIDTH[shape.teacher_dtype] * num_params(shape.teacher) if shape.teacher else 0.0,
         activations=_ends_bytes(shape) + inside,
+        late=tokens * _late_bytes(shape),
         casts=_cast_bytes(shape, *student.blocks),
         recomputed=max(blocks) + _cast_bytes(shape, largest) if is_again else 0.0,
         backward=2 * tokens * _compute_width(shape) * largest.intermediate_size,
@@ -225,6 +231,18 @@ def _cast_bytes(shape: TrainingShape, *blocks: BlockConfig) -> int:
         return 0
     sizes = (matrices(shape.student, block).values() for block in blocks)
     return sum(2 * rows * columns for block in sizes for rows, columns in block)
+
+
+def _late_bytes(shape: TrainingShape) -> int:
+    """Return the bytes a token's cosines keep beyond the hidden states that were there before."""
+    if not shape.cosine or shape.teacher is None:
+        return 0
+    hidden, of_student, of_teacher = shape.student.hidden_size, 0, 0
+    if shape.update.master == "bf16":  # a float32 copy, of what is a block's input where run again
+        of_student = hidden * (4 if shape.activation_checkpointing else 2)
+    if shape.teacher_dtype == "bf16":
+        of_teacher = 2 * hidden
+    return shape.student.num_hidden_layers * (of_student + of_teacher + 8)
 
 
 def _output_bytes(shape: TrainingShape) -> int:
