@@ -305,6 +305,10 @@ class PlanOptions:
     """Tokens of ranking, repair and scoring."""
     distill_tokens: int = 1_000_000_000
     """Tokens of healing."""
+    seq_len: int = 256
+    """Tokens of one row of text."""
+    micro_batch_tokens: int = 2048
+    """Tokens of one forward and backward of healing."""
 
 
 def plan(argv: list[str]) -> None:
@@ -325,6 +329,8 @@ def plan(argv: list[str]) -> None:
         target=options.target,
         calibration_tokens=options.calibration_tokens,
         distill_tokens=options.distill_tokens,
+        seq_len=options.seq_len,
+        micro_batch_tokens=options.micro_batch_tokens,
     )
     print(render_plan(plan))
 

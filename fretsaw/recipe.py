@@ -15,7 +15,12 @@ from typing import Any
 
 from fretsaw.bench.settings import BenchSettings
 from fretsaw.corpus.settings import CorpusSettings
-from fretsaw.distill.settings import DistillSettings, PretrainSettings
+from fretsaw.distill.settings import (
+    CptSettings,
+    DistillSettings,
+    PretrainSettings,
+    TeachSettings,
+)
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.puzzle.settings import (
     AssembleSettings,
@@ -106,12 +111,30 @@ STAGES: dict[str, StageKind] = {
         AssembleSettings,
         {"parent": _PARENT, "corpus": _CORPUS, "ranking": _RANKING, "search": _SEARCH},
     ),
+    "teach": StageKind(
+        "store what the parent says of the text that distill will read",
+        "fretsaw.distill.teacher:teach",
+        TeachSettings,
+        {"parent": _PARENT, "corpus": _CORPUS},
+    ),
     "distill": StageKind(
         "heal the child by distillation from its parent",
         "fretsaw.distill.train:distill",
         DistillSettings,
-        {"child": "the checkpoint to train", "parent": _PARENT, "corpus": _CORPUS},
-        frozenset({"parent"}),
+        {
+            "child": "the checkpoint to train",
+            "parent": _PARENT,
+            "corpus": _CORPUS,
+            "teacher": "the parent's answers, made by `fretsaw teach`, in place of the parent",
+        },
+        frozenset({"parent", "teacher"}),
+        is_distributed=True,
+    ),
+    "cpt": StageKind(
+        "continue pretraining a checkpoint on text",
+        "fretsaw.distill.train:continue_pretraining",
+        CptSettings,
+        {"model": "the checkpoint to train", "corpus": _CORPUS},
         is_distributed=True,
     ),
     "eval": StageKind(

@@ -8,6 +8,8 @@ from fretsaw.pipeline import resolve_inputs
 from fretsaw.recipe import STAGES, Stage, find_recipe, load_recipe
 from fretsaw.report.settings import ReportSettings
 
+ONLY_IN_LONG_RUNS = {"teach", "cpt"}  # a parent too slow to run at each step; more text
+
 
 def test_the_tiny_recipe_is_a_chain_of_known_stages(tmp_path: Path) -> None:
     for fast in (False, True):
@@ -16,7 +18,7 @@ def test_the_tiny_recipe_is_a_chain_of_known_stages(tmp_path: Path) -> None:
             paths = resolve_inputs(stage, stages, tmp_path)
             made = {tmp_path / earlier.name for earlier in stages[:i]}
             assert set(paths.values()) <= made, stage.name
-        assert {stage.kind for stage in stages} == set(STAGES)
+        assert {stage.kind for stage in stages} == set(STAGES) - ONLY_IN_LONG_RUNS
 
 
 def test_the_stories_recipe_asks_for_its_files() -> None:

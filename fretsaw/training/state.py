@@ -106,6 +106,7 @@ class TrainingState:
         self.peers, self.keep = peers, keep
         self.step = 0
         self.scalars: dict[str, float] = {}
+        self.recent: list[list[float]] = []  # figures of the last steps, where a loop needs them
 
     def save(self) -> None:
         """Write the state of this step and drop all but the last `keep`."""
@@ -122,6 +123,7 @@ class TrainingState:
             self.peers,
             step=self.step,
             scalars=self.scalars,
+            recent=self.recent,
             optimizers=outlines,
         )
         self.peers.on_first(self._drop_old)
@@ -150,6 +152,7 @@ class TrainingState:
             for optimizer, saved in zip(self.optimizers, packed, strict=True):
                 optimizer.load_state_dict(saved)
             self.step, self.scalars = rest["step"], rest["scalars"]
+            self.recent = rest["recent"]
             return True
         if is_damaged:  # what was read of it overwrote the weights
             raise ValueError(f"{self.folder}: no saved state can be read; remove it to start again")
