@@ -1,7 +1,10 @@
 """Alternatives of a subblock as slices of the parent: nothing is stored, all is recomputed.
 
-The parent is sorted once by importance, so that a narrower FFN is a prefix of every matrix.
+The parent is sorted once by importance, so that a narrower FFN is a prefix of every matrix. Where
+block distillation has trained an alternative, its weights are laid over the slices.
 """
+
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float, Int
@@ -11,6 +14,9 @@ from fretsaw.model.attention import GroupedQueryAttention
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Block, Decoder
 from fretsaw.model.ffn import SwiGLU
+
+# alternative, or "attention+ffn" where the two were trained together -> parameter -> tensor
+Trained = Mapping[str, Mapping[str, Tensor]]
 
 
 @torch.no_grad()
@@ -57,6 +63,27 @@ def build_block(parent: Block, config: ModelConfig, wanted: BlockConfig, layer: 
         sliced[name] = whole[tuple(slice(n) for n in shape)].clone()
     block.load_state_dict(sliced, assign=True)
     return block.requires_grad_(False)
+
+
+def pair_name(attention: str, ffn: str) -> str:
+    """Return the name of two alternatives that were trained together."""
+    return f"{attention}+{ffn}"
+
+
+@torch.no_grad()
+def alternative(
+    parent: Block, config: ModelConfig, wanted: BlockConfig, layer: int, trained: Trained
+) -> Block:
+    """Return `build_block` with trained weights in it: the pair's, else each subblock's own.
+
+    What was not trained keeps the weights that come from the parent.
+    """
+    block = build_block(parent, config, wanted, layer)
+    names = wanted.attention_name, wanted.ffn_name
+    for name in (pair,) if (pair := pair_name(*names)) in trained else names:
+        for parameter, tensor in trained.get(name, {}).items():
+            block.get_parameter(parameter).copy_(tensor)
+    return block
 
 
 def _check_contained(before: BlockConfig, wanted: BlockConfig, layer: int) -> None:

@@ -1,0 +1,323 @@
+"""The bld stage: block distillation, every layer's alternatives trained on the parent's own states.
+
+Puzzle's blockwise local distillation (arXiv 2411.19146, section 3) with loss MSE(o_p, o_c) /
+MSE(o_p, 0) of block outputs. First decoupled, each alternative beside the parent's other half, and
+nested: all sizes of a layer in one run. Then, on what a search has chosen, coupled: attention and
+FFN of a layer together. A layer is a task of its own: a pure function of (parent, text, settings).
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fretsaw.artifact import write_json
+from fretsaw.checkpoint import folder as checkpoint
+from fretsaw.checkpoint.llama import DTYPE_NAMES
+from fretsaw.model.config import BlockConfig, ModelConfig
+from fretsaw.model.decoder import Block, Decoder
+from fretsaw.puzzle.frontier import Text
+from fretsaw.puzzle.library import Trained, alternative, pair_name, sort_parent
+from fretsaw.puzzle.nested import Nested, Pairs, num_units, output_name
+from fretsaw.puzzle.ranking import read_orders
+from fretsaw.puzzle.repair import repair_attention, repair_ffn
+from fretsaw.puzzle.replay import Replay
+from fretsaw.puzzle.settings import BldSettings
+from fretsaw.puzzle.space import layer_alternatives
+from fretsaw.puzzle.trained import (
+    check_trained,
+    layer_file,
+    read_trained,
+    write_errors,
+    write_trained,
+)
+from fretsaw.stage import StageRun
+from fretsaw.training.optimizer import apply_gradients, build_optimizers
+from fretsaw.training.precision import autocast
+
+LEAST_ERROR = 1e-12  # what is below counts as none; keeps the logarithm finite
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is trained: one subblock beside the parent's other half, or the whole block."""
+
+    name: str
+    kind: Literal["attention", "ffn", "block"]
+    wanted: BlockConfig
+
+
+@dataclass
+class Distilled:
+    """A layer's weights worth keeping, and every candidate's held-out error on the way there."""
+
+    own: dict[str, dict[str, Tensor]]  # candidate -> parameter of its block
+    shared: dict[str, Tensor]
+    nested: list[str]  # the candidates that also use what is shared
+    kv_heads: int  # of the shared projections
+    errors: dict[str, dict[str, dict[str, Any]]]  # kind -> candidate -> stage -> error
+
+
+def bld(settings: BldSettings, inputs: Mapping[str, Path], run: StageRun) -> dict[str, Any]:
+    """Write every layer's trained alternatives, or the trained pairs of a search's solutions."""
+    # --- set-up -----------------------------------------------------------------------------------
+    if "library" in inputs:
+        if "search" not in inputs:
+            raise ValueError(
+                "bld: a library is where training in pairs starts; give --search with it"
+            )
+        check_trained(inputs["library"], inputs)
+    parent = checkpoint.load(inputs["parent"], device=run.device).requires_grad_(False)
+    config, num_steps = parent.config, settings.num_steps
+    sort_parent(parent, read_orders(inputs["ranking"], config.num_hidden_layers))
+    stored = getattr(torch, DTYPE_NAMES[checkpoint.read_dtype(inputs["parent"])])
+    text = Text(parent, inputs["corpus"], settings, run.seed)
+    if "search" in inputs:
+        candidates = coupled(config, inputs["search"], cross=settings.cross)
+    else:
+        candidates = [decoupled(config, settings, i) for i in range(config.num_hidden_layers)]
+    finished = [run.resume_folder / f"layer-{i:03d}.json" for i in range(config.num_hidden_layers)]
+    step = num_steps * sum(path.is_file() for path in finished)
+    run.progress.rewind(step)
+    run.progress.start("training", num_steps * len(finished), step=step)
+
+    # --- layers -----------------------------------------------------------------------------------
+    for layer, path in enumerate(finished):
+        if path.is_file():
+            continue
+        kept = distill_layer(
+            parent,
+            layer,
+            candidates[layer],
+            text,
+            settings,
+            dtype=run.dtype,
+            start=read_trained(inputs["library"], layer) if "library" in inputs else {},
+            tell=lambda done, metrics, before=step: run.step(before + done, metrics),
+        )
+        write_trained(
+            layer_file(run.folder, layer),
+            kept.own,
+            kept.shared,
+            nested=kept.nested,
+            kv_heads=kept.kv_heads,
+            dtype=stored,
+        )
+        write_json(path, kept.errors)
+        step += num_steps
+        run.step(step)
+
+    # --- what came of it --------------------------------------------------------------------------
+    layers = [json.loads(path.read_text()) for path in finished]
+    tokens = num_steps * settings.batch_tokens
+    metric = "MSE(parent, alternative) / MSE(parent, 0) of block outputs, held out"
+    write_errors(run.folder, inputs, metric=metric, tokens=tokens, layers=layers)
+    rows = [row for layer in layers for kind in layer.values() for row in kind.values()]
+    improved = sum(row["kept"] in ("trained", "refitted") for row in rows)
+    return {"alternatives": len(rows), "improved": improved, "tokens": tokens}
+
+
+# --- what is trained ------------------------------------------------------------------------------
+
+
+def decoupled(config: ModelConfig, settings: BldSettings, layer: int) -> list[Candidate]:
+    """Return a layer's alternatives that have weights, each beside the parent's other half."""
+    attention, ffn = layer_alternatives(config.blocks[layer], settings.space)
+    return [
+        Candidate(name, "attention", BlockConfig.from_names(name, ffn[0]))
+        for name in attention[1:]
+        if name != "attn_none"
+    ] + [
+        Candidate(name, "ffn", BlockConfig.from_names(attention[0], name))
+        for name in ffn[1:]
+        if name != "ffn_none"
+    ]
+
+
+def coupled(config: ModelConfig, search: Path, *, cross: bool) -> list[list[Candidate]]:
+    """Return the changed pairs of every layer in a search's solutions.
+
+    With `cross`, every attention that a layer has there with every FFN that it has there.
+    """
+    solutions = json.loads((search / "solutions.json").read_text())
+    found = []
+    for layer, block in enumerate(config.blocks):
+        pairs = {tuple(solution["choices"][layer]) for solution in solutions}
+        if cross:
+            pairs = {(a, f) for a, _ in pairs for _, f in pairs}
+        pairs -= {(block.attention_name, block.ffn_name), ("attn_none", "ffn_none")}
+        found.append(
+            [
+                Candidate(pair_name(a, f), "block", BlockConfig.from_names(a, f))
+                for a, f in sorted(pairs)
+            ]
+        )
+    return found
+
+
+# --- one layer ------------------------------------------------------------------------------------
+
+
+def distill_layer(
+    parent: Decoder,
+    layer: int,
+    candidates: Sequence[Candidate],
+    text: Text,
+    settings: BldSettings,
+    *,
+    dtype: str = "fp32",
+    start: Trained | None = None,
+    tell: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
+) -> Distilled:
+    """Slice, repair, train and refit a layer's candidates; keep each at its best on held-out text.
+
+    One half of that text chooses, the other gives the errors. The result is the same in any order
+    of layers and in any process. `tell` hears of every step.
+    """
+    block = parent.model.layers[layer]
+    assert isinstance(block, Block)
+    config = parent.config
+    blocks = {c.name: alternative(block, config, c.wanted, layer, start or {}) for c in candidates}
+    kept = Distilled({}, {}, [], 0, {c.kind: {} for c in candidates})
+    least: dict[str, float] = {}
+
+    def consider(stage: str) -> None:
+        errors = block_errors(block, blocks, text.heldout.before(layer))
+        for c in candidates:
+            choosing, reporting = errors[c.name]
+            row = kept.errors[c.kind].setdefault(c.name, {})
+            row[stage] = reporting
+            if choosing < least.get(c.name, float("inf")):
+                least[c.name], row["kept"] = choosing, stage
+                own = own_parameters(c, blocks[c.name])
+                kept.own[c.name] = {n: p.detach().clone() for n, p in own.items()}
+
+    def repair(*, is_trained: bool) -> None:
+        for c in candidates:
+            # An attention that was trained to serve its own FFN is not pulled back to the parent's.
+            ffn = c.kind != "attention" and blocks[c.name].has_ffn
+            attention = c.kind == "attention" or (c.kind == "block" and not (ffn and is_trained))
+            replay = text.calibration.before(layer)
+            repair_block(block, blocks[c.name], replay, attention=attention, ffn=ffn)
+
+    consider("decoupled" if start else "plain")
+    if settings.start == "repaired":
+        repair(is_trained=False)
+        consider("repaired")
+    nested = train(block, candidates, blocks, layer, text, settings, dtype=dtype, tell=tell)
+    consider("trained")
+    repair(is_trained=True)
+    consider("refitted")
+    if nested is not None:
+        kept.shared, kept.kv_heads = dict(nested.shared.items()), nested.kv_heads
+        stages = {c.name: kept.errors[c.kind][c.name]["kept"] for c in candidates}
+        kept.nested = [n for n, s in stages.items() if num_units(n) and s in ("trained", "refitted")]
+    return kept
+
+
+def own_parameters(candidate: Candidate, block: Block) -> dict[str, nn.Parameter]:
+    """Return what a candidate does not share: its output matrix, or a whole block's matrices."""
+    if candidate.kind == "block":
+        return {n: p for n, p in block.named_parameters() if p.ndim == 2}
+    name = output_name(candidate.name)
+    return {name: block.get_parameter(name)}
+
+
+@torch.no_grad()
+def block_errors(
+    parent: Block, blocks: Mapping[str, Block], replay: Replay
+) -> dict[str, tuple[float, float]]:
+    """Return MSE(block, parent) / MSE(parent, 0) of each block's output, on even and odd rows."""
+
+    def halves(state: Tensor) -> Tensor:
+        per_row = state.square().sum((1, 2), dtype=torch.float64)
+        return torch.stack([per_row[::2].sum(), per_row[1::2].sum()])
+
+    missed = {name: torch.zeros(2, dtype=torch.float64) for name in blocks}
+    total = torch.zeros(2, dtype=torch.float64)
+    for x in replay.batches():
+        wanted = parent(x, replay.context)
+        total += halves(wanted).cpu()
+        for name, block in blocks.items():
+            missed[name] += halves(block(x, replay.context) - wanted).cpu()
+    ratios = {name: (sums / total).tolist() for name, sums in missed.items()}
+    return {name: (choosing, reporting) for name, (choosing, reporting) in ratios.items()}
+
+
+@torch.no_grad()
+def repair_block(
+    parent: Block, block: Block, replay: Replay, *, attention: bool, ffn: bool
+) -> None:
+    """Refit the output matrices of a block in closed form, so that each half nears the parent's.
+
+    The FFN sees what the block's own attention gives; where there is none, the attention alone
+    nears the parent's whole block.
+    """
+    context = replay.context
+    if attention:
+        half = parent.attend if block.has_ffn else parent
+        repair_attention(block, ((x, half(x, context)) for x in replay.batches()), context)
+    if ffn:
+        repair_ffn(
+            block, ((block.attend(x, context), parent(x, context)) for x in replay.batches())
+        )
+
+
+def train(
+    parent: Block,
+    candidates: Sequence[Candidate],
+    blocks: Mapping[str, Block],
+    layer: int,
+    text: Text,
+    settings: BldSettings,
+    *,
+    dtype: str,
+    tell: Callable[[int, dict[str, float]], None],
+) -> Nested | None:
+    """Train `blocks` in place: pairs as they are, alternatives in the `Nested` that is returned.
+
+    What is minimised is the sum of the errors' logarithms, so that every size counts the same,
+    whatever its error is.
+    """
+    if not candidates:
+        return None
+    is_nested = candidates[0].kind != "block"
+    trainee = Nested(parent, blocks) if is_nested else Pairs(blocks)
+    # Named as in a decoder: so the optimizers know the matrices of a block.
+    named = nn.ModuleDict({"decoder": nn.ModuleDict({"layers": trainee})})
+    optimizers = build_optimizers(named, settings.update)
+    through_ffn = settings.attention_target == "block" or not is_nested
+    for step in range(settings.num_steps):
+        x = text.batch(layer, step)
+        names = drawn(candidates, settings.sizes_per_step, seed=[text.seed, layer, step])
+        with autocast(x.device, dtype):
+            losses = trainee.losses(parent, x, text.context, names, through_ffn=through_ffn)
+        errors = torch.stack(list(losses.values()))
+        errors.clamp_min(LEAST_ERROR).log().sum().backward()
+        metrics = apply_gradients(
+            named, optimizers, settings.update, step=step, num_steps=settings.num_steps
+        )
+        tell(step + 1, {"layer": layer, "error": errors.mean().item(), **metrics})
+    with torch.no_grad():
+        for name, block in blocks.items():
+            for parameter, tensor in trainee.tensors(name).items():
+                block.get_parameter(parameter).copy_(tensor)
+            block.requires_grad_(False)
+    return trainee if isinstance(trainee, Nested) else None
+
+
+def drawn(candidates: Sequence[Candidate], per_step: int, *, seed: list[int]) -> list[str]:
+    """Return the candidates that a step trains: `per_step` of each kind at random, or all for 0."""
+    if not per_step:
+        return [c.name for c in candidates]
+    rng = np.random.default_rng(seed)
+    chosen: list[str] = []
+    for kind in dict.fromkeys(c.kind for c in candidates):
+        names = [c.name for c in candidates if c.kind == kind]
+        chosen += rng.permutation(names)[:per_step].tolist()
+    return chosen
