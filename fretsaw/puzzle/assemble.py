@@ -19,11 +19,12 @@ from fretsaw.artifact import write_json
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.model.config import BlockConfig, ModelConfig, blocks_from_names
 from fretsaw.model.decoder import Block, Decoder
-from fretsaw.puzzle.library import build_block, sort_parent
+from fretsaw.puzzle.library import alternative, sort_parent
 from fretsaw.puzzle.ranking import BATCH_ROWS, calibration_rows, read_orders
 from fretsaw.puzzle.repair import repair_attention, repair_ffn
 from fretsaw.puzzle.replay import Replay
 from fretsaw.puzzle.settings import AssembleSettings
+from fretsaw.puzzle.trained import check_trained, read_trained
 from fretsaw.stage import StageRun
 
 
@@ -47,7 +48,12 @@ def assemble(
     run.progress.start("assembling", config.num_hidden_layers, unit="layer")
     repairs = []
     blocks = []
-    for child, row in build_child(parent, child_config.blocks, token_ids, repair=settings.repair):
+    if (library := inputs.get("library")) is not None:
+        check_trained(library, inputs)
+    children = build_child(
+        parent, child_config.blocks, token_ids, repair=settings.repair, library=library
+    )
+    for child, row in children:
         blocks.append(child)
         repairs.append({"layer": len(repairs), **row})
         run.step(len(blocks), {"error": row["error"]})
@@ -63,11 +69,13 @@ def build_child(
     token_ids: Int[Tensor, "rows seq"],
     *,
     repair: bool,
+    library: Path | None = None,
 ) -> Iterator[tuple[Block, dict[str, Any]]]:
     """Yield the child's blocks, first layer first, and how far the child is off after each.
 
-    With `repair` each is refitted on the states that the child's earlier blocks give. The parent
-    must be sorted. A row has `ridge` by subblock and the squared `error` relative to the parent's
+    With `repair` each is refitted on the states that the child's earlier blocks give; with a
+    `library` its blocks start from the weights that `fretsaw bld` trained. The parent must be
+    sorted. A row has `ridge` by subblock and the squared `error` relative to the parent's
     state.
     """
     config = parent.config
@@ -76,7 +84,8 @@ def build_child(
     is_changed = False
     for i, block in enumerate(parent.model.layers):
         assert isinstance(block, Block)
-        child = build_block(block, config, child_blocks[i], i)
+        trained = read_trained(library, i) if library is not None else {}
+        child = alternative(block, config, child_blocks[i], i, trained)
         ridges: dict[str, float | None] = {}
 
         is_changed |= child_blocks[i].attention_name != config.blocks[i].attention_name

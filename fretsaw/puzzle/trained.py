@@ -39,7 +39,8 @@ def write_trained(
         for name, parameters in named.items()
         for parameter, tensor in parameters.items()
     }
-    metadata = {"nested": json.dumps(nested), "kv_heads": str(kv_heads)}
+    # One key: the order of several is not that of the file of another run.
+    metadata = {SHARED: json.dumps({"nested": nested, "kv_heads": kv_heads})}
     with replace_file(path) as beside:
         save_file(tensors, beside, metadata=metadata)
 
@@ -54,13 +55,13 @@ def read_trained(folder: Path, layer: int) -> Trained:
         raise ValueError(f"{path}: no such file; give the folder of a finished `fretsaw bld`")
     found: dict[str, dict[str, Tensor]] = {}
     with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
+        sharing = json.loads(file.metadata()[SHARED])
         for key in file.keys():  # noqa: SIM118 (not a dict)
             name, parameter = key.split("/")
             found.setdefault(name, {})[parameter] = file.get_tensor(key).float()
     shared = found.pop(SHARED, {})
-    for name in json.loads(metadata["nested"]):
-        found[name] |= slices(shared, name, int(metadata["kv_heads"]))
+    for name in sharing["nested"]:
+        found[name] |= slices(shared, name, sharing["kv_heads"])
     return found
 
 
