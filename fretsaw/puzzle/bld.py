@@ -30,6 +30,7 @@ from fretsaw.puzzle.replay import Replay
 from fretsaw.puzzle.settings import BldSettings
 from fretsaw.puzzle.space import layer_alternatives
 from fretsaw.puzzle.trained import (
+    LayerWeights,
     check_trained,
     layer_file,
     read_trained,
@@ -42,6 +43,8 @@ from fretsaw.training.precision import autocast
 
 LEAST_ERROR = 1e-12  # what is below counts as none; keeps the logarithm finite
 
+Errors = dict[str, dict[str, dict[str, Any]]]  # kind -> candidate -> stage -> held-out error
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -50,17 +53,6 @@ class Candidate:
     name: str
     kind: Literal["attention", "ffn", "block"]
     wanted: BlockConfig
-
-
-@dataclass
-class Distilled:
-    """A layer's weights worth keeping, and every candidate's held-out error on the way there."""
-
-    own: dict[str, dict[str, Tensor]]  # candidate -> parameter of its block
-    shared: dict[str, Tensor]
-    nested: list[str]  # the candidates that also use what is shared
-    kv_heads: int  # of the shared projections
-    errors: dict[str, dict[str, dict[str, Any]]]  # kind -> candidate -> stage -> error
 
 
 def bld(settings: BldSettings, inputs: Mapping[str, Path], run: StageRun) -> dict[str, Any]:
@@ -90,7 +82,7 @@ def bld(settings: BldSettings, inputs: Mapping[str, Path], run: StageRun) -> dic
     for layer, path in enumerate(finished):
         if path.is_file():
             continue
-        kept = distill_layer(
+        weights, errors = distill_layer(
             parent,
             layer,
             candidates[layer],
@@ -100,15 +92,8 @@ def bld(settings: BldSettings, inputs: Mapping[str, Path], run: StageRun) -> dic
             start=read_trained(inputs["library"], layer) if "library" in inputs else {},
             tell=lambda done, metrics, before=step: run.step(before + done, metrics),
         )
-        write_trained(
-            layer_file(run.folder, layer),
-            kept.own,
-            kept.shared,
-            nested=kept.nested,
-            kv_heads=kept.kv_heads,
-            dtype=stored,
-        )
-        write_json(path, kept.errors)
+        write_trained(layer_file(run.folder, layer), weights, stored)
+        write_json(path, errors)
         step += num_steps
         run.step(step)
 
@@ -173,8 +158,8 @@ def distill_layer(
     dtype: str = "fp32",
     start: Trained | None = None,
     tell: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
-) -> Distilled:
-    """Slice, repair, train and refit a layer's candidates; keep each at its best on held-out text.
+) -> tuple[LayerWeights, Errors]:
+    """Slice, repair, train and refit a layer's candidates; keep each at its best held-out error.
 
     One half of that text chooses, the other gives the errors. The result is the same in any order
     of layers and in any process. `tell` hears of every step.
@@ -183,19 +168,20 @@ def distill_layer(
     assert isinstance(block, Block)
     config = parent.config
     blocks = {c.name: alternative(block, config, c.wanted, layer, start or {}) for c in candidates}
-    kept = Distilled({}, {}, [], 0, {c.kind: {} for c in candidates})
+    weights = LayerWeights({}, {}, [], 0)
+    errors: Errors = {c.kind: {} for c in candidates}
     least: dict[str, float] = {}
 
     def consider(stage: str) -> None:
-        errors = block_errors(block, blocks, text.heldout.before(layer))
+        found = block_errors(block, blocks, text.heldout.before(layer))
         for c in candidates:
-            choosing, reporting = errors[c.name]
-            row = kept.errors[c.kind].setdefault(c.name, {})
+            choosing, reporting = found[c.name]
+            row = errors[c.kind].setdefault(c.name, {})
             row[stage] = reporting
             if choosing < least.get(c.name, float("inf")):
                 least[c.name], row["kept"] = choosing, stage
                 own = own_parameters(c, blocks[c.name])
-                kept.own[c.name] = {n: p.detach().clone() for n, p in own.items()}
+                weights.own[c.name] = {n: p.detach().clone() for n, p in own.items()}
 
     def repair(*, is_trained: bool) -> None:
         for c in candidates:
@@ -214,10 +200,11 @@ def distill_layer(
     repair(is_trained=True)
     consider("refitted")
     if nested is not None:
-        kept.shared, kept.kv_heads = dict(nested.shared.items()), nested.kv_heads
-        stages = {c.name: kept.errors[c.kind][c.name]["kept"] for c in candidates}
-        kept.nested = [n for n, s in stages.items() if num_units(n) and s in ("trained", "refitted")]
-    return kept
+        weights.shared = {n: p.detach() for n, p in nested.shared.items()}
+        weights.kv_heads = nested.kv_heads
+        kept = {c.name: errors[c.kind][c.name]["kept"] for c in candidates}
+        weights.nested = [n for n in kept if num_units(n) and kept[n] in ("trained", "refitted")]
+    return weights, errors
 
 
 def own_parameters(candidate: Candidate, block: Block) -> dict[str, nn.Parameter]:

@@ -67,11 +67,11 @@ class Nested(nn.Module):
             assert isinstance(parent.self_attn, GroupedQueryAttention)
             self.kv_heads = parent.self_attn.num_key_value_heads
             projections = ("q_proj", "k_proj", "v_proj")
-            shared |= {n: parent.self_attn.get_submodule(n).weight for n in projections}
+            shared |= {n: parent.self_attn.get_parameter(f"{n}.weight") for n in projections}
         if max(widths, default=0):
             assert isinstance(parent.mlp, SwiGLU)
             shared |= {
-                n: parent.mlp.get_submodule(n).weight[: max(widths)]
+                n: parent.mlp.get_parameter(f"{n}.weight")[: max(widths)]
                 for n in ("gate_proj", "up_proj")
             }
         self.shared = nn.ParameterDict(

@@ -1,7 +1,8 @@
 """What block distillation leaves on disk: a file a layer, and the errors on the way there."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +19,41 @@ ERRORS = "bld.json"
 SHARED = "shared"
 SAME = ("parent", "ranking")  # inputs that must be those of whoever uses the weights
 
+
+@dataclass
+class LayerWeights:
+    """A layer's trained weights as they are stored: what is shared, once."""
+
+    own: dict[str, dict[str, Tensor]]  # alternative (or pair) -> parameter of its block
+    shared: dict[str, Tensor]
+    nested: list[str]  # the alternatives that also use what is shared
+    kv_heads: int  # of the shared projections
+
+    def by_name(self) -> Trained:
+        """Return all that each alternative trains, by the names its block gives it."""
+        return {
+            name: own | (slices(self.shared, name, self.kv_heads) if name in self.nested else {})
+            for name, own in self.own.items()
+        }
+
+
 def layer_file(folder: Path, layer: int) -> Path:
     """Return where a layer's trained tensors are."""
     return folder / f"layer-{layer:03d}.safetensors"
 
 
-def write_trained(
-    path: Path,
-    own: Trained,
-    shared: Mapping[str, Tensor],
-    *,
-    nested: Iterable[str],
-    kv_heads: int,
-    dtype: torch.dtype,
-) -> None:
-    """Write a layer's own tensors by alternative, and once what those in `nested` share."""
-    named = {**own, SHARED: shared} if (nested := list(nested)) else own
+def write_trained(path: Path, weights: LayerWeights, dtype: torch.dtype) -> None:
+    """Write a layer's own tensors by alternative, and once what the nested ones share."""
+    named = {**weights.own, SHARED: weights.shared} if weights.nested else weights.own
     tensors = {
         f"{name}/{parameter}": tensor.detach().to("cpu", dtype).contiguous()
         for name, parameters in named.items()
         for parameter, tensor in parameters.items()
     }
-    # One key: the order of several is not that of the file of another run.
-    metadata = {SHARED: json.dumps({"nested": nested, "kv_heads": kv_heads})}
+    # One key: the order of several would differ from one run to the next.
+    sharing = {"nested": weights.nested, "kv_heads": weights.kv_heads}
     with replace_file(path) as beside:
-        save_file(tensors, beside, metadata=metadata)
+        save_file(tensors, beside, metadata={SHARED: json.dumps(sharing)})
 
 
 def read_trained(folder: Path, layer: int) -> Trained:
@@ -60,9 +71,7 @@ def read_trained(folder: Path, layer: int) -> Trained:
             name, parameter = key.split("/")
             found.setdefault(name, {})[parameter] = file.get_tensor(key).float()
     shared = found.pop(SHARED, {})
-    for name in sharing["nested"]:
-        found[name] |= slices(shared, name, sharing["kv_heads"])
-    return found
+    return LayerWeights(found, shared, **sharing).by_name()
 
 
 def write_errors(folder: Path, inputs: Mapping[str, Path], **content: Any) -> None:

@@ -14,7 +14,7 @@ from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
 from fretsaw.model.decoder import Block, Decoder
 from fretsaw.puzzle.assemble import assemble
-from fretsaw.puzzle.bld import block_errors, bld, decoupled, distill_layer, drawn
+from fretsaw.puzzle.bld import bld, block_errors, decoupled, distill_layer, drawn
 from fretsaw.puzzle.frontier import Frontier, Text
 from fretsaw.puzzle.library import alternative, sort_parent
 from fretsaw.puzzle.ranking import read_orders
@@ -65,7 +65,9 @@ def test_errors_fall_and_what_is_stored_has_the_error_reported(
         block = parent.model.layers[i]
         assert isinstance(block, Block)
         candidates = decoupled(parent.config, SMALL, i)
-        blocks = {c.name: alternative(block, parent.config, c.wanted, i, trained) for c in candidates}
+        blocks = {
+            c.name: alternative(block, parent.config, c.wanted, i, trained) for c in candidates
+        }
         errors = block_errors(block, blocks, text.heldout.before(i))
         for c in candidates:
             row = layer[c.kind][c.name]
@@ -75,13 +77,14 @@ def test_errors_fall_and_what_is_stored_has_the_error_reported(
 def test_what_training_spoils_keeps_the_repaired_weights(tiny: Path, parent: Decoder) -> None:
     ruinous = replace(SMALL, update=replace(SMALL.update, learning_rate=1.0), tokens=1024)
     candidates = [c for c in decoupled(parent.config, SMALL, 2) if c.kind == "ffn"]
-    kept = distill_layer(parent, 2, candidates, text_of(parent, tiny, ruinous), ruinous)
-    for name, row in kept.errors["ffn"].items():
+    text = text_of(parent, tiny, ruinous)
+    weights, errors = distill_layer(parent, 2, candidates, text, ruinous)
+    for name, row in errors["ffn"].items():
         if name != "ffn_linear":  # whose refit finds the best matrix from anywhere
             assert row["trained"] > row["repaired"]
             assert row["kept"] == "repaired"
-            assert name not in kept.nested
-            assert set(kept.own[name]) == {"mlp.down_proj.weight"}
+            assert name not in weights.nested
+            assert set(weights.own[name]) == {"mlp.down_proj.weight"}
 
 
 def test_layers_are_the_same_in_any_order(tiny: Path, parent: Decoder) -> None:
@@ -93,13 +96,13 @@ def test_layers_are_the_same_in_any_order(tiny: Path, parent: Decoder) -> None:
     ]
     backwards = text_of(parent, tiny, settings)
     for i in (2, 0, 1):
-        again = distill_layer(
+        again, errors = distill_layer(
             parent, i, decoupled(parent.config, settings, i), backwards, settings
         )
-        assert again.errors == in_order[i].errors
-        for name, tensors in in_order[i].own.items():
-            assert all(torch.equal(again.own[name][n], t) for n, t in tensors.items())
-        assert all(torch.equal(again.shared[n], t) for n, t in in_order[i].shared.items())
+        weights, errors_before = in_order[i]
+        assert errors == errors_before
+        for name, tensors in weights.by_name().items():
+            assert all(torch.equal(again.by_name()[name][n], t) for n, t in tensors.items())
 
 
 def test_a_stopped_run_goes_on_to_the_same_files(tiny: Path, tmp_path: Path) -> None:

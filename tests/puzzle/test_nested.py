@@ -1,4 +1,4 @@
-"""All sizes in one set of matrices: each is its physical slice, and gradients reach what is shared."""
+"""All sizes in one set of matrices: each is its physical slice, gradients reach what is shared."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from fretsaw.model.config import BlockConfig
 from fretsaw.model.decoder import Block, Decoder
 from fretsaw.puzzle.library import alternative, build_block, pool_heads
 from fretsaw.puzzle.nested import Nested, Pairs, slices
-from fretsaw.puzzle.trained import layer_file, read_trained, write_trained
+from fretsaw.puzzle.trained import LayerWeights, layer_file, read_trained, write_trained
 
 ATTENTIONS, FFNS = ("gqa2", "gqa1", "attn_linear"), ("ffn48", "ffn16", "ffn_linear")
 
@@ -21,7 +21,7 @@ def parent(tiny: Path) -> Decoder:
 
 
 def built(parent: Decoder) -> tuple[Block, dict[str, Block]]:
-    """Return layer 1 and its alternatives, in each of which all matrices differ from the parent's."""
+    """Return layer 1 and its alternatives as they are built from it."""
     block = parent.model.layers[1]
     assert isinstance(block, Block)
     names = {a: (a, "ffn64") for a in ATTENTIONS} | {f: ("gqa4", f) for f in FFNS}
@@ -112,17 +112,12 @@ def test_what_is_written_is_what_is_read(parent: Decoder, tmp_path: Path) -> Non
         for parameter in nested.parameters():
             parameter += torch.randn_like(parameter)
     own = {
-        name: {p: t for p, t in nested.tensors(name).items() if t is nested.own[name]}
+        name: {p: t.detach() for p, t in nested.tensors(name).items() if t is nested.own[name]}
         for name in blocks
     }
-    write_trained(
-        layer_file(tmp_path, 1),
-        own,
-        dict(nested.shared.items()),
-        nested=["gqa2", "gqa1", "ffn16"],
-        kv_heads=4,
-        dtype=torch.float32,
-    )
+    shared = {n: p.detach() for n, p in nested.shared.items()}
+    weights = LayerWeights(own, shared, ["gqa2", "gqa1", "ffn16"], 4)
+    write_trained(layer_file(tmp_path, 1), weights, torch.float32)
     found = read_trained(tmp_path, 1)
     assert set(found) == set(blocks)
     for name in blocks:
@@ -135,13 +130,15 @@ def test_what_is_written_is_what_is_read(parent: Decoder, tmp_path: Path) -> Non
 
     wanted = BlockConfig.from_names("gqa2", "ffn16")
     both = alternative(block, parent.config, wanted, 1, found)
-    assert torch.equal(both.mlp.get_submodule("down_proj").weight, own["ffn16"]["mlp.down_proj.weight"])
+    assert torch.equal(
+        both.mlp.get_parameter("down_proj.weight"), own["ffn16"]["mlp.down_proj.weight"]
+    )
     pair = {"gqa2+ffn16": {"self_attn.o_proj.weight": torch.ones(32, 32)}}
-    coupled = alternative(block, parent.config, wanted, 1, found | pair)
-    assert coupled.self_attn.get_submodule("o_proj").weight.min() == 1
+    coupled = alternative(block, parent.config, wanted, 1, {**found, **pair})
+    assert coupled.self_attn.get_parameter("o_proj.weight").min() == 1
     assert torch.equal(  # the pair's alone: its FFN is the parent's slice
-        coupled.mlp.get_submodule("down_proj").weight,
-        blocks["ffn16"].mlp.get_submodule("down_proj").weight,
+        coupled.mlp.get_parameter("down_proj.weight"),
+        blocks["ffn16"].mlp.get_parameter("down_proj.weight"),
     )
     with pytest.raises(ValueError, match="finished `fretsaw bld`"):
         read_trained(tmp_path, 2)
