@@ -41,7 +41,7 @@ from fretsaw.stage import StageRun
 from fretsaw.training.optimizer import apply_gradients, build_optimizers
 from fretsaw.training.precision import autocast
 
-LEAST_ERROR = 1e-12  # what is below counts as none; keeps the logarithm finite
+LEAST_ERROR = 1e-12  # what is below counts as none; keeps the root's slope finite
 
 Errors = dict[str, dict[str, dict[str, Any]]]  # kind -> candidate -> stage -> held-out error
 
@@ -192,7 +192,7 @@ def distill_layer(
             repair_block(block, blocks[c.name], replay, attention=attention, ffn=ffn)
 
     consider("decoupled" if start else "plain")
-    if settings.start == "repaired":
+    if settings.begin == "repaired":
         repair(is_trained=False)
         consider("repaired")
     nested = train(block, candidates, blocks, layer, text, settings, dtype=dtype, tell=tell)
@@ -268,8 +268,8 @@ def train(
 ) -> Nested | None:
     """Train `blocks` in place: pairs as they are, alternatives in the `Nested` that is returned.
 
-    What is minimised is the sum of the errors' logarithms, so that every size counts the same,
-    whatever its error is.
+    What is minimised is the sum of the roots of the normalised errors: of the errors themselves the
+    smallest size would have nearly all, of their logarithms the largest would hold back the rest.
     """
     if not candidates:
         return None
@@ -285,7 +285,7 @@ def train(
         with autocast(x.device, dtype):
             losses = trainee.losses(parent, x, text.context, names, through_ffn=through_ffn)
         errors = torch.stack(list(losses.values()))
-        errors.clamp_min(LEAST_ERROR).log().sum().backward()
+        errors.clamp_min(LEAST_ERROR).sqrt().sum().backward()
         metrics = apply_gradients(
             named, optimizers, settings.update, step=step, num_steps=settings.num_steps
         )

@@ -55,7 +55,7 @@ class BldSettings:
     """Alternatives of each subblock that a step trains, drawn anew every step; 0: all."""
     attention_target: Literal["subblock", "block"] = "subblock"
     """What an attention is trained to match: the state after it, or after the parent's FFN too."""
-    start: Literal["repaired", "plain"] = "repaired"
+    begin: Literal["repaired", "plain"] = "repaired"
     """Output matrices at the start: refitted in closed form, or as sliced."""
     repair_tokens: int = 32_768
     """Training text of the closed-form repair, before and after."""
@@ -66,7 +66,9 @@ class BldSettings:
     cross: bool = False
     """With a search: every attention of a layer's solutions with every FFN of theirs."""
     update: UpdateSettings = field(
-        default_factory=lambda: UpdateSettings(learning_rate=1e-3, weight_decay=0.0)
+        default_factory=lambda: UpdateSettings(
+            optimizer="muon", min_lr_ratio=0.02, weight_decay=0.0
+        )
     )
     """Optimizer and rates."""
 
