@@ -36,7 +36,15 @@ from fretsaw.distill.train import pretrain
 from fretsaw.model.config import BlockConfig
 from fretsaw.model.decoder import Block
 from fretsaw.progress import Progress
-from fretsaw.puzzle.bld import Candidate, block_errors, decoupled, distill_layer, repair_block
+from fretsaw.puzzle.bld import (
+    Candidate,
+    States,
+    block_error,
+    decoupled,
+    distill_layer,
+    repair_block,
+    states_of,
+)
 from fretsaw.puzzle.frontier import Frontier, Text
 from fretsaw.puzzle.library import Trained, alternative, pair_name, sort_parent
 from fretsaw.puzzle.ranking import rank, read_orders
@@ -64,6 +72,8 @@ class Bench:
         rows = loader.rows(tokens, seq, loader.num_windows(tokens, seq))[-TEST_ROWS:, :-1]
         self.replay = Replay(self.parent, torch.from_numpy(rows), 16, score=True)
         self.frontier = Frontier(self.parent, torch.from_numpy(rows))
+        self.text = Text(self.parent, self.corpus, settings, seed)
+        self.calibrated: tuple[int, list[States]] = (-1, [])
 
     def block(self, layer: int) -> Block:
         block = self.parent.model.layers[layer]
@@ -75,9 +85,11 @@ class Bench:
 
     def repaired(self, layer: int, candidate: Candidate) -> Block:
         block = self.built(layer, candidate.wanted)
-        text = Text(self.parent, self.corpus, self.settings, self.seed)
-        kinds = {kind: candidate.kind == kind for kind in ("attention", "ffn")}
-        repair_block(self.block(layer), block, text.calibration.before(layer), **kinds)
+        if self.calibrated[0] != layer:
+            states = states_of(self.block(layer), self.text.calibration.before(layer))
+            self.calibrated = layer, states
+        _, states = self.calibrated
+        repair_block(block, candidate.kind, states, self.text.context, is_trained=False)
         return block
 
     def train(
@@ -102,7 +114,8 @@ class Bench:
         """Measure a block in the place of the parent's."""
         states = self.frontier.before(layer)
         self.replay.frontier = states.frontier
-        error = sum(block_errors(self.block(layer), {name: block}, states)[name]) / 2
+        batches = states_of(self.block(layer), states)
+        error = sum(block_error(block, "block", batches, states.context)) / 2
         kl = self.replay.kl(lambda x: block(x, states.context), layer, after="ffn").mean().item()
         return {
             **{"layer": layer, "alternative": name, "how": how},

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fretsaw.artifact import write_json
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.checkpoint.llama import DTYPE_NAMES
+from fretsaw.model.attention import AttentionContext
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Block, Decoder
 from fretsaw.puzzle.frontier import Text
@@ -43,6 +44,8 @@ from fretsaw.training.precision import autocast
 
 LEAST_ERROR = 1e-12  # what is below counts as none; keeps the root's slope finite
 
+Kind = Literal["attention", "ffn", "block"]
+States = tuple[Tensor, Tensor, Tensor]  # the parent's: before the block, after its attention, after
 Errors = dict[str, dict[str, dict[str, Any]]]  # kind -> candidate -> stage -> held-out error
 
 
@@ -51,7 +54,7 @@ class Candidate:
     """What is trained: one subblock beside the parent's other half, or the whole block."""
 
     name: str
-    kind: Literal["attention", "ffn", "block"]
+    kind: Kind
     wanted: BlockConfig
 
 
@@ -168,14 +171,15 @@ def distill_layer(
     assert isinstance(block, Block)
     config = parent.config
     blocks = {c.name: alternative(block, config, c.wanted, layer, start or {}) for c in candidates}
+    heldout = states_of(block, text.heldout.before(layer))
+    calibration = states_of(block, text.calibration.before(layer))
     weights = LayerWeights({}, {}, [], 0)
     errors: Errors = {c.kind: {} for c in candidates}
     least: dict[str, float] = {}
 
     def consider(stage: str) -> None:
-        found = block_errors(block, blocks, text.heldout.before(layer))
         for c in candidates:
-            choosing, reporting = found[c.name]
+            choosing, reporting = block_error(blocks[c.name], c.kind, heldout, text.context)
             row = errors[c.kind].setdefault(c.name, {})
             row[stage] = reporting
             if choosing < least.get(c.name, float("inf")):
@@ -185,11 +189,7 @@ def distill_layer(
 
     def repair(*, is_trained: bool) -> None:
         for c in candidates:
-            # An attention that was trained to serve its own FFN is not pulled back to the parent's.
-            ffn = c.kind != "attention" and blocks[c.name].has_ffn
-            attention = c.kind == "attention" or (c.kind == "block" and not (ffn and is_trained))
-            replay = text.calibration.before(layer)
-            repair_block(block, blocks[c.name], replay, attention=attention, ffn=ffn)
+            repair_block(blocks[c.name], c.kind, calibration, text.context, is_trained=is_trained)
 
     consider("decoupled" if start else "plain")
     if settings.begin == "repaired":
@@ -216,43 +216,54 @@ def own_parameters(candidate: Candidate, block: Block) -> dict[str, nn.Parameter
 
 
 @torch.no_grad()
-def block_errors(
-    parent: Block, blocks: Mapping[str, Block], replay: Replay
-) -> dict[str, tuple[float, float]]:
-    """Return MSE(block, parent) / MSE(parent, 0) of each block's output, on even and odd rows."""
+def states_of(parent: Block, replay: Replay) -> list[States]:
+    """Return batches of the parent's states before its block, after its attention, and after it."""
+    batches = []
+    for x in replay.batches():
+        after = parent.attend(x, replay.context)
+        batches.append((x, after, parent.feed(after)))
+    return batches
+
+
+@torch.no_grad()
+def block_error(
+    block: Block, kind: Kind, batches: Sequence[States], context: AttentionContext
+) -> tuple[float, float]:
+    """Return MSE(block, parent) / MSE(parent, 0) of the block's output, on even and on odd rows."""
 
     def halves(state: Tensor) -> Tensor:
         per_row = state.square().sum((1, 2), dtype=torch.float64)
         return torch.stack([per_row[::2].sum(), per_row[1::2].sum()])
 
-    missed = {name: torch.zeros(2, dtype=torch.float64) for name in blocks}
-    total = torch.zeros(2, dtype=torch.float64)
-    for x in replay.batches():
-        wanted = parent(x, replay.context)
-        total += halves(wanted).cpu()
-        for name, block in blocks.items():
-            missed[name] += halves(block(x, replay.context) - wanted).cpu()
-    ratios = {name: (sums / total).tolist() for name, sums in missed.items()}
-    return {name: (choosing, reporting) for name, (choosing, reporting) in ratios.items()}
+    missed = total = torch.zeros(2, dtype=torch.float64, device=context.cos.device)
+    for x, after, wanted in batches:
+        output = block.feed(after) if kind == "ffn" else block(x, context)
+        missed, total = missed + halves(output - wanted), total + halves(wanted)
+    choosing, reporting = (missed / total).tolist()
+    return choosing, reporting
 
 
 @torch.no_grad()
 def repair_block(
-    parent: Block, block: Block, replay: Replay, *, attention: bool, ffn: bool
+    block: Block,
+    kind: Kind,
+    batches: Sequence[States],
+    context: AttentionContext,
+    *,
+    is_trained: bool,
 ) -> None:
-    """Refit the output matrices of a block in closed form, so that each half nears the parent's.
+    """Refit a candidate's output matrices in closed form, so that each half nears the parent's.
 
-    The FFN sees what the block's own attention gives; where there is none, the attention alone
-    nears the parent's whole block.
+    In a whole block the FFN sees what the block's own attention gives, and an attention trained to
+    serve that FFN is not pulled back to the parent's; without an FFN it nears the whole block.
     """
-    context = replay.context
-    if attention:
-        half = parent.attend if block.has_ffn else parent
-        repair_attention(block, ((x, half(x, context)) for x in replay.batches()), context)
-    if ffn:
-        repair_ffn(
-            block, ((block.attend(x, context), parent(x, context)) for x in replay.batches())
-        )
+    if kind == "attention" or (kind == "block" and not (is_trained and block.has_ffn)):
+        pairs = ((x, after if block.has_ffn else wanted) for x, after, wanted in batches)
+        repair_attention(block, pairs, context)
+    if kind == "ffn":
+        repair_ffn(block, ((after, wanted) for _, after, wanted in batches))
+    if kind == "block":
+        repair_ffn(block, ((block.attend(x, context), wanted) for x, _, wanted in batches))
 
 
 def train(

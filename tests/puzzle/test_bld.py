@@ -14,7 +14,14 @@ from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
 from fretsaw.model.decoder import Block, Decoder
 from fretsaw.puzzle.assemble import assemble
-from fretsaw.puzzle.bld import bld, block_errors, decoupled, distill_layer, drawn
+from fretsaw.puzzle.bld import (
+    bld,
+    block_error,
+    decoupled,
+    distill_layer,
+    drawn,
+    states_of,
+)
 from fretsaw.puzzle.frontier import Frontier, Text
 from fretsaw.puzzle.library import alternative, sort_parent
 from fretsaw.puzzle.ranking import read_orders
@@ -64,14 +71,12 @@ def test_errors_fall_and_what_is_stored_has_the_error_reported(
         trained = read_trained(tmp_path, i)
         block = parent.model.layers[i]
         assert isinstance(block, Block)
-        candidates = decoupled(parent.config, SMALL, i)
-        blocks = {
-            c.name: alternative(block, parent.config, c.wanted, i, trained) for c in candidates
-        }
-        errors = block_errors(block, blocks, text.heldout.before(i))
-        for c in candidates:
+        states = states_of(block, text.heldout.before(i))
+        for c in decoupled(parent.config, SMALL, i):
+            stored = alternative(block, parent.config, c.wanted, i, trained)
             row = layer[c.kind][c.name]
-            assert errors[c.name][1] == pytest.approx(row[row["kept"]], rel=1e-4)
+            _, reporting = block_error(stored, "block", states, text.context)
+            assert reporting == pytest.approx(row[row["kept"]], rel=1e-4)
 
 
 def test_what_training_spoils_keeps_the_repaired_weights(tiny: Path, parent: Decoder) -> None:
