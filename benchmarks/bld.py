@@ -45,11 +45,11 @@ from fretsaw.puzzle.bld import (
     repair_block,
     states_of,
 )
-from fretsaw.puzzle.frontier import Frontier, Text
 from fretsaw.puzzle.library import Trained, alternative, pair_name, sort_parent
 from fretsaw.puzzle.ranking import rank, read_orders
 from fretsaw.puzzle.replay import Replay
 from fretsaw.puzzle.settings import BldSettings, RankSettings
+from fretsaw.puzzle.text import Text, Walk
 from fretsaw.stage import StageRun
 from fretsaw.training.settings import UpdateSettings
 
@@ -69,9 +69,12 @@ class Bench:
         self.corpus, self.layers, self.settings, self.seed = run / "corpus", layers, settings, seed
         tokens = loader.read_tokens(run / "corpus/heldout.npy")
         seq = settings.seq_len
-        rows = loader.rows(tokens, seq, loader.num_windows(tokens, seq))[-TEST_ROWS:, :-1]
-        self.replay = Replay(self.parent, torch.from_numpy(rows), 16, score=True)
-        self.frontier = Frontier(self.parent, torch.from_numpy(rows))
+        rows = loader.rows(tokens, seq, loader.num_windows(tokens, seq))[-TEST_ROWS:]
+        windows = torch.from_numpy(rows)
+        self.replay, self.walk = (
+            Replay(self.parent, windows, 16),
+            Walk(self.parent, windows[:, :-1]),
+        )
         self.text = Text(self.parent, self.corpus, settings, seed)
         self.calibrated: tuple[int, list[States]] = (-1, [])
 
@@ -112,11 +115,11 @@ class Bench:
 
     def row(self, layer: int, name: str, how: str, block: Block, seconds: float = 0.0) -> Row:
         """Measure a block in the place of the parent's."""
-        states = self.frontier.before(layer)
-        self.replay.frontier = states.frontier
-        batches = states_of(self.block(layer), states)
-        error = sum(block_error(block, "block", batches, states.context)) / 2
-        kl = self.replay.kl(lambda x: block(x, states.context), layer, after="ffn").mean().item()
+        frontier = self.walk.before(layer)
+        batches = states_of(self.block(layer), frontier)
+        error = sum(block_error(block, "block", batches, frontier.context)) / 2
+        states = frontier.after([block])
+        kl = self.replay.figures(states, 2 * layer + 2).kl.mean().item()
         return {
             **{"layer": layer, "alternative": name, "how": how},
             **{"error": error, "kl": kl, "seconds": seconds},

@@ -89,11 +89,18 @@ STAGES: dict[str, StageKind] = {
         frozenset({"search", "library"}),
     ),
     "score": StageKind(
-        "score every alternative: replace-1-block KL",
+        "score every alternative: what replacing it alone does",
         "fretsaw.puzzle.score:score",
         ScoreSettings,
-        {"parent": _PARENT, "corpus": _CORPUS, "ranking": _RANKING, "library": _LIBRARY},
-        frozenset({"library"}),
+        {
+            "parent": _PARENT,
+            "corpus": _CORPUS,
+            "ranking": _RANKING,
+            "costs": "made by `fretsaw cost`; with first_tokens, what the answers are weighed by",
+            "problems": _PROBLEMS,
+            "library": _LIBRARY,
+        },
+        frozenset({"costs", "problems", "library"}),
     ),
     "cost": StageKind(
         "measure every alternative's time at a scenario",

@@ -22,14 +22,14 @@ from fretsaw.checkpoint.llama import DTYPE_NAMES
 from fretsaw.model.attention import AttentionContext
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Block, Decoder
-from fretsaw.puzzle.frontier import Text
 from fretsaw.puzzle.library import Trained, alternative, pair_name, sort_parent
 from fretsaw.puzzle.nested import Nested, Pairs, num_units, output_name
 from fretsaw.puzzle.ranking import read_orders
-from fretsaw.puzzle.repair import repair_attention, repair_ffn
-from fretsaw.puzzle.replay import Replay
+from fretsaw.puzzle.repair import repair
+from fretsaw.puzzle.replay import Frontier
 from fretsaw.puzzle.settings import BldSettings
 from fretsaw.puzzle.space import layer_alternatives
+from fretsaw.puzzle.text import Text
 from fretsaw.puzzle.trained import (
     LayerWeights,
     check_trained,
@@ -187,17 +187,17 @@ def distill_layer(
                 own = own_parameters(c, blocks[c.name])
                 weights.own[c.name] = {n: p.detach().clone() for n, p in own.items()}
 
-    def repair(*, is_trained: bool) -> None:
+    def refit(*, is_trained: bool) -> None:
         for c in candidates:
             repair_block(blocks[c.name], c.kind, calibration, text.context, is_trained=is_trained)
 
     consider("decoupled" if start else "plain")
     if settings.begin == "repaired":
-        repair(is_trained=False)
+        refit(is_trained=False)
         consider("repaired")
     nested = train(block, candidates, blocks, layer, text, settings, dtype=dtype, tell=tell)
     consider("trained")
-    repair(is_trained=True)
+    refit(is_trained=True)
     consider("refitted")
     if nested is not None:
         weights.shared = {n: p.detach() for n, p in nested.shared.items()}
@@ -216,11 +216,11 @@ def own_parameters(candidate: Candidate, block: Block) -> dict[str, nn.Parameter
 
 
 @torch.no_grad()
-def states_of(parent: Block, replay: Replay) -> list[States]:
+def states_of(parent: Block, frontier: Frontier) -> list[States]:
     """Return batches of the parent's states before its block, after its attention, and after it."""
     batches = []
-    for x in replay.batches():
-        after = parent.attend(x, replay.context)
+    for x in frontier.batches():
+        after = parent.attend(x, frontier.context)
         batches.append((x, after, parent.feed(after)))
     return batches
 
@@ -259,11 +259,12 @@ def repair_block(
     """
     if kind == "attention" or (kind == "block" and not (is_trained and block.has_ffn)):
         pairs = ((x, after if block.has_ffn else wanted) for x, after, wanted in batches)
-        repair_attention(block, pairs, context)
+        repair(block, "attention", pairs, context)
     if kind == "ffn":
-        repair_ffn(block, ((after, wanted) for _, after, wanted in batches))
+        repair(block, "ffn", ((after, wanted) for _, after, wanted in batches), context)
     if kind == "block":
-        repair_ffn(block, ((block.attend(x, context), wanted) for x, _, wanted in batches))
+        pairs = ((block.attend(x, context), wanted) for x, _, wanted in batches)
+        repair(block, "ffn", pairs, context)
 
 
 def train(

@@ -1,10 +1,12 @@
 """Alternatives of a subblock as slices of the parent: nothing is stored, all is recomputed.
 
-The parent is sorted once by importance, so that a narrower FFN is a prefix of every matrix. Where
-block distillation has trained an alternative, its weights are laid over the slices.
+The parent is sorted once, so that a narrower FFN is a prefix of every matrix and fewer key-value
+heads are the means of neighbours. Where block distillation has trained an alternative, its weights
+are laid over the slices.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -14,20 +16,52 @@ from fretsaw.model.attention import GroupedQueryAttention
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Block, Decoder
 from fretsaw.model.ffn import SwiGLU
+from fretsaw.puzzle.heads import HeadAlignment
+
+
+@dataclass(frozen=True)
+class LayerOrder:
+    """How one layer of the parent is rearranged; None where there is nothing to rearrange."""
+
+    channels: Int[Tensor, " ffn"] | None = None  # most important first
+    heads: HeadAlignment | None = None
+
 
 # alternative, or "attention+ffn" where the two were trained together -> parameter -> tensor
 Trained = Mapping[str, Mapping[str, Tensor]]
 
 
 @torch.no_grad()
-def sort_parent(decoder: Decoder, orders: list[Int[Tensor, " ffn"]]) -> None:
-    """Permute every FFN's channels in place, most important first; the function is unchanged."""
+def sort_parent(decoder: Decoder, orders: list[LayerOrder]) -> None:
+    """Rearrange FFN channels and key-value heads in place; the function is unchanged."""
     for block, order in zip(decoder.model.layers, orders, strict=True):
-        if isinstance(block, Block) and block.has_ffn and isinstance(block.mlp, SwiGLU):
-            order = order.to(decoder.device)
+        assert isinstance(block, Block)
+        if order.channels is not None:
+            assert isinstance(block.mlp, SwiGLU)
+            channels = order.channels.to(decoder.device)
             mlp = block.mlp
             for matrix, dim in ((mlp.gate_proj, 0), (mlp.up_proj, 0), (mlp.down_proj, 1)):
-                matrix.weight.copy_(matrix.weight.index_select(dim, order))
+                matrix.weight.copy_(matrix.weight.index_select(dim, channels))
+        if order.heads is not None:
+            assert isinstance(block.self_attn, GroupedQueryAttention)
+            _arrange_heads(block.self_attn, order.heads)
+
+
+def _arrange_heads(attention: GroupedQueryAttention, heads: HeadAlignment) -> None:
+    """Turn every key-value head and what reads it, then put like heads beside one another."""
+    groups, head_dim = attention.num_key_value_heads, attention.head_dim
+    matrices = (
+        (attention.q_proj, 0, heads.turn_keys),
+        (attention.k_proj, 0, heads.turn_keys),
+        (attention.v_proj, 0, heads.turn_values),
+        (attention.o_proj, 1, heads.turn_values),
+    )
+    for matrix, dim, turn in matrices:
+        rows = matrix.weight.double() if dim == 0 else matrix.weight.double().mT
+        heads_of = rows.unflatten(0, (groups, -1, head_dim))  # kv_heads group head_dim hidden
+        turned = torch.einsum("gij,gnih->gnjh", turn.to(rows), heads_of)
+        moved = turned[heads.order.to(rows.device)].flatten(0, 2)
+        matrix.weight.copy_(moved if dim == 0 else moved.mT)
 
 
 def pool_heads(

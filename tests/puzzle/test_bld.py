@@ -22,10 +22,10 @@ from fretsaw.puzzle.bld import (
     drawn,
     states_of,
 )
-from fretsaw.puzzle.frontier import Frontier, Text
 from fretsaw.puzzle.library import alternative, sort_parent
 from fretsaw.puzzle.ranking import read_orders
 from fretsaw.puzzle.settings import AssembleSettings, BldSettings, SpaceSettings
+from fretsaw.puzzle.text import Text, Walk
 from fretsaw.puzzle.trained import read_trained
 from fretsaw.training.settings import UpdateSettings
 
@@ -144,12 +144,12 @@ def test_a_batch_is_a_function_of_seed_layer_and_step(tiny: Path, parent: Decode
     torch.testing.assert_close(got[2, 60], x, rtol=0, atol=1e-5)
 
 
-def test_a_frontier_walks_forward_and_starts_again(parent: Decoder) -> None:
+def test_a_walk_goes_forward_and_starts_again(parent: Decoder) -> None:
     ids = torch.randint(300, (3, 20))
-    frontier = Frontier(parent, ids)
-    third = frontier.before(3).frontier.clone()
-    first = frontier.before(1).frontier.clone()
-    assert torch.equal(frontier.before(3).frontier, third)
+    walk = Walk(parent, ids)
+    third = walk.before(3).states.clone()
+    first = walk.before(1).states.clone()
+    assert torch.equal(walk.before(3).states, third)
     x = parent.model.embed_tokens(ids)
     torch.testing.assert_close(first, parent.model.layers[0](x, parent.context(1, 20)))
 

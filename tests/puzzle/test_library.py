@@ -32,19 +32,24 @@ def test_the_sorted_parent_is_the_parent(tiny: Path, sorted_parent: Decoder) -> 
     parent = checkpoint.load(tiny / "parent")
     torch.testing.assert_close(sorted_parent(ids), parent(ids), rtol=0, atol=1e-5)
     orders = read_orders(tiny / "ranking", 4)
-    assert all(not torch.equal(order, torch.arange(64)) for order in orders)
+    for order in orders:
+        assert order.channels is not None
+        assert order.heads is not None
+        assert not torch.equal(order.channels, torch.arange(64))
+        assert (order.heads.turn_keys - torch.eye(8).double()).abs().max() > 0.1
 
 
 def test_a_narrow_ffn_is_the_important_channels_of_the_parent(
     tiny: Path, sorted_parent: Decoder
 ) -> None:
     parent = block_of(checkpoint.load(tiny / "parent"), 1)
-    order = read_orders(tiny / "ranking", 4)[1][:24]
+    channels = read_orders(tiny / "ranking", 4)[1].channels
+    assert channels is not None
     wanted = BlockConfig.from_names("gqa4", "ffn24")
     narrow = build_block(block_of(sorted_parent, 1), sorted_parent.config, wanted, 1)
     x = torch.randn(2, 5, 32)
     assert isinstance(parent.mlp, SwiGLU)
-    kept = torch.zeros(64).index_fill(0, order, 1.0)  # zero the other channels instead
+    kept = torch.zeros(64).index_fill(0, channels[:24], 1.0)  # zero the other channels instead
     normed = parent.post_attention_layernorm(x)
     expected = x + parent.mlp.down_proj(parent.mlp.activations(normed) * kept)
     torch.testing.assert_close(narrow.feed(x), expected, rtol=0, atol=1e-6)

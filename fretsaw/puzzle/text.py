@@ -1,6 +1,6 @@
 """The parent's states before any layer, on fixed text: what every layer's training starts from.
 
-Asked for in the order of the layers a frontier is walked on; in any other it starts again from the
+Asked for in the order of the layers they are walked on; in any other they start again from the
 embeddings. Either way the states are the same, so that layers are independent tasks.
 """
 
@@ -14,27 +14,25 @@ from torch import Tensor
 from fretsaw.data import loader
 from fretsaw.model.decoder import Decoder
 from fretsaw.puzzle.ranking import BATCH_ROWS, calibration_rows
-from fretsaw.puzzle.replay import Replay
+from fretsaw.puzzle.replay import Frontier
 from fretsaw.puzzle.settings import BldSettings
 
 
-class Frontier:
+class Walk:
     """The parent's states on fixed rows, before the layer that was asked for last."""
 
     def __init__(self, parent: Decoder, token_ids: Int[Tensor, "rows seq"]):
         self.parent, self.token_ids = parent, token_ids
-        self._at = -1
+        self._frontier: Frontier | None = None
 
     @torch.no_grad()
-    def before(self, layer: int) -> Replay:
-        """Return the replay whose frontier stands before a layer; it holds until the next call."""
-        if not 0 <= self._at <= layer:
-            self._replay = Replay(self.parent, self.token_ids, BATCH_ROWS, score=False)
-            self._at = 0
-        for block in self.parent.model.layers[self._at : layer]:
-            self._replay.advance(lambda x, b=block: b(x, self._replay.context))
-        self._at = layer
-        return self._replay
+    def before(self, layer: int) -> Frontier:
+        """Return the frontier before a layer; it holds until the next call."""
+        if self._frontier is None or self._frontier.at > 2 * layer:
+            self._frontier = Frontier(self.parent, self.token_ids, BATCH_ROWS)
+        while self._frontier.at < 2 * layer:
+            self._frontier.walk()
+        return self._frontier
 
 
 class Text:
@@ -49,7 +47,7 @@ class Text:
         self.context = parent.context(1, settings.seq_len)
         self.tokens = loader.read_tokens(corpus / "train.npy")
         device = str(parent.device)
-        self.calibration = Frontier(
+        self.calibration = Walk(
             parent,
             calibration_rows(corpus, settings.repair_tokens, settings.seq_len, device),
         )
@@ -61,12 +59,12 @@ class Text:
                 f"{corpus}: one held-out row of {settings.seq_len} tokens; two are needed, one to "
                 "choose and one to report; give more text or lower seq_len"
             )
-        self.heldout = Frontier(parent, torch.from_numpy(heldout)[:, :-1].to(device))
+        self.heldout = Walk(parent, torch.from_numpy(heldout)[:, :-1].to(device))
         batch_mib = settings.batch_tokens * parent.config.hidden_size * 4 / 2**20
         most = max(1, int(settings.frontier_mib / batch_mib))
         num_chunks = -(-settings.num_steps // most)
         self.steps_per_chunk = -(-settings.num_steps // num_chunks)
-        self._chunk, self._frontier = -1, Frontier(parent, self.heldout.token_ids[:0])
+        self._chunk, self._walk = -1, self.heldout
 
     def batch(self, layer: int, step: int) -> Float[Tensor, "batch seq hidden"]:
         """Return the parent's states before a layer on the rows of a step."""
@@ -78,9 +76,7 @@ class Text:
                 self.tokens, seed=self.seed, step=chunk, batch_size=num_rows, seq_len=seq
             )
             self._chunk = chunk
-            self._frontier = Frontier(
-                self.parent, torch.from_numpy(ids[:, :-1]).to(self.parent.device)
-            )
-        states = self._frontier.before(layer).frontier
+            self._walk = Walk(self.parent, torch.from_numpy(ids[:, :-1]).to(self.parent.device))
+        states = self._walk.before(layer).states
         order = np.random.default_rng([self.seed, layer, chunk]).permutation(len(states))
         return states[torch.from_numpy(order[place * rows : (place + 1) * rows])]
