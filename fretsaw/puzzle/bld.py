@@ -133,6 +133,12 @@ def coupled(config: ModelConfig, search: Path, *, cross: bool) -> list[list[Cand
     With `cross`, every attention that a layer has there with every FFN that it has there.
     """
     solutions = json.loads((search / "solutions.json").read_text())
+    num_layers = len(solutions[0]["choices"])
+    if num_layers != config.num_hidden_layers:
+        raise ValueError(
+            f"{search}: solutions of {num_layers} layers, but the parent has "
+            f"{config.num_hidden_layers}; give a search of this parent's scores"
+        )
     found = []
     for layer, block in enumerate(config.blocks):
         pairs = {tuple(solution["choices"][layer]) for solution in solutions}
@@ -298,10 +304,11 @@ def train(
             losses = trainee.losses(parent, x, text.context, names, through_ffn=through_ffn)
         errors = torch.stack(list(losses.values()))
         errors.clamp_min(LEAST_ERROR).sqrt().sum().backward()
-        metrics = apply_gradients(
+        update = apply_gradients(
             named, optimizers, settings.update, step=step, num_steps=settings.num_steps
         )
-        tell(step + 1, {"layer": layer, "error": errors.mean().item(), **metrics})
+        metrics = {"error": errors.mean().item(), "grad_norm": update["grad_norm"]}
+        tell(step + 1, {"layer": layer, **metrics})
     with torch.no_grad():
         for name, block in blocks.items():
             for parameter, tensor in trainee.tensors(name).items():

@@ -203,6 +203,10 @@ def test_bad_input_is_refused(tiny: Path, tmp_path: Path) -> None:
     alone = inputs_of(tiny) | {"library": tmp_path / "bld"}
     with pytest.raises(ValueError, match="give --search with it"):
         bld(settings, alone, stage_run(tmp_path / "again"))
+    (tmp_path / "search").mkdir()
+    write_json(tmp_path / "search/solutions.json", [{"choices": [["gqa4", "ffn64"]] * 3}])
+    with pytest.raises(ValueError, match="3 layers, but the parent has 4"):
+        bld(settings, alone | {"search": tmp_path / "search"}, stage_run(tmp_path / "again"))
     (tmp_path / "other").mkdir()
     (tmp_path / "other/ranking.safetensors").write_bytes(b"other")
     others = alone | {"search": tmp_path, "ranking": tmp_path / "other"}
