@@ -24,6 +24,7 @@ from fretsaw.peers import ALONE, Peers
 from fretsaw.sft.settings import SftSettings
 from fretsaw.sft.train import tune
 from fretsaw.stage import Interrupted, StageRun
+from fretsaw.training.blocks import prepare_blocks
 from fretsaw.training.settings import UpdateSettings
 
 OPTIMIZERS = ("adamw", "muon")
@@ -140,9 +141,29 @@ def last(tiny: Path, out: Path, peers: Peers) -> None:
         heal(tiny, out / f"{optimizer}-stopped", optimizer, peers)
 
 
+def loss_and_gradients(tiny: Path, *, compile: bool, recompute: bool) -> list[Tensor]:
+    """Return a loss of the child's first block and the gradients, in one process."""
+    decoder = child(tiny)
+    decoder.model.layers = decoder.model.layers[:1]
+    prepare_blocks(decoder, compile=compile, recompute=recompute)
+    window = torch.arange(2 * 33).view(2, 33) % 300
+    loss, _ = losses(decoder, None, window, Objective(), "fp32")
+    (loss / 64).backward()
+    return [loss.detach(), *(p.grad for p in decoder.parameters() if p.grad is not None)]
+
+
+def compiled(tiny: Path, out: Path, peers: Peers = ALONE) -> None:
+    """Plain blocks, and compiled and recomputed ones."""
+    found = [loss_and_gradients(tiny, compile=c, recompute=c) for c in (False, True)]
+    torch.save(found, out / "compiled.pt")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    part = {"first": first, "last": last, "compiled": compiled}[sys.argv[1]]
     together = Peers.from_environment()
-    mesh.join(together, "cpu")
-    {"first": first, "last": last}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]), together)
-    mesh.leave()
+    if together.size > 1:
+        mesh.join(together, "cpu")
+    part(Path(sys.argv[2]), Path(sys.argv[3]), together)
+    if together.size > 1:
+        mesh.leave()
