@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from live_bytes import LiveBytes, saved_bytes
 
-from fretsaw.distill.train import Objective, losses
+from fretsaw.distill.objective import Objective, losses
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Decoder
 from fretsaw.training.lora import adapt
@@ -106,7 +106,7 @@ def foresee(shape: TrainingShape) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -13,8 +13,9 @@ from support import stage_run, stopped_at
 
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
+from fretsaw.distill.objective import Objective, losses
 from fretsaw.distill.settings import CptSettings, DistillSettings, TrainSettings
-from fretsaw.distill.train import Objective, continue_pretraining, distill, losses, train
+from fretsaw.distill.train import continue_pretraining, distill, train
 from fretsaw.model.decoder import Decoder
 from fretsaw.stage import StageRun
 from fretsaw.training.settings import LoraSettings, SpikeSettings, UpdateSettings
