@@ -185,10 +185,10 @@ def train(
     configs = phase_configs(
         student.config, phases, teacher.config.max_position_embeddings if is_live else None
     )
-    if run.peers.size > 1 and (update.is_lean or settings.lora.lora_rank):
+    if run.peers.size > 1 and settings.lora.lora_rank:
         raise ValueError(
-            f"{run.peers.size} processes: lean optimizer states and LoRA work in one; start it "
-            "without torchrun, or leave states, master, offload and lora_rank as they are"
+            f"lora_rank {settings.lora.lora_rank}: works in one process, but {run.peers.size} were "
+            "started; start it without torchrun, or train all weights"
         )
     tokens = loader.read_tokens(corpus / "train.npy")
     weights, moments = trained_bytes(student.config, update, settings.lora)
