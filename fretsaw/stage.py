@@ -34,6 +34,11 @@ class StageRun:
     saved_at: float = field(default_factory=time.monotonic)
 
     @property
+    def load_device(self) -> str:
+        """Where to read a model to: the host where processes split it on the way to their GPUs."""
+        return self.device if self.peers.size == 1 else "cpu"
+
+    @property
     def resume_folder(self) -> Path:
         """Where state for a continuing run is kept; it is gone once the artifact is complete."""
         folder = self.folder / artifact.RESUME

@@ -66,7 +66,7 @@ def pretrain(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_ids=tokenizer.eos_token_ids,
     )
-    student = Decoder(config).to(run.device)
+    student = Decoder(config).to(run.load_device)
     student.init_weights(run.seed)
     student.to(_dtype(settings.train))
     metrics = train(student, None, inputs["corpus"], Objective(), settings.train, run)
@@ -81,7 +81,7 @@ def pretrain(
 def distill(settings: DistillSettings, inputs: Mapping[str, Path], run: StageRun) -> dict[str, Any]:
     """Heal a child: train it to agree with its parent, and never return it worse than it came."""
     teacher = _teacher(settings, inputs, run)
-    student = checkpoint.load(inputs["child"], device=run.device, dtype=_dtype(settings.train))
+    student = checkpoint.load(inputs["child"], device=run.load_device, dtype=_dtype(settings.train))
     objective = Objective(settings.kl_weight, settings.cosine_weight, settings.lm_weight)
     metrics = train(
         student,
@@ -107,7 +107,7 @@ def continue_pretraining(
 ) -> dict[str, Any]:
     """Go on training any checkpoint on text."""
     dtype = checkpoint.read_dtype(inputs["model"])
-    student = checkpoint.load(inputs["model"], device=run.device, dtype=_dtype(settings.train))
+    student = checkpoint.load(inputs["model"], device=run.load_device, dtype=_dtype(settings.train))
     metrics = train(
         student,
         None,
@@ -137,7 +137,7 @@ def _teacher(
                 "distill: no parent; give --parent or --teacher, or set both teacher terms to 0"
             )
         dtype = torch.bfloat16 if settings.teacher_dtype == "bf16" else torch.float32
-        return checkpoint.load(inputs["parent"], device=run.device, dtype=dtype)
+        return checkpoint.load(inputs["parent"], device=run.load_device, dtype=dtype)
     if settings.cosine_weight:
         raise ValueError(
             f"cosine_weight: {settings.cosine_weight}, but a cache holds no hidden states; set it "
@@ -190,6 +190,9 @@ def train(
             f"lora_rank {settings.lora.lora_rank}: works in one process, but {run.peers.size} were "
             "started; start it without torchrun, or train all weights"
         )
+    for phase in phases:  # before anything is done
+        what = f"batch_tokens {settings.batch_tokens} at seq_len {phase.seq_len}"
+        run.peers.share(settings.batch_tokens // phase.seq_len, what)
     tokens = loader.read_tokens(corpus / "train.npy")
     weights, moments = trained_bytes(student.config, update, settings.lora)
     num_kept = 3 if spikes.max_rollbacks else 0
@@ -247,7 +250,7 @@ def train(
         available = loader.num_windows(tokens, phase.seq_len)
         windows = loader.order(available, rows, seed=run.seed, step=state.step)
         sums: dict[str, float] = {}
-        share = windows[run.peers.share(rows, f"batch_tokens {settings.batch_tokens}")]
+        share = windows[run.peers.share(rows, "batch_tokens")]
         for at in range(0, len(share), micro_rows):
             own = share[at : at + micro_rows]
             micro = _to_tensor(loader.gather(tokens, own, phase.seq_len), run.device)

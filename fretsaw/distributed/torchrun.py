@@ -24,8 +24,10 @@ def main(arguments: Sequence[str]) -> int:
         codes = {failure.exitcode for failure in error.failures.values()}
         if codes == {EXIT_INTERRUPTED}:
             return EXIT_INTERRUPTED
+        if EXIT_USER in codes:  # that process has said what is wrong
+            return EXIT_USER
         print(f"fretsaw: {describe(error.failures)}", file=sys.stderr)
-        return EXIT_USER if EXIT_USER in codes else 1
+        return 1
     return 0
 
 

@@ -51,7 +51,7 @@ def tune(settings: SftSettings, inputs: Mapping[str, Path], run: StageRun) -> di
     """Teach a checkpoint the chat format and the toggle, with the tokens it lacks added."""
     # --- set-up -----------------------------------------------------------------------------------
     tokenizer = Tokenizer.from_folder(inputs["model"])
-    model = checkpoint.load(inputs["model"], device=run.device)
+    model = checkpoint.load(inputs["model"], device=run.load_device)
     checkpoint.check_tokenizer(tokenizer, model.config)
     check_tags(tokenizer)
     # A model that has no toggle yet is taught v1's.
