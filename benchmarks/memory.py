@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from live_bytes import LiveBytes, saved_bytes
 
-from fretsaw.distill.train import Objective, losses
+from fretsaw.distill.objective import Objective, losses
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Decoder
 from fretsaw.training.lora import adapt
@@ -76,8 +76,7 @@ def measure(shape: TrainingShape) -> dict[str, float]:
     with LiveBytes([*student.parameters(), *teacher.parameters(), window]) as live:
         loss, _ = losses(student, teacher, window, objective, shape.dtype)
         held, in_loss = live.now, live.peak
-        loss.backward()
-    in_backward = live.peak
+    loss.backward()
     for optimizer in optimizers:
         optimizer.step()
     gradients = sum(p.grad.nbytes for p in trained.parameters() if p.grad is not None)
@@ -89,7 +88,6 @@ def measure(shape: TrainingShape) -> dict[str, float]:
         # The student's log-probabilities and p stay with the activations until the backward.
         "activations": held - 2 * 4 * shape.micro_batch_tokens * shape.student.vocab_size,
         "in the loss": in_loss,
-        "whole peak": max(in_loss, in_backward - gradients),
     }
 
 
@@ -97,7 +95,6 @@ def foresee(shape: TrainingShape) -> dict[str, float]:
     """Return the closed form's bytes of the same phases."""
     b = training_bytes(shape)
     kept = 0 if shape.activation_checkpointing else b.casts
-    in_block = b.activations + (b.recomputed or b.casts) + b.backward
     return {
         "weights": b.weights,
         "teacher": b.teacher,
@@ -105,12 +102,11 @@ def foresee(shape: TrainingShape) -> dict[str, float]:
         "moments": b.moments,
         "activations": b.activations + kept,
         "in the loss": b.in_loss,
-        "whole peak": max(b.in_loss, in_block),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

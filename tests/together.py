@@ -15,8 +15,9 @@ from torch.distributed.tensor import DTensor
 
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
+from fretsaw.distill.objective import Objective, losses
 from fretsaw.distill.settings import TrainSettings
-from fretsaw.distill.train import Objective, losses, train
+from fretsaw.distill.train import train
 from fretsaw.distributed import fsdp, mesh
 from fretsaw.model.config import blocks_from_names
 from fretsaw.model.decoder import Decoder

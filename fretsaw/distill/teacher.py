@@ -171,6 +171,22 @@ class CachedTeacher:
         return self._heldout.num_rows
 
 
+def teacher_of_rows(
+    teacher: Decoder | CachedTeacher | None, windows: Sequence[int], device: str
+) -> Decoder | TopK | None:
+    """Return who teaches these windows: the live parent as it is, or what is stored of it."""
+    return teacher.rows(windows, device) if isinstance(teacher, CachedTeacher) else teacher
+
+
+def teacher_of_heldout(
+    teacher: Decoder | CachedTeacher | None, start: int, stop: int, device: str
+) -> Decoder | TopK | None:
+    """Return who judges these held-out rows: the live parent, or what is stored of it."""
+    if isinstance(teacher, CachedTeacher):
+        return teacher.heldout_rows(start, stop, device)
+    return teacher
+
+
 class _Files:
     def __init__(self, folder: Path, split: str):
         names = sorted(folder.glob(f"{split}-*-logprobs.npy"))

@@ -3,7 +3,6 @@
 import bisect
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from fretsaw import artifact
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
+from fretsaw.distill.objective import Objective, heldout_figures, losses
 from fretsaw.distill.phases import phase_configs
 from fretsaw.distill.settings import (
     CptSettings,
@@ -23,17 +23,15 @@ from fretsaw.distill.settings import (
     PretrainSettings,
     TrainSettings,
 )
-from fretsaw.distill.teacher import CachedTeacher, TopK, open_cache
+from fretsaw.distill.teacher import CachedTeacher, open_cache, teacher_of_rows
 from fretsaw.distributed import fsdp
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Decoder
-from fretsaw.peers import ALONE, Peers
 from fretsaw.progress import say
 from fretsaw.stage import StageRun
 from fretsaw.tokenizer import Tokenizer
 from fretsaw.training.blocks import prepare_blocks
 from fretsaw.training.lora import adapt, merge
-from fretsaw.training.losses import cosine_distance, cross_entropy, kl_divergence, kl_from_top_k
 from fretsaw.training.memory import trained_bytes
 from fretsaw.training.optimizer import (
     build_optimizers,
@@ -43,25 +41,10 @@ from fretsaw.training.optimizer import (
     rate_factor,
     take_step,
 )
-from fretsaw.training.precision import autocast
 from fretsaw.training.schedule import rewarm
 from fretsaw.training.settings import SpikeSettings
 from fretsaw.training.spikes import Snapshots, is_spike
 from fretsaw.training.state import TrainingState, load_tensors, save_tensors
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What is minimised: a weighted sum of three terms, two of which need a teacher."""
-
-    kl: float = 0.0
-    cosine: float = 0.0
-    lm: float = 1.0
-
-    def weigh(self, terms: Mapping[str, Any]) -> Any:
-        """Return the weighted sum of the terms that are there."""
-        weights = {"kl": self.kl, "cosine": self.cosine, "lm": self.lm}
-        return sum(weights[name] * value for name, value in terms.items() if name in weights)
 
 
 def pretrain(
@@ -202,10 +185,10 @@ def train(
     configs = phase_configs(
         student.config, phases, teacher.config.max_position_embeddings if is_live else None
     )
-    if run.peers.size > 1 and (update.is_lean or settings.lora.lora_rank):
+    if run.peers.size > 1 and settings.lora.lora_rank:
         raise ValueError(
-            f"{run.peers.size} processes: lean optimizer states and LoRA work in one; start it "
-            "without torchrun, or leave states, master, offload and lora_rank as they are"
+            f"lora_rank {settings.lora.lora_rank}: works in one process, but {run.peers.size} were "
+            "started; start it without torchrun, or train all weights"
         )
     for phase in phases:  # before anything is done
         what = f"batch_tokens {settings.batch_tokens} at seq_len {phase.seq_len}"
@@ -271,9 +254,7 @@ def train(
         for at in range(0, len(share), micro_rows):
             own = share[at : at + micro_rows]
             micro = _to_tensor(loader.gather(tokens, own, phase.seq_len), run.device)
-            taught = teacher
-            if isinstance(teacher, CachedTeacher):
-                taught = teacher.rows(own, run.device)
+            taught = teacher_of_rows(teacher, own, run.device)
             loss, terms = losses(student, taught, micro, objective, run.dtype)
             (loss / settings.batch_tokens).backward()
             for name, value in terms.items():
@@ -367,64 +348,6 @@ def go_back(
     state.step += 1
     lost = state.step - back_to
     state.scalars |= {"rollbacks": num_before + 1, "lost": lost, "restarted": back_to}
-
-
-def losses(
-    student: Decoder,
-    teacher: Decoder | TopK | None,
-    window: Int[Tensor, "rows seq_plus_1"],
-    objective: Objective,
-    dtype: str,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the weighted loss and its terms, each summed over the tokens of `window`."""
-    token_ids, targets = window[:, :-1], window[:, 1:]
-    is_live = isinstance(teacher, Decoder)
-    student_states: list[Tensor] | None = [] if is_live and objective.cosine else None
-    with autocast(student.device, dtype):
-        hidden = student.hidden_states(token_ids, collect=student_states).flatten(0, 1)
-        head = student.head_weight
-        terms = {}
-        if objective.lm:
-            terms["lm"] = cross_entropy(hidden, head, targets.flatten())
-        if isinstance(teacher, TopK) and objective.kl:
-            log_probs, ids = teacher.log_probs.flatten(0, 1), teacher.ids.flatten(0, 1)
-            terms["kl"] = kl_from_top_k(log_probs, ids, hidden, head)
-        if isinstance(teacher, Decoder):
-            teacher_states: list[Tensor] | None = [] if objective.cosine else None
-            with torch.no_grad():
-                target = teacher.hidden_states(token_ids, collect=teacher_states).flatten(0, 1)
-            if objective.kl:
-                terms["kl"] = kl_divergence(target, teacher.head_weight, hidden, head)
-            if student_states and teacher_states:
-                pairs = zip(teacher_states, student_states, strict=True)
-                distances = [cosine_distance(t.flatten(0, 1), s.flatten(0, 1)) for t, s in pairs]
-                terms["cosine"] = torch.stack(distances).sum()
-    return objective.weigh(terms), {name: value.detach() for name, value in terms.items()}
-
-
-@torch.no_grad()
-def heldout_figures(
-    student: Decoder,
-    teacher: Decoder | CachedTeacher | None,
-    heldout: Int[Tensor, "rows seq_plus_1"],
-    micro_rows: int,
-    dtype: str,
-    peers: Peers = ALONE,
-) -> dict[str, float]:
-    """Return held-out cross-entropy and, with a teacher, KL from it, in nats a token."""
-    objective = Objective(kl=1.0 if teacher is not None else 0.0, lm=1.0)
-    sums: dict[str, float] = {}
-    for at, counts in peers.rounds(range(0, len(heldout), micro_rows)):
-        micro = heldout[at : at + micro_rows]
-        taught = teacher
-        if isinstance(teacher, CachedTeacher):
-            taught = teacher.heldout_rows(at, at + len(micro), str(heldout.device))
-        _, terms = losses(student, taught, micro, objective, dtype)
-        for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + (value.item() if counts else 0.0)
-    sums = peers.total(sums)
-    num_tokens = heldout[:, 1:].numel()
-    return {"loss" if name == "lm" else name: value / num_tokens for name, value in sums.items()}
 
 
 def _to_tensor(rows: np.ndarray, device: str) -> Int[Tensor, "rows seq_plus_1"]:

@@ -235,11 +235,13 @@ def _update(
 
     kept.copy_(round_to_bf16(w, generator) if kept.dtype == torch.bfloat16 else w)
     if is_int8:
-        written = dict(zip(("first", "first_scale"), store_first(m, generator), strict=True))
-        written |= zip(("second", "second_scale"), store_second(v, generator), strict=True)
+        first, first_scale = store_first(m, generator)
+        second, second_scale = store_second(v, generator)
+        state["first_scale"][rows].copy_(first_scale, non_blocking=True)
+        state["second_scale"][rows].copy_(second_scale, non_blocking=True)
     elif state["first"].dtype == torch.bfloat16:
-        written = {"first": round_to_bf16(m, generator), "second": round_to_bf16(v, generator)}
+        first, second = round_to_bf16(m, generator), round_to_bf16(v, generator)
     else:
-        written = {"first": m, "second": v}
-    for name, value in written.items():
-        state[name][rows].copy_(value, non_blocking=True)
+        first, second = m, v
+    state["first"][rows].copy_(first, non_blocking=True)
+    state["second"][rows].copy_(second, non_blocking=True)

@@ -35,6 +35,12 @@ def build_optimizers(
     ]
     betas = (settings.beta1, settings.beta2)
     if settings.is_lean:
+        if any(isinstance(p, DTensor) for p in rest):
+            raise ValueError(
+                f"states {settings.states!r}, master {settings.master!r}, offload "
+                f"{settings.offload!r}: lean states work in one process; start it without "
+                "torchrun, or leave them as they are by default"
+            )
         return [
             LeanAdamW(
                 groups,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from support import stage_run, stopped_at
 
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
+from fretsaw.distill.objective import Objective, losses
 from fretsaw.distill.settings import CptSettings, DistillSettings, TrainSettings
-from fretsaw.distill.train import Objective, continue_pretraining, distill, losses, train
+from fretsaw.distill.train import continue_pretraining, distill, train
 from fretsaw.model.decoder import Decoder
 from fretsaw.stage import StageRun
+from fretsaw.training import low_precision
 from fretsaw.training.settings import LoraSettings, SpikeSettings, UpdateSettings
 
 SETTINGS = TrainSettings(
@@ -220,3 +223,21 @@ def test_it_heals_and_resumes_bitwise(tiny: Path, tmp_path: Path, change: dict) 
         checkpoint.load(tmp_path / name).state_dict() for name in ("whole", "resumed")
     )
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_lean_states_end_within_the_spread_of_fp32s_seeds(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(low_precision, "SMALL_PARAMETER", 0)  # all of so small a model counts
+    checkpoint.save(student(tiny), tmp_path / "child", like=tiny / "parent")
+    inputs = {"child": tmp_path / "child", "parent": tiny / "parent", "corpus": tiny / "corpus"}
+
+    def healed(name: str, update: UpdateSettings) -> list[float]:
+        loop = replace(SETTINGS, tokens=256 * 8, heldout_every=8, update=update)
+        settings = DistillSettings(keep_best=False, train=loop)
+        runs = [stage_run(tmp_path / f"{name}{seed}", seed=seed) for seed in range(3)]
+        return [distill(settings, inputs, run)["heldout_kl"] for run in runs]
+
+    plain = UpdateSettings(learning_rate=1e-3)
+    fp32, lean = healed("fp32", plain), healed("int8", replace(plain, states="int8", master="bf16"))
+    assert abs(statistics.mean(lean) - statistics.mean(fp32)) <= max(fp32) - min(fp32)

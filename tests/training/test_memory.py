@@ -9,7 +9,7 @@ import torch
 from live_bytes import LiveBytes, saved_bytes
 from torch.utils.checkpoint import checkpoint
 
-from fretsaw.distill.train import Objective, losses
+from fretsaw.distill.objective import Objective, losses
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Decoder
 from fretsaw.model.size import num_params
