@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fretsaw.puzzle.rules import NO_RULES
 from fretsaw.puzzle.search import Infeasible, pareto, search_file, search_table
 from fretsaw.puzzle.table import Alternative, Table, write_table
 
@@ -155,10 +156,10 @@ def test_layer_0_keeps_attention_unless_told():
     ffn = {"ffn64": Alternative(0.0, {"ms": 1.0})}
     table = Table(({"attention": {"gqa2": keep, "attn_none": drop}, "ffn": ffn},) * 2)
     (ruled,) = search_table(table, {})
-    (free,) = search_table(table, {}, first_attention=False)
+    (free,) = search_table(table, {}, rules=NO_RULES)
     assert ruled.choices == (("gqa2", "ffn64"), ("attn_none", "ffn64"))
     assert free.choices == (("attn_none", "ffn64"),) * 2
-    with pytest.raises(ValueError, match="layer 0 offers no attention"):
+    with pytest.raises(ValueError, match="layer 0 has no attention"):
         search_table(Table(({"attention": {"attn_none": drop}, "ffn": ffn},)), {})
 
 
