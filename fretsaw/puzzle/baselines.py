@@ -56,23 +56,17 @@ def uniform(table: Table, limits: Mapping[str, float]) -> list[Solution]:
     A layer that may not take what the others do, as the first no attention, bars it from all.
     """
     program = Program.of(table, limits)
-    first = table.layers[0]
     common = {
-        kind: [n for n in first[kind] if all(n in layer.get(kind, {}) for layer in table.layers)]
-        for kind in sorted(first)
+        kind: [n for n in names if all(n in layer.get(kind, {}) for layer in table.layers)]
+        for kind, names in sorted(table.layers[0].items())
     }
-    kinds = [kind for layer in table.layers for kind in sorted(layer)]
-    picks = []
-    for combination in itertools.product(*common.values()):
-        name_of = dict(zip(common, combination, strict=True))
-        if all(kind in name_of for kind in kinds):
-            picks.append(_pick(program, [name_of[kind] for kind in kinds]))
+    picks = [
+        program.pick([names] * len(table.layers)) for names in itertools.product(*common.values())
+    ]
     return _fitting(program, picks, limits, "uniform")
 
 
-def depth(
-    table: Table, limits: Mapping[str, float], *, contiguous: bool = False
-) -> list[Solution]:
+def depth(table: Table, limits: Mapping[str, float], *, contiguous: bool = False) -> list[Solution]:
     """Drop as few whole layers as the limits ask for, those that score least when dropped.
 
     The others stay as they are, the first alternative of each subblock. `contiguous` drops a run of
@@ -81,7 +75,10 @@ def depth(
     program = Program.of(table, limits)
     layers = _groups_by_layer(program)
     nothing = [
-        [next((j for j, n in enumerate(program.groups[g].names) if _is_nothing(n)), None) for g in gs]
+        [
+            next((j for j, n in enumerate(program.groups[g].names) if _is_nothing(n)), None)
+            for g in gs
+        ]
         for gs in layers
     ]
     droppable = [i for i, js in enumerate(nothing) if None not in js]
@@ -156,12 +153,8 @@ def _groups_by_layer(program: Program) -> list[list[int]]:
     return layers
 
 
-def _pick(program: Program, names: list[str]) -> Pick:
-    return tuple(g.names.index(name) for g, name in zip(program.groups, names, strict=True))
-
-
-def _is_nothing(name: str) -> bool:
-    return all(part in ("attn_none", "ffn_none") for part in name.split("+"))
+def _is_nothing(names: tuple[str, ...]) -> bool:
+    return all(part in ("attn_none", "ffn_none") for name in names for part in name.split("+"))
 
 
 def _uses(program: Program, limits: Mapping[str, float]) -> list[np.ndarray]:
@@ -235,4 +228,3 @@ def _none_found(program: Program, limits: Mapping[str, float], method: str) -> I
         f"search: method {method} finds no child within the limits, though there are some; use "
         "method mip, or loosen the target"
     )
-

@@ -1,7 +1,7 @@
 """A search's program solved with HiGHS to a gap of 0, and each answer checked in plain arithmetic.
 
 Layers with equal entries share integer variables, so 80 equal layers are no harder than one. A pair
-of choices is a column y of its own: y <= x1, y <= x2, y >= x1 + x2 - 1.
+of choices in two layers is a column y of its own: y <= x1, y <= x2, y >= x1 + x2 - 1.
 """
 
 import contextlib
@@ -25,10 +25,12 @@ def solve(
     found: Sequence[Pick] = (),
     min_difference: int = 1,
     time_limit_s: float = TIME_LIMIT_S,
+    gap: float = 0.0,
 ) -> tuple[Pick, bool] | None:
     """Return the best pick that fits and differs from those `found`, and whether it is proved best.
 
-    Least is the score, or `objective`: an array of values per group. None where no pick fits. A
+    Least is the score, or `objective`: an array of values per group; to a relative `gap` of the
+    least that there can be, above it. None where no pick fits. A
     pick that HiGHS's tolerances let through and plain arithmetic does not is excluded by a cut of
     its own and the program solved again, so the answer stays exact.
     """
@@ -47,7 +49,7 @@ def solve(
             rows.add_terms(program)
         else:
             rows.weigh(objective)
-        answer = rows.minimise(time_limit_s)
+        answer = rows.minimise(time_limit_s, gap)
         if answer is None or program.fits(answer[0], limits):
             return answer
         rejected.append(answer[0])
@@ -113,11 +115,13 @@ class _Rows:
     def add_terms(self, program: Program) -> None:
         """Add every pair's column, 1 where both of its choices are taken, to what is minimised."""
         for term in program.terms:
-            first, second = (self.column_of[g] + j for g, j in (term.first, term.second))
             both = self.add_column(weight=term.score)
-            self.rows.append(({both: 1.0, first: -1.0}, -np.inf, 0.0))
-            self.rows.append(({both: 1.0, second: -1.0}, -np.inf, 0.0))
-            self.rows.append(({first: 1.0, second: 1.0, both: -1.0}, -np.inf, 1.0))
+            taken = [
+                {self.column_of[g] + j: 1.0 for j in js} for g, js in (term.first, term.second)
+            ]
+            for columns in taken:
+                self.rows.append((dict.fromkeys(columns, -1.0) | {both: 1.0}, -np.inf, 0.0))
+            self.rows.append((taken[0] | taken[1] | {both: -1.0}, -np.inf, 1.0))
 
     def limit(
         self, costs: Sequence[np.ndarray], bound: float, more: tuple[int, float] | None = None
@@ -156,8 +160,8 @@ class _Rows:
             kept.append(z)
         self.rows.append((dict.fromkeys(kept, 1.0), -np.inf, len(kept) - min_difference))
 
-    def minimise(self, time_limit_s: float) -> tuple[Pick, bool] | None:
-        """Solve to a gap of 0; return the pick and whether it is proved best."""
+    def minimise(self, time_limit_s: float, gap: float = 0.0) -> tuple[Pick, bool] | None:
+        """Solve to a gap; return the pick and whether that is proved."""
         from scipy.optimize import milp
         from scipy.sparse import csr_array
 
@@ -177,7 +181,7 @@ class _Rows:
                 integrality=integrality,
                 bounds=(0, np.array(self.upper)),
                 constraints=(matrix, np.array(low), np.array(high)),
-                options={"mip_rel_gap": 0.0, "time_limit": time_limit_s, "presolve": True},
+                options={"mip_rel_gap": gap, "time_limit": time_limit_s, "presolve": True},
             )
         if result.status == 2:
             return None

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fretsaw.puzzle.table import Table, nearest
+from fretsaw.puzzle.table import Alternative, Layer, Pair, Place, Table, nearest
 
 RELATIVE_NOISE = 1e-9  # limits are compared with this much slack, for sums of floats
 
@@ -32,10 +32,14 @@ class Solution:
 
 
 class Group(NamedTuple):
-    """The alternatives of one subblock, of which exactly one is taken."""
+    """The alternatives of one subblock, of which exactly one is taken.
+
+    Where a table has pairs within a layer, that layer is one group of all its attentions with all
+    its FFNs, each with its joint score.
+    """
 
     layer: int
-    names: tuple[str, ...]
+    names: tuple[tuple[str, ...], ...]
     scores: np.ndarray
     costs: dict[str, np.ndarray]
 
@@ -46,10 +50,10 @@ class Group(NamedTuple):
 
 
 class Term(NamedTuple):
-    """A pair of the table: (group, alternative) twice, and what both together add to the score."""
+    """A pair across layers: twice a group and those of its alternatives that have the choice."""
 
-    first: tuple[int, int]
-    second: tuple[int, int]
+    first: tuple[int, frozenset[int]]
+    second: tuple[int, frozenset[int]]
     score: float
 
 
@@ -73,27 +77,31 @@ class Program(NamedTuple):
                 if part not in table.cost_names:
                     hint = nearest(part, table.cost_names)
                     raise ValueError(f"search: limit on unknown cost {part!r}; {hint}")
-        groups, places = [], {}
-        for i, layer in enumerate(table.layers):
-            for subblock in sorted(layer):  # attention before ffn
-                alternatives = layer[subblock].values()
-                costs = {
-                    name: np.array(
-                        [sum(a.costs[part] for part in name.split("+")) for a in alternatives],
-                        float,
-                    )
-                    for name in wanted
-                }
-                scores = np.array([a.score for a in alternatives], float)
-                for j, alternative in enumerate(layer[subblock]):
-                    places[i, subblock, alternative] = (len(groups), j)
-                groups.append(Group(i, tuple(layer[subblock]), scores, costs))
-        terms = tuple(
-            Term(*(places[*table.subblock_of(place), place[1]] for place in p.choices), p.score)
+        within_layer: dict[int, list[Pair]] = {}
+        for pair in table.pairs:
+            (i, _), (k, _) = pair.choices
+            if i == k:
+                within_layer.setdefault(i, []).append(pair)
+        groups = [
+            group
+            for i, layer in enumerate(table.layers)
+            for group in _groups(i, layer, wanted, within_layer.get(i, []))
+        ]
+
+        def having(place: Place) -> tuple[int, frozenset[int]]:
+            for g, group in enumerate(groups):
+                js = [j for j, names in enumerate(group.names) if place[1] in names]
+                if group.layer == place[0] and js:
+                    return g, frozenset(js)
+            raise AssertionError(f"a checked table has {place}")
+
+        terms = [
+            Term(having(p.choices[0]), having(p.choices[1]), p.score)
             for p in table.pairs
-        )
+            if p.choices[0][0] != p.choices[1][0]
+        ]
         fixed = {n: sum(table.fixed.get(part, 0.0) for part in n.split("+")) for n in wanted}
-        return cls(tuple(groups), terms, fixed, table.cost_names)
+        return cls(tuple(groups), tuple(terms), fixed, table.cost_names)
 
     @property
     def num_layers(self) -> int:
@@ -106,7 +114,7 @@ class Program(NamedTuple):
         together = sum(
             term.score
             for term in self.terms
-            if all(pick[g] == j for g, j in (term.first, term.second))
+            if all(pick[g] in js for g, js in (term.first, term.second))
         )
         return float(alone + together)
 
@@ -123,14 +131,47 @@ class Program(NamedTuple):
         """Say whether every limit holds."""
         return all(within(self.cost(name, pick), limit) for name, limit in limits.items())
 
+    def pick(self, choices: Sequence[Choice]) -> Pick:
+        """Return the pick of a child's choices, which must all be in the table."""
+        picks = []
+        for group in self.groups:
+            choice = choices[group.layer]
+            names = (choice,) if isinstance(choice, str) else choice
+            picks.append(next(j for j, own in enumerate(group.names) if set(own) <= set(names)))
+        return tuple(picks)
+
     def solution(self, pick: Pick, *, proved: bool) -> Solution:
         """Return the child of a pick."""
         names: list[list[str]] = [[] for _ in range(self.num_layers)]
         for group, j in zip(self.groups, pick, strict=True):
-            names[group.layer].append(group.names[j])
+            names[group.layer] += group.names[j]
         costs = {name: self.cost(name, pick) for name in self.cost_names}
         choices = tuple(n[0] if len(n) == 1 else (n[0], n[1]) for n in names)
         return Solution(self.score(pick), proved, costs, choices)
+
+
+def _groups(i: int, layer: Layer, costs: Iterable[str], pairs: list[Pair]) -> list[Group]:
+    """Return a layer's groups, attention before FFN; one group where pairs join the two."""
+
+    def group(candidates: dict[tuple[str, ...], list[Alternative]]) -> Group:
+        joint = {frozenset(name for _, name in pair.choices): 0.0 for pair in pairs}
+        for pair in pairs:
+            joint[frozenset(name for _, name in pair.choices)] += pair.score
+        scores = [
+            sum(a.score for a in parts) + joint.get(frozenset(names), 0.0)
+            for names, parts in candidates.items()
+        ]
+        by_cost = {
+            cost: np.array([sum(sum_of(a.costs, cost) for a in p) for p in candidates.values()])
+            for cost in costs
+        }
+        return Group(i, tuple(candidates), np.array(scores, float), by_cost)
+
+    subblocks = [layer[subblock] for subblock in sorted(layer)]
+    if not pairs:
+        return [group({(name,): [a] for name, a in one.items()}) for one in subblocks]
+    attention, ffn = subblocks
+    return [group({(a, f): [attention[a], ffn[f]] for a in attention for f in ffn})]
 
 
 def within(value: float, limit: float) -> bool:

@@ -13,7 +13,7 @@ from fretsaw.artifact import atomic_folder, write_json
 from fretsaw.puzzle import baselines
 from fretsaw.puzzle.explain import Infeasible, explain, find_reach
 from fretsaw.puzzle.highs import TIME_LIMIT_S, solve
-from fretsaw.puzzle.program import Pick, Program, Solution, best_first, sum_of
+from fretsaw.puzzle.program import Pick, Program, Solution, best_first
 from fretsaw.puzzle.rules import FIRST_ATTENTION, Rules, taken
 from fretsaw.puzzle.settings import Method
 from fretsaw.puzzle.table import Table, read_table
@@ -30,12 +30,14 @@ def search_table(
     alpha: float = 1.0,
     rules: Rules = FIRST_ATTENTION,
     time_limit_s: float = TIME_LIMIT_S,
+    gap: float = 0.0,
 ) -> list[Solution]:
     """Return up to `num_solutions` children within the limits, least score first.
 
     Each differs from every earlier one in at least `min_difference` layers and has at most a share
     `alpha` of layers in common with it; fewer come back where no more exist. `proved` is False only
-    where a solve met `time_limit_s`. Raises `Infeasible` where nothing fits, `ValueError` for a
+    where a solve met `time_limit_s`; a `gap` above 0 proves the least score to that share of it only,
+    which is quicker where alternatives are all but worth their cost. Raises `Infeasible` where nothing fits, `ValueError` for a
     limit on an unknown cost and for rules that leave a subblock nothing.
     """
     num_layers = len(table.layers)
@@ -57,6 +59,7 @@ def search_table(
             found=found,
             min_difference=min_difference,
             time_limit_s=time_limit_s,
+            gap=gap,
         )
         if answer is None:
             break

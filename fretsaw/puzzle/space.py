@@ -60,8 +60,7 @@ def _widths(block: BlockConfig, space: SpaceSettings) -> list[int]:
     own = block.intermediate_size
     step = granularity(own)
     rounded = (
-        max(step, round(own * percent / 100 / step) * step)
-        for percent in space.ffn_percents
+        max(step, round(own * percent / 100 / step) * step) for percent in space.ffn_percents
     )
     return sorted({width for width in rounded if width < own}, reverse=True)
 
