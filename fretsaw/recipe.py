@@ -74,10 +74,17 @@ STAGES: dict[str, StageKind] = {
         {"parent": _PARENT, "corpus": _CORPUS},
     ),
     "score": StageKind(
-        "score every alternative: replace-1-block KL",
+        "score every alternative: what replacing it alone does",
         "fretsaw.puzzle.score:score",
         ScoreSettings,
-        {"parent": _PARENT, "corpus": _CORPUS, "ranking": _RANKING},
+        {
+            "parent": _PARENT,
+            "corpus": _CORPUS,
+            "ranking": _RANKING,
+            "costs": "made by `fretsaw cost`; with first_tokens, what the answers are weighed by",
+            "problems": _PROBLEMS,
+        },
+        frozenset({"costs", "problems"}),
     ),
     "cost": StageKind(
         "measure every alternative's time at a scenario",

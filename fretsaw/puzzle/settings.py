@@ -48,18 +48,53 @@ class RankSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreSettings:
-    """Score every alternative: KL from the parent with that one subblock replaced."""
+    """Score every alternative: how far the parent moves with that one subblock replaced."""
 
     space: SpaceSettings = field(default_factory=SpaceSettings)
     """The alternatives."""
+    metric: Literal["kl", "lm_loss", "top1", "accuracy"] = "kl"
+    """KL from the parent; rise of the loss on the text; share of tokens whose likeliest successor
+    changes; accuracy lost on a task of your own."""
     repair_tokens: int = 32_768
-    """Training text on which narrowed FFNs are repaired in closed form."""
+    """Training text on which alternatives are repaired in closed form; 0: no repair."""
+    ahead: int = 1
+    """Subblocks after the replaced one that are refitted before it is judged."""
     tokens: int = 16_384
-    """Held-out text on which the KL is measured."""
+    """Held-out text on which is scored, at most."""
+    first_tokens: int = 0
+    """Score on this much text first, then on twice as much only what the answers of the search
+    still hang on, until they are settled or `tokens` are used; 0: on all of it at once."""
+    regret: float = 0.05
+    """Answers are settled when, under resampled text, none is worse than the best by more."""
+    max_error: float = 0.0
+    """Standard error asked of the median score, relative to it; 0: whatever the text gives."""
     seq_len: int = 256
     """Tokens of one row."""
     batch_rows: int = 16
     """Rows of one forward."""
+    exact: bool = False
+    """Score every pair of attention and FFN of a layer, A x F forwards instead of A + F."""
+    joint_pairs: int = 1
+    """Pairs a layer that are scored jointly too, to see how well their scores add up."""
+    task: str = ""
+    """With metric accuracy: the problems, as `fretsaw eval --task` takes them."""
+    num_problems: int = 200
+    """Problems that are generated; of a file, all are taken."""
+    mode: Literal["on", "off"] = "on"
+    """Answer with or without thought."""
+    max_new_tokens: int = 96
+    """Tokens of one answer at most."""
+
+    def __post_init__(self) -> None:
+        if (self.metric == "accuracy") != bool(self.task):
+            raise ValueError(
+                f"metric {self.metric!r} with task {self.task!r}; accuracy needs a task, the other "
+                "metrics take none"
+            )
+        if min(self.ahead, self.first_tokens, self.joint_pairs) < 0:
+            raise ValueError("ahead, first_tokens and joint_pairs must not be negative")
+        if self.exact and self.first_tokens:
+            raise ValueError("exact scores every pair on all of the text; leave first_tokens at 0")
 
 
 @dataclass(frozen=True, kw_only=True)
