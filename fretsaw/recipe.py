@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from fretsaw.puzzle.settings import (
     RankSettings,
     ScoreSettings,
     SearchSettings,
+    SelectSettings,
 )
 from fretsaw.report.settings import ReportSettings
 from fretsaw.rl.settings import RlSettings
@@ -38,6 +39,7 @@ class StageKind:
     settings: type
     inputs: dict[str, str]  # name -> what it is
     optional: frozenset[str] = frozenset()
+    several: frozenset[str] = frozenset({"data"})  # inputs that may be lists
 
     def load(self) -> Callable[..., dict[str, Any]]:
         """Import the function, and torch with it."""
@@ -45,6 +47,7 @@ class StageKind:
         return getattr(importlib.import_module(module), name)
 
 
+ALPHA = 0.8  # share of layers that candidates have in common at most, as in the paper
 FILES = ("data", "problems")  # inputs that are files, not checkpoints
 
 _PARENT = "the checkpoint that is compressed: a folder or a Hub id"
@@ -103,6 +106,16 @@ STAGES: dict[str, StageKind] = {
         "fretsaw.puzzle.assemble:assemble",
         AssembleSettings,
         {"parent": _PARENT, "corpus": _CORPUS, "ranking": _RANKING, "search": _SEARCH},
+    ),
+    "select": StageKind(
+        "choose among candidates that were healed briefly",
+        "fretsaw.puzzle.select:select",
+        SelectSettings,
+        {
+            "child": "the candidates, healed briefly",
+            "assembled": "the same candidates before healing, in the same order",
+        },
+        several=frozenset({"child", "assembled"}),
     ),
     "distill": StageKind(
         "heal the child by distillation from its parent",
@@ -200,17 +213,31 @@ def compression(
     rank: RankSettings | None = None,
     score: ScoreSettings | None = None,
     cost: CostSettings | None = None,
+    search: SearchSettings | None = None,
     assemble: AssembleSettings | None = None,
     distill: DistillSettings | None = None,
     evaluate: EvalSettings | None = None,
     bench: BenchSettings | None = None,
+    candidates: int = 1,
+    brief: DistillSettings | None = None,
 ) -> list[Stage]:
     """Return the Puzzle path from a parent and a corpus to a healed, measured, reported child.
 
     The first three stages depend on the parent alone; the others stand in a folder of the target's
-    own, so that a second target adds a folder and reruns nothing before the search.
+    own, so that a second target adds a folder and reruns nothing before the search. With several
+    `candidates` that many solutions are assembled, each is healed as `brief` says (by default a
+    tenth of the tokens), and the best of them is healed at length from its assembled weights.
     """
+    if candidates < 1:
+        raise ValueError(f"candidates {candidates}: give at least 1")
     at = under or slug(target)
+    search = replace(search or SearchSettings(), target=target)
+    distill = distill or DistillSettings()
+    assembled = [f"{at}/assemble"]
+    if candidates > 1:
+        search = replace(search, num_solutions=candidates, alpha=min(search.alpha, ALPHA))
+        assembled = [f"{at}/assemble{i}" for i in range(candidates)]
+    start = f"{at}/select" if candidates > 1 else assembled[0]
     return [
         Stage("rank", rank or RankSettings(), {"parent": parent, "corpus": corpus}),
         Stage(
@@ -219,16 +246,20 @@ def compression(
             {"parent": parent, "corpus": corpus, "ranking": "rank"},
         ),
         Stage("cost", cost or CostSettings(scenario=scenario), {"parent": parent}),
-        Stage(f"{at}/search", SearchSettings(target=target), {"scores": "score", "costs": "cost"}),
-        Stage(
-            f"{at}/assemble",
-            assemble or AssembleSettings(),
-            {"parent": parent, "corpus": corpus, "ranking": "rank", "search": f"{at}/search"},
+        Stage(f"{at}/search", search, {"scores": "score", "costs": "cost"}),
+        *(
+            Stage(
+                name,
+                replace(assemble or AssembleSettings(), solution=i),
+                {"parent": parent, "corpus": corpus, "ranking": "rank", "search": f"{at}/search"},
+            )
+            for i, name in enumerate(assembled)
         ),
+        *_selection(at, parent, corpus, assembled, brief or _brief(distill)),
         Stage(
             f"{at}/distill",
-            distill or DistillSettings(),
-            {"child": f"{at}/assemble", "parent": parent, "corpus": corpus},
+            distill,
+            {"child": start, "parent": parent, "corpus": corpus},
         ),
         Stage(
             f"{at}/eval",
@@ -249,11 +280,39 @@ def compression(
                 "scores": "score",
                 "costs": "cost",
                 "search": f"{at}/search",
-                "assembled": f"{at}/assemble",
+                "assembled": start,
                 "child": f"{at}/distill",
                 "eval": f"{at}/eval",
                 "bench": f"{at}/bench",
             },
+        ),
+    ]
+
+
+def _brief(distill: DistillSettings) -> DistillSettings:
+    """Return a healing of a tenth of the tokens."""
+    train = distill.train
+    return replace(
+        distill, train=replace(train, tokens=max(train.tokens // 10, train.batch_tokens))
+    )
+
+
+def _selection(
+    at: str, parent: str | Path, corpus: str, assembled: list[str], brief: DistillSettings
+) -> list[Stage]:
+    """Return the stages that heal each candidate briefly and choose one; none for a single one."""
+    if len(assembled) == 1:
+        return []
+    healed = [f"{at}/brief{i}" for i in range(len(assembled))]
+    return [
+        *(
+            Stage(name, brief, {"child": start, "parent": parent, "corpus": corpus})
+            for name, start in zip(healed, assembled, strict=True)
+        ),
+        Stage(
+            f"{at}/select",
+            SelectSettings(figure="heldout_kl" if brief.needs_teacher else "heldout_loss"),
+            {"child": list(healed), "assembled": list(assembled)},
         ),
     ]
 

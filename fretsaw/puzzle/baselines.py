@@ -1,7 +1,7 @@
 """What the exact search is compared with: other ways to choose, under the same limits.
 
-Each returns children best first, none over a limit, or raises `Infeasible` where it finds none; that
-another search might is then left open. Pairs count in the score of what was chosen, not in choosing.
+Each returns children best first, none over a limit, or raises `Infeasible` where it finds none.
+Pairs across layers count in the score of what was chosen, not in choosing it.
 """
 
 import itertools
@@ -70,7 +70,7 @@ def depth(table: Table, limits: Mapping[str, float], *, contiguous: bool = False
     """Drop as few whole layers as the limits ask for, those that score least when dropped.
 
     The others stay as they are, the first alternative of each subblock. `contiguous` drops a run of
-    neighbours instead. All sets of that many least or neighbouring layers that fit come back.
+    neighbours instead; every run of the shortest length that fits comes back.
     """
     program = Program.of(table, limits)
     layers = _groups_by_layer(program)
@@ -193,7 +193,7 @@ def _filled(
 
     def after(g: int, j: int) -> dict[str, float]:
         costs = program.groups[g].costs
-        return {name: total[name] + costs[name][j] - costs[name][pick[g]] for name in limits}
+        return {n: total[n] + float(costs[n][j] - costs[n][pick[g]]) for n in limits}
 
     is_changed = True
     while is_changed:

@@ -162,7 +162,9 @@ def _groups(i: int, layer: Layer, costs: Iterable[str], pairs: list[Pair]) -> li
             for names, parts in candidates.items()
         ]
         by_cost = {
-            cost: np.array([sum(sum_of(a.costs, cost) for a in p) for p in candidates.values()])
+            cost: np.array(
+                [sum(sum_of(a.costs, cost) for a in parts) for parts in candidates.values()], float
+            )
             for cost in costs
         }
         return Group(i, tuple(candidates), np.array(scores, float), by_cost)

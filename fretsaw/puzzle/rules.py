@@ -6,6 +6,7 @@ Names that are not ours (`gqa4`, `ffn384`, `gqa4+ffn384`) are always taken.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from fretsaw.checkpoint.targets import TARGETS
@@ -43,9 +44,9 @@ class Rules:
             if size % self.tensor_parallel:
                 what = "key-value heads" if kind == "gqa" else "FFN channels"
                 return f"{size} {what} over {self.tensor_parallel} devices"
-            if kind == "ffn" and size % self._multiple(own_width):
-                if not (self.pads and size == own_width):
-                    return f"an FFN {size} wide, no multiple of {self.width_multiple}"
+            is_own = self.pads and size == own_width
+            if kind == "ffn" and not is_own and size % self._multiple(own_width):
+                return f"an FFN {size} wide, no multiple of {self.width_multiple}"
         return None
 
     def _multiple(self, own_width: int) -> int:
@@ -102,8 +103,8 @@ def taken(table: Table, rules: Rules) -> Table:
     return replace(table, layers=tuple(layers), pairs=pairs)
 
 
-def _own_width(alternatives: dict | object) -> int:
+def _own_width(alternatives: Iterable[str]) -> int:
     """Return the FFN width of the first alternative, which is the parent's own; 0 for none."""
-    first = next(iter(alternatives), "")  # type: ignore[call-overload]
+    first = next(iter(alternatives), "")
     widths = [int(found[2]) for found in _SIZED.finditer(first) if found[1] == "ffn"]
     return widths[0] if widths else 0

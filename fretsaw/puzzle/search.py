@@ -36,9 +36,9 @@ def search_table(
 
     Each differs from every earlier one in at least `min_difference` layers and has at most a share
     `alpha` of layers in common with it; fewer come back where no more exist. `proved` is False only
-    where a solve met `time_limit_s`; a `gap` above 0 proves the least score to that share of it only,
-    which is quicker where alternatives are all but worth their cost. Raises `Infeasible` where nothing fits, `ValueError` for a
-    limit on an unknown cost and for rules that leave a subblock nothing.
+    where a solve met `time_limit_s`; with a `gap` above 0 it is proved to that share of the score
+    alone, which is quick where near-ties abound. Raises `Infeasible` where nothing fits,
+    `ValueError` for a limit on an unknown cost and for rules that leave a subblock nothing.
     """
     num_layers = len(table.layers)
     if num_solutions < 1 or not 1 <= min_difference <= num_layers or not 0 <= alpha <= 1:

@@ -144,7 +144,7 @@ class SearchSettings:
     pareto_points: int = 9
     """Points of the front of score against one cost, which the report draws."""
     pareto_cost: str = "decode_ms"
-    """That cost: decode_ms, prefill_ms, memory_mib, params, or a sum such as prefill_ms+decode_ms."""
+    """That cost: decode_ms, prefill_ms, memory_mib, params; or a sum, prefill_ms+decode_ms."""
 
     def __post_init__(self) -> None:
         if self.tensor_parallel < 1 or not 0 <= self.margin < 1 or self.pareto_points < 2:

@@ -79,8 +79,8 @@ class Table:
             first, second = (self.subblock_of(place) for place in pair.choices)
             if first == second:
                 raise ValueError(
-                    f"search table: the pair {_spelled(pair)} names one subblock twice, which takes "
-                    "one alternative; name two subblocks"
+                    f"search table: the pair {_spelled(pair)} names one subblock twice, which "
+                    "takes one alternative; name two subblocks"
                 )
 
     def subblock_of(self, place: Place) -> tuple[int, str]:
@@ -192,10 +192,9 @@ def table_from_json(value: Any) -> Table:
     built = tuple(_layer(layer, i) for i, layer in enumerate(layers))
     pairs = pairs_from_json(value.get("pairs", []))
     for i, blocks in enumerate(joint):
-        scores = _mapping(blocks, f"layer {i}, blocks")
-        pairs += joint_pairs(
-            i, built[i], {name: _score(scores[name], f"layer {i}, {name!r}") for name in scores}
-        )
+        figures = _mapping(blocks, f"layer {i}, blocks").items()
+        scores = {name: _score(value, f"layer {i}, blocks {name!r}") for name, value in figures}
+        pairs += joint_pairs(i, built[i], scores)
     return Table(
         layers=built,
         pairs=tuple(pairs),
