@@ -131,14 +131,12 @@ class Program(NamedTuple):
         """Say whether every limit holds."""
         return all(within(self.cost(name, pick), limit) for name, limit in limits.items())
 
-    def pick(self, choices: Sequence[Choice]) -> Pick:
-        """Return the pick of a child's choices, which must all be in the table."""
-        picks = []
-        for group in self.groups:
-            choice = choices[group.layer]
-            names = (choice,) if isinstance(choice, str) else choice
-            picks.append(next(j for j, own in enumerate(group.names) if set(own) <= set(names)))
-        return tuple(picks)
+    def pick(self, names: Sequence[tuple[str, ...]]) -> Pick:
+        """Return the pick of the names chosen in each layer, which must all be in the table."""
+        return tuple(
+            next(j for j, own in enumerate(group.names) if set(own) <= set(names[group.layer]))
+            for group in self.groups
+        )
 
     def solution(self, pick: Pick, *, proved: bool) -> Solution:
         """Return the child of a pick."""

@@ -194,8 +194,9 @@ def explain_targets(reach: Reach, bounds: Sequence[Bound], scenario: Scenario) -
     }
 
     def words(costs: Mapping[str, float]) -> list[str]:
+        asked = reach.limits
         return [
-            f"{tightest[name].reachable(value)} ({name} {value:.4g}, {reach.limits[name]:.4g} asked)"
+            f"{tightest[name].reachable(value)} ({name} {value:.4g}, {asked[name]:.4g} asked)"
             for name, value in costs.items()
         ]
 

@@ -87,8 +87,8 @@ def test_a_contiguous_run_may_cost_more_than_single_layers() -> None:
 def test_most_parameters_by_hand() -> None:
     (found,) = search_by("max_params", FOUR, {"ms": 31.0})
     assert found.costs["params"] == 30
+    layer = {"block": {"a": Alternative(0.0, {"ms": 1.0})}}
     with pytest.raises(ValueError, match="needs the cost 'params'"):
-        layer = {"block": {"a": Alternative(0.0, {"ms": 1.0})}}
         search_by("max_params", Table((layer,)), {})
 
 
@@ -111,7 +111,7 @@ def test_what_no_method_can_meet_is_explained_as_by_the_exact_search() -> None:
     for method in METHODS:
         with pytest.raises(Infeasible, match=r"ms cannot go that low.*raise ms to 2"):
             search_by(method, FOUR, {"ms": 1.5})
-    with pytest.raises(Infeasible, match="method uniform finds no child .* there are some"):
+    with pytest.raises(Infeasible, match=r"method uniform finds no child .* there are some"):
         search_by("uniform", FOUR, {"ms": 4.0})  # layer 0 keeps attention, so all would
 
 
