@@ -74,27 +74,23 @@ def depth(table: Table, limits: Mapping[str, float], *, contiguous: bool = False
     """
     program = Program.of(table, limits)
     layers = _groups_by_layer(program)
-    nothing = [
-        [
-            next((j for j, n in enumerate(program.groups[g].names) if _is_nothing(n)), None)
-            for g in gs
-        ]
-        for gs in layers
-    ]
-    droppable = [i for i, js in enumerate(nothing) if None not in js]
-    drop_score = {
-        i: sum(program.groups[g].scores[j] for g, j in zip(layers[i], nothing[i], strict=True))
-        for i in droppable
+    nothing = {
+        g: j
+        for g, group in enumerate(program.groups)
+        for j, names in enumerate(group.names)
+        if _is_nothing(names)
     }
+    droppable = [i for i, groups in enumerate(layers) if all(g in nothing for g in groups)]
 
     def without(dropped: tuple[int, ...]) -> Pick:
-        pick = [0] * len(program.groups)
-        for i in dropped:
-            for g, j in zip(layers[i], nothing[i], strict=True):
-                pick[g] = j
-        return tuple(pick)
+        return tuple(
+            nothing[g] if group.layer in dropped else 0 for g, group in enumerate(program.groups)
+        )
 
-    ascending = sorted(droppable, key=drop_score.__getitem__)
+    def drop_score(i: int) -> float:
+        return sum(program.groups[g].scores[nothing[g]] for g in layers[i])
+
+    ascending = sorted(droppable, key=drop_score)
     for count in range(len(droppable) + 1):
         sets = [tuple(ascending[:count])]
         if contiguous:

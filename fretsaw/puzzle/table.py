@@ -210,19 +210,22 @@ def pairs_from_json(value: Any) -> list[Pair]:
     pairs = []
     for entry in value:
         choices = _mapping(entry, "a pair").get("choices")
-        is_place = [
-            isinstance(place, list | tuple) and list(map(type, place)) == [int, str]
-            for place in (choices if isinstance(choices, list | tuple) else ())
-        ]
-        if is_place != [True, True]:
+        places = [_place(one) for one in choices] if isinstance(choices, list | tuple) else []
+        if len(places) != 2 or None in places:
             raise ValueError(
                 f"search table: a pair's choices are {choices!r:.60}; write "
                 '[[layer, "name"], [layer, "name"]]'
             )
-        first, second = ((int(i), str(name)) for i, name in choices)
+        first, second = (place for place in places if place is not None)
         where = f"the pair of {first[1]!r} and {second[1]!r}"
         pairs.append(Pair((first, second), _score(entry, where)))
     return pairs
+
+
+def _place(value: Any) -> Place | None:
+    if isinstance(value, list | tuple) and list(map(type, value)) == [int, str]:
+        return value[0], value[1]
+    return None
 
 
 def joint_pairs(i: int, layer: Layer, scores: Mapping[str, float]) -> list[Pair]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fretsaw.puzzle.explain import Infeasible
 from fretsaw.puzzle.program import within
-from fretsaw.puzzle.rules import NO_RULES
+from fretsaw.puzzle.rules import FIRST_ATTENTION, NO_RULES
 from fretsaw.puzzle.search import search_by, search_table
 from fretsaw.puzzle.settings import Method
 from fretsaw.puzzle.table import Alternative, Pair, Table
@@ -129,15 +129,15 @@ def test_none_is_ahead_of_the_exact_search_or_over_a_limit(scores, share, num_pa
         for _ in range(num_pairs)
     )
     table = replace(table, pairs=pairs)
-    rules = {} if first else {"rules": NO_RULES}
+    rules = FIRST_ATTENTION if first else NO_RULES
     limits = {"ms": 1.0 + share * 10 * len(scores), "params": 9.0 * len(scores)}
     try:
-        (best,) = search_table(table, limits, **rules)
+        (best,) = search_table(table, limits, rules=rules)
     except Infeasible:
         best = None
     for method in METHODS:
         try:
-            found = search_by(method, table, limits, **rules)
+            found = search_by(method, table, limits, rules=rules)
         except Infeasible:
             continue
         assert best is not None, f"{method} found a child where there is none"

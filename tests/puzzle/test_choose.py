@@ -143,7 +143,7 @@ def test_joint_scores_and_blocks_become_pairs_of_names(inputs, tmp_path) -> None
     blocks = {"gqa4+ffn64": 0.0, "gqa4+ffn32": 0.1, "gqa2+ffn32": 0.2}
     layer = {"block": {name: {"score": score} for name, score in blocks.items()}}
     write_json(path, {"layers": [layer] * 4})
-    solutions, _ = found(inputs, tmp_path / "block", target="75% params")
+    solutions, _ = found(inputs, tmp_path / "block", target="77% params")  # 26 of 34
     assert solutions[0]["choices"] == [["gqa4", "ffn32"]] * 4
 
 
