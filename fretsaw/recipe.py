@@ -19,6 +19,7 @@ from fretsaw.distill.settings import DistillSettings, PretrainSettings
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.puzzle.settings import (
     AssembleSettings,
+    BldSettings,
     CostSettings,
     RankSettings,
     ScoreSettings,
@@ -55,6 +56,7 @@ _CORPUS = "tokenised text, made by `fretsaw corpus`"
 _RANKING = "channel order, made by `fretsaw rank`"
 _PROBLEMS = "problems of your own: a JSONL file"
 _SEARCH = "solutions, made by `fretsaw search`"
+_LIBRARY = "trained alternatives, made by `fretsaw bld`"
 
 STAGES: dict[str, StageKind] = {
     "corpus": StageKind(
@@ -76,6 +78,19 @@ STAGES: dict[str, StageKind] = {
         RankSettings,
         {"parent": _PARENT, "corpus": _CORPUS},
     ),
+    "bld": StageKind(
+        "train every alternative to match the parent's block",
+        "fretsaw.puzzle.bld:bld",
+        BldSettings,
+        {
+            "parent": _PARENT,
+            "corpus": _CORPUS,
+            "ranking": _RANKING,
+            "search": "whose solutions' pairs are trained together, made by `fretsaw search`",
+            "library": "where pairs start, made by `fretsaw bld`",
+        },
+        frozenset({"search", "library"}),
+    ),
     "score": StageKind(
         "score every alternative: what replacing it alone does",
         "fretsaw.puzzle.score:score",
@@ -86,8 +101,9 @@ STAGES: dict[str, StageKind] = {
             "ranking": _RANKING,
             "costs": "made by `fretsaw cost`; with first_tokens, what the answers are weighed by",
             "problems": _PROBLEMS,
+            "library": _LIBRARY,
         },
-        frozenset({"costs", "problems"}),
+        frozenset({"costs", "problems", "library"}),
     ),
     "cost": StageKind(
         "measure every alternative's time at a scenario",
@@ -105,7 +121,14 @@ STAGES: dict[str, StageKind] = {
         "build the child from the parent's weights, repaired in closed form",
         "fretsaw.puzzle.assemble:assemble",
         AssembleSettings,
-        {"parent": _PARENT, "corpus": _CORPUS, "ranking": _RANKING, "search": _SEARCH},
+        {
+            "parent": _PARENT,
+            "corpus": _CORPUS,
+            "ranking": _RANKING,
+            "search": _SEARCH,
+            "library": _LIBRARY,
+        },
+        frozenset({"library"}),
     ),
     "select": StageKind(
         "choose among candidates that were healed briefly",
@@ -211,6 +234,7 @@ def compression(
     corpus: str = "corpus",
     under: str = "",
     rank: RankSettings | None = None,
+    bld: BldSettings | None = None,
     score: ScoreSettings | None = None,
     cost: CostSettings | None = None,
     search: SearchSettings | None = None,
@@ -224,38 +248,35 @@ def compression(
     """Return the Puzzle path from a parent and a corpus to a healed, measured, reported child.
 
     The first three stages depend on the parent alone; the others stand in a folder of the target's
-    own, so that a second target adds a folder and reruns nothing before the search. With several
-    `candidates` that many solutions are assembled, each is healed as `brief` says (by default a
-    tenth of the tokens), and the best of them is healed at length from its assembled weights.
+    own, so that a second target adds a folder and reruns nothing before the search. With `bld`
+    the alternatives are trained before they are scored. With several `candidates` that many
+    solutions are assembled, each is healed as `brief` says (by default a tenth of the tokens), and
+    the best of them is healed at length from its assembled weights.
     """
     if candidates < 1:
         raise ValueError(f"candidates {candidates}: give at least 1")
     at = under or slug(target)
     search = replace(search or SearchSettings(), target=target)
     distill = distill or DistillSettings()
-    assembled = [f"{at}/assemble"]
+    assemble = assemble or AssembleSettings()
+    assembled = {f"{at}/assemble": assemble}
     if candidates > 1:
         search = replace(search, num_solutions=candidates, alpha=min(search.alpha, ALPHA))
-        assembled = [f"{at}/assemble{i}" for i in range(candidates)]
-    start = f"{at}/select" if candidates > 1 else assembled[0]
+        assembled = {f"{at}/assemble{i}": replace(assemble, solution=i) for i in range(candidates)}
+    start = f"{at}/select" if candidates > 1 else f"{at}/assemble"
+    ranked = {"parent": parent, "corpus": corpus, "ranking": "rank"}
+    library = {"library": "bld"} if bld else {}
     return [
         Stage("rank", rank or RankSettings(), {"parent": parent, "corpus": corpus}),
-        Stage(
-            "score",
-            score or ScoreSettings(),
-            {"parent": parent, "corpus": corpus, "ranking": "rank"},
-        ),
+        *([Stage("bld", bld, {**ranked})] if bld else []),
+        Stage("score", score or ScoreSettings(), {**ranked, **library}),
         Stage("cost", cost or CostSettings(scenario=scenario), {"parent": parent}),
         Stage(f"{at}/search", search, {"scores": "score", "costs": "cost"}),
         *(
-            Stage(
-                name,
-                replace(assemble or AssembleSettings(), solution=i),
-                {"parent": parent, "corpus": corpus, "ranking": "rank", "search": f"{at}/search"},
-            )
-            for i, name in enumerate(assembled)
+            Stage(name, settings, {**ranked, "search": f"{at}/search", **library})
+            for name, settings in assembled.items()
         ),
-        *_selection(at, parent, corpus, assembled, brief or _brief(distill)),
+        *_selection(at, parent, corpus, list(assembled), brief or _brief(distill)),
         Stage(
             f"{at}/distill",
             distill,
@@ -312,7 +333,7 @@ def _selection(
         Stage(
             f"{at}/select",
             SelectSettings(figure="heldout_kl" if brief.needs_teacher else "heldout_loss"),
-            {"child": list(healed), "assembled": list(assembled)},
+            {"child": [*healed], "assembled": [*assembled]},
         ),
     ]
 

@@ -6,6 +6,7 @@ import pytest
 
 from fretsaw.distill.settings import DistillSettings, TrainSettings
 from fretsaw.pipeline import resolve_inputs
+from fretsaw.puzzle.settings import BldSettings
 from fretsaw.recipe import STAGES, Stage, compression, find_recipe, load_recipe
 from fretsaw.report.settings import ReportSettings
 
@@ -17,7 +18,7 @@ def test_the_tiny_recipe_is_a_chain_of_known_stages(tmp_path: Path) -> None:
             paths = resolve_inputs(stage, stages, tmp_path)
             made = {tmp_path / earlier.name for earlier in stages[:i]}
             assert set(paths.values()) <= made, stage.name
-        assert {stage.kind for stage in stages} == set(STAGES) - {"select"}
+        assert {stage.kind for stage in stages} == set(STAGES) - {"bld", "select"}
 
 
 def test_candidates_are_healed_briefly_and_one_of_them_at_length(tmp_path: Path) -> None:
@@ -46,6 +47,19 @@ def test_candidates_are_healed_briefly_and_one_of_them_at_length(tmp_path: Path)
     assert paths["child2"] == tmp_path / "2x-decode/brief2"
     with pytest.raises(ValueError, match="candidates 0"):
         compression(parent=tmp_path, target="2x decode", scenario="batch=1", candidates=0)
+
+
+def test_trained_alternatives_are_scored_and_assembled() -> None:
+    stages = compression(
+        parent="parent",
+        target="1.5x decode",
+        scenario="batch=4,in=8,out=8,dtype=fp32,device=cpu",
+        bld=BldSettings(tokens=4096),
+    )
+    kinds = [stage.kind for stage in stages]
+    assert kinds.index("rank") < kinds.index("bld") < kinds.index("score")
+    reading = {stage.kind for stage in stages if stage.inputs.get("library") == "bld"}
+    assert reading == {"score", "assemble"}
 
 
 def test_the_stories_recipe_asks_for_its_files() -> None:
