@@ -150,28 +150,35 @@ class Program(NamedTuple):
 
 def _groups(i: int, layer: Layer, costs: Iterable[str], pairs: list[Pair]) -> list[Group]:
     """Return a layer's groups, attention before FFN; one group where pairs join the two."""
-
-    def group(candidates: dict[tuple[str, ...], list[Alternative]]) -> Group:
-        joint = {frozenset(name for _, name in pair.choices): 0.0 for pair in pairs}
-        for pair in pairs:
-            joint[frozenset(name for _, name in pair.choices)] += pair.score
-        scores = [
-            sum(a.score for a in parts) + joint.get(frozenset(names), 0.0)
-            for names, parts in candidates.items()
-        ]
-        by_cost = {
-            cost: np.array(
-                [sum(sum_of(a.costs, cost) for a in parts) for parts in candidates.values()], float
-            )
-            for cost in costs
-        }
-        return Group(i, tuple(candidates), np.array(scores, float), by_cost)
-
     subblocks = [layer[subblock] for subblock in sorted(layer)]
     if not pairs:
-        return [group({(name,): [a] for name, a in one.items()}) for one in subblocks]
+        return [_group(i, {(n,): [a] for n, a in one.items()}, costs, {}) for one in subblocks]
     attention, ffn = subblocks
-    return [group({(a, f): [attention[a], ffn[f]] for a in attention for f in ffn})]
+    joint: dict[frozenset[str], float] = {}
+    for pair in pairs:
+        names = frozenset(name for _, name in pair.choices)
+        joint[names] = joint.get(names, 0.0) + pair.score
+    blocks = {(a, f): [attention[a], ffn[f]] for a in attention for f in ffn}
+    return [_group(i, blocks, costs, joint)]
+
+
+def _group(
+    i: int,
+    candidates: Mapping[tuple[str, ...], list[Alternative]],
+    costs: Iterable[str],
+    joint: Mapping[frozenset[str], float],
+) -> Group:
+    scores = [
+        sum(a.score for a in parts) + joint.get(frozenset(names), 0.0)
+        for names, parts in candidates.items()
+    ]
+    by_cost = {
+        cost: np.array(
+            [sum(a.costs[n] for a in parts for n in names) for parts in candidates.values()], float
+        )
+        for cost, names in ((cost, cost.split("+")) for cost in costs)
+    }
+    return Group(i, tuple(candidates), np.array(scores, float), by_cost)
 
 
 def within(value: float, limit: float) -> bool:
