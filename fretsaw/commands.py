@@ -58,8 +58,10 @@ def stage(name: str, argv: list[str]) -> None:
     for input_name, text in kind.inputs.items():
         if input_name == "problems":
             continue  # named by --task
-        if input_name == "data":
-            fields.append((input_name, list[str], dataclasses.field(default_factory=list)))
+        if input_name in kind.several:
+            fields.append((input_name, list[str]))
+            if input_name in kind.optional:
+                fields[-1] += (dataclasses.field(default_factory=list),)
         elif input_name in kind.optional:
             fields.append((input_name, str | None, dataclasses.field(default=None)))
         else:
@@ -195,6 +197,8 @@ class CompressOptions:
     """Training text taken from the data at most."""
     heal_tokens: int = 1_000_000
     """Tokens of the child's distillation."""
+    candidates: int = 1
+    """Children that are healed briefly, before the best of them is healed at length."""
     seq_len: int | None = None
     """Tokens of one row of text; by default 256, or the model's context where that is shorter."""
     common: Common
@@ -220,6 +224,7 @@ def compress(argv: list[str]) -> None:
         device=options.common.device,
         tokens=options.tokens,
         heal_tokens=options.heal_tokens,
+        candidates=options.candidates,
         seq_len=options.seq_len,
     )
     _run_stages(f"compress {options.checkpoint}", stages, options.common, options.steering)

@@ -29,6 +29,7 @@ def compress_stages(
     device: str = "auto",
     tokens: int = 4_000_000,
     heal_tokens: int = 1_000_000,
+    candidates: int = 1,
     seq_len: int | None = None,
 ) -> list[Stage]:
     """Return the stages that compress `checkpoint`; raise before any work what is wrong."""
@@ -63,6 +64,7 @@ def compress_stages(
             assemble=AssembleSettings(seq_len=seq_len),
             distill=DistillSettings(train=_healing(config, heal_tokens, seq_len)),
             evaluate=EvalSettings(seq_len=seq_len),
+            candidates=candidates,
         ),
     ]
 

@@ -76,7 +76,7 @@ def run_stage(
         from fretsaw.distributed import mesh
 
         mesh.join(peers, device)
-    if "auto" in (device, dtype) and name not in ("search", "report"):
+    if "auto" in (device, dtype) and name not in ("search", "select", "report"):
         device, dtype = peers.on_first(
             lambda: artifact.recorded_precision(out) or settle(device, dtype)
         )

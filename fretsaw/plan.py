@@ -37,6 +37,7 @@ MICRO_BATCH = 2048  # tokens of one distillation micro-batch, by default
 EVAL_TOKENS = 131_072
 LAUNCHES = {"attention": 6, "ffn": 4, "head": 2}  # kernels of a subblock
 COST_SAMPLES = 9  # interleaved measurements of a cost
+PROXY_GAP = 1e-3  # of the search: its score here is only a proxy, and full of ties
 SPEEDUPS = (1.25, 1.5, 2.0, 3.0)
 UNITS = {"prefill_ms": "ms", "decode_ms": "ms", "memory_mib": "MiB", "params": "parameters"}
 
@@ -193,7 +194,7 @@ def _front(table: Table, parent: dict[str, float]) -> tuple[Point, ...]:
             bound = fastest if speedup == largest else parent[cost] / speedup
             params_share, memory_share = None, None
             if speedup <= largest:
-                costs = search_table(table, {cost: bound})[0].costs
+                costs = search_table(table, {cost: bound}, gap=PROXY_GAP)[0].costs
                 params_share = costs["params"] / parent["params"]
                 memory_share = costs["memory_mib"] / parent["memory_mib"]
             is_largest = speedup == largest
@@ -378,7 +379,7 @@ def make_plan(
     parent_costs = _parent_costs(config, own)
     child, infeasible = None, None
     try:
-        child = search_table(table, limits(targets, parent_costs))[0]
+        child = search_table(table, limits(targets, parent_costs), gap=PROXY_GAP)[0]
     except Infeasible as error:
         infeasible = str(error)
     choices = child.choices if child else [(b.attention_name, b.ffn_name) for b in config.blocks]

@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from fretsaw.puzzle.settings import (
     RankSettings,
     ScoreSettings,
     SearchSettings,
+    SelectSettings,
 )
 from fretsaw.report.settings import ReportSettings
 from fretsaw.rl.settings import RlSettings
@@ -45,6 +46,7 @@ class StageKind:
     inputs: dict[str, str]  # name -> what it is
     optional: frozenset[str] = frozenset()
     is_distributed: bool = False  # runs in several processes when torchrun starts it
+    several: frozenset[str] = frozenset({"data"})  # inputs that may be lists
 
     def load(self) -> Callable[..., dict[str, Any]]:
         """Import the function, and torch with it."""
@@ -52,6 +54,7 @@ class StageKind:
         return getattr(importlib.import_module(module), name)
 
 
+ALPHA = 0.8  # share of layers that candidates have in common at most, as in the paper
 FILES = ("data", "problems")  # inputs that are files, not checkpoints
 
 _PARENT = "the checkpoint that is compressed: a folder or a Hub id"
@@ -139,6 +142,16 @@ STAGES: dict[str, StageKind] = {
         "fretsaw.distill.teacher:teach",
         TeachSettings,
         {"parent": _PARENT, "corpus": _CORPUS},
+    ),
+    "select": StageKind(
+        "choose among candidates that were healed briefly",
+        "fretsaw.puzzle.select:select",
+        SelectSettings,
+        {
+            "child": "the candidates, healed briefly",
+            "assembled": "the same candidates before healing, in the same order",
+        },
+        several=frozenset({"child", "assembled"}),
     ),
     "distill": StageKind(
         "heal the child by distillation from its parent",
@@ -255,18 +268,33 @@ def compression(
     bld: BldSettings | None = None,
     score: ScoreSettings | None = None,
     cost: CostSettings | None = None,
+    search: SearchSettings | None = None,
     assemble: AssembleSettings | None = None,
     distill: DistillSettings | None = None,
     evaluate: EvalSettings | None = None,
     bench: BenchSettings | None = None,
+    candidates: int = 1,
+    brief: DistillSettings | None = None,
 ) -> list[Stage]:
     """Return the Puzzle path from a parent and a corpus to a healed, measured, reported child.
 
     The first three stages depend on the parent alone; the others stand in a folder of the target's
     own, so that a second target adds a folder and reruns nothing before the search. With `bld`
-    the alternatives are trained before they are scored.
+    the alternatives are trained before they are scored. With several `candidates` that many
+    solutions are assembled, each is healed as `brief` says (by default a tenth of the tokens), and
+    the best of them is healed at length from its assembled weights.
     """
+    if candidates < 1:
+        raise ValueError(f"candidates {candidates}: give at least 1")
     at = under or slug(target)
+    search = replace(search or SearchSettings(), target=target)
+    distill = distill or DistillSettings()
+    assemble = assemble or AssembleSettings()
+    assembled = {f"{at}/assemble": assemble}
+    if candidates > 1:
+        search = replace(search, num_solutions=candidates, alpha=min(search.alpha, ALPHA))
+        assembled = {f"{at}/assemble{i}": replace(assemble, solution=i) for i in range(candidates)}
+    start = f"{at}/select" if candidates > 1 else f"{at}/assemble"
     ranked = {"parent": parent, "corpus": corpus, "ranking": "rank"}
     library = {"library": "bld"} if bld else {}
     return [
@@ -274,16 +302,16 @@ def compression(
         *([Stage("bld", bld, {**ranked})] if bld else []),
         Stage("score", score or ScoreSettings(), {**ranked, **library}),
         Stage("cost", cost or CostSettings(scenario=scenario), {"parent": parent}),
-        Stage(f"{at}/search", SearchSettings(target=target), {"scores": "score", "costs": "cost"}),
-        Stage(
-            f"{at}/assemble",
-            assemble or AssembleSettings(),
-            {**ranked, "search": f"{at}/search", **library},
+        Stage(f"{at}/search", search, {"scores": "score", "costs": "cost"}),
+        *(
+            Stage(name, settings, {**ranked, "search": f"{at}/search", **library})
+            for name, settings in assembled.items()
         ),
+        *_selection(at, parent, corpus, list(assembled), brief or _brief(distill)),
         Stage(
             f"{at}/distill",
-            distill or DistillSettings(),
-            {"child": f"{at}/assemble", "parent": parent, "corpus": corpus},
+            distill,
+            {"child": start, "parent": parent, "corpus": corpus},
         ),
         Stage(
             f"{at}/eval",
@@ -304,11 +332,39 @@ def compression(
                 "scores": "score",
                 "costs": "cost",
                 "search": f"{at}/search",
-                "assembled": f"{at}/assemble",
+                "assembled": start,
                 "child": f"{at}/distill",
                 "eval": f"{at}/eval",
                 "bench": f"{at}/bench",
             },
+        ),
+    ]
+
+
+def _brief(distill: DistillSettings) -> DistillSettings:
+    """Return a healing of a tenth of the tokens."""
+    train = distill.train
+    return replace(
+        distill, train=replace(train, tokens=max(train.tokens // 10, train.batch_tokens))
+    )
+
+
+def _selection(
+    at: str, parent: str | Path, corpus: str, assembled: list[str], brief: DistillSettings
+) -> list[Stage]:
+    """Return the stages that heal each candidate briefly and choose one; none for a single one."""
+    if len(assembled) == 1:
+        return []
+    healed = [f"{at}/brief{i}" for i in range(len(assembled))]
+    return [
+        *(
+            Stage(name, brief, {"child": start, "parent": parent, "corpus": corpus})
+            for name, start in zip(healed, assembled, strict=True)
+        ),
+        Stage(
+            f"{at}/select",
+            SelectSettings(figure="heldout_kl" if brief.needs_teacher else "heldout_loss"),
+            {"child": [*healed], "assembled": [*assembled]},
         ),
     ]
 

@@ -2,13 +2,15 @@
 
 A scenario is "batch=64,in=1024,out=1024,dtype=bf16,device=h100". A target is a list such as
 "1.5x decode, 60% memory"; a speed-up is tokens/s at the scenario, so every speed is printed next to
-it. Standard library only.
+it. Where several scenarios are measured, "1.5x decode @ batch=64" names the one it is meant for.
+Standard library only.
 """
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from fretsaw.model.size import BYTES_PER_ELEMENT
@@ -61,6 +63,12 @@ class Scenario:
             fields[_KEYS[key]] = int(value) if is_number else value
         return cls(**fields)  # type: ignore[arg-type]
 
+    def agrees(self, text: str) -> bool:
+        """Say whether every key that `text` gives ("batch=64,in=1024") is as in this scenario."""
+        given = Scenario.parse(text)
+        keys = [part.partition("=")[0].strip() for part in text.split(",") if part.strip()]
+        return all(getattr(given, _KEYS[key]) == getattr(self, _KEYS[key]) for key in keys)
+
     def __str__(self) -> str:
         return ",".join(f"{key}={getattr(self, field)}" for key, field in _KEYS.items())
 
@@ -88,7 +96,8 @@ _SPEEDS = ("decode", "prefill", "throughput")
 _SHARES = ("memory", "params")
 _GRAMMAR = (
     "write '1.5x decode', '2x prefill', '1.3x throughput', '800ms latency', '60% memory', "
-    "'0.7x params', '24GB' or '24GiB', several joined by commas"
+    "'0.7x params', '24GB' or '24GiB', several joined by commas; '@ batch=64 in=1024' after one "
+    "names the measured scenario it is meant for"
 )
 _FORM = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(x|%|ms|[GM]i?B)(?:\s+([a-z]+))?", re.IGNORECASE)
 
@@ -101,10 +110,18 @@ class Target:
     amount: float
     unit: Literal["speedup", "share", "ms", "mib"]
     text: str  # as the user wrote it
+    at: str = ""  # the scenario it is meant for, as far as it is given: "batch=64,in=1024"
 
     @classmethod
     def parse(cls, text: str) -> "Target":
         """Read one target. Raises `ValueError` with the grammar."""
+        text, sign, at = text.partition("@")
+        if sign:
+            at = ",".join(at.split())
+            Scenario.parse(at)
+            if not at:
+                raise ValueError(f"target: {text.strip()!r} @ names no scenario; {_GRAMMAR}")
+            return replace(cls.parse(text), at=at)
         form = _FORM.fullmatch(text.strip())
         if form is None:
             raise ValueError(f"target: {text.strip()!r} is not understood; {_GRAMMAR}")
@@ -147,8 +164,25 @@ class Target:
             case _:
                 return self.amount
 
+    def reachable(self, cost: float, parent_cost: float) -> str:
+        """Say in the target's own words what `cost` comes to, rounded so that it can be met."""
+        match self.unit:
+            case "speedup":
+                speedup = math.floor(100 * parent_cost / cost + 1e-9) / 100
+                return f"{speedup:g}x {self.quantity}"
+            case "share":
+                share = math.ceil(1000 * cost / parent_cost - 1e-9) / 10
+                return f"{share:g}% {self.quantity}"
+            case "ms":
+                return f"{math.ceil(cost - 1e-9)}ms {self.quantity}"
+            case _:
+                form = _FORM.fullmatch(self.text)
+                assert form is not None, f"a target was parsed from {self.text!r}"
+                unit = next(u for u in _MIB_OF_UNIT if u.lower() == form[2].lower())
+                return f"{math.ceil(100 * cost / _MIB_OF_UNIT[unit] - 1e-9) / 100:g}{unit}"
+
     def __str__(self) -> str:
-        return self.text
+        return f"{self.text} @ {self.at.replace(',', ' ')}" if self.at else self.text
 
 
 def parse_targets(text: str) -> tuple[Target, ...]:
@@ -165,6 +199,11 @@ def limits(targets: Iterable[Target], parent_costs: Mapping[str, float]) -> dict
     """
     bounds: dict[str, float] = {}
     for target in targets:
+        if target.at:
+            raise ValueError(
+                f"target: {target} names a scenario, which only a search over measured costs "
+                f"knows; give {target.text} alone"
+            )
         missing = [name for name in target.cost.split("+") if name not in parent_costs]
         if missing:
             raise ValueError(

@@ -28,7 +28,7 @@ TRAIN = TrainSettings(tokens=40_960, batch_tokens=512, micro_batch_tokens=512, s
                       heldout_tokens=1024, save_every_s=0.2,
                       update=UpdateSettings(optimizer="muon"))
 
-def recipe(target="0.8x params"):
+def recipe(target="0.8x params", candidates=1):
     return [
         Stage("corpus", CorpusSettings(source="world", max_tokens=40_000, heldout_tokens=4096,
                                        vocab_size=300, seq_len=64)),
@@ -44,6 +44,7 @@ def recipe(target="0.8x params"):
             distill=DistillSettings(train=TRAIN),
             evaluate=EvalSettings(tokens=1024, seq_len=64, task="word_problems", num_problems=8,
                                   max_new_tokens=32),
+            candidates=candidates,
         ),
     ]
 """
@@ -107,6 +108,23 @@ def test_a_second_target_reruns_nothing_before_the_search(recipe: Path, finished
     assert [p.parent.name for p in new] == ["search"]
     assert all(after[p] == before[p] for p in before)
     assert "x decode" in result.stderr
+
+
+def test_candidates_are_healed_briefly_and_the_best_of_them_at_length(
+    recipe: Path, finished: Path
+) -> None:
+    target, at = "0.75x params", finished / "0.75x-params"
+    options = ("--arg", f"target={target}", "--arg", "candidates=2")
+    run(recipe, finished, *options, "--from", "0.75x-params/search")
+    chosen = json.loads((at / "select/chosen.json").read_text())
+    figures = [one["figure"] for one in chosen["candidates"]]
+    winner = at / f"assemble{chosen['candidate']}"
+    assert figures[chosen["candidate"]] == min(figures)
+    weights = [hashlib.sha256((f / "model.safetensors").read_bytes()).hexdigest()
+               for f in (winner, at / "select")]  # fmt: skip
+    assert weights[0] == weights[1]
+    assert "assemble" in render_lineage(at / "distill")
+    assert (at / "report/report.html").is_file()
 
 
 def test_changed_settings_are_refused_until_forced(recipe: Path, finished: Path) -> None:

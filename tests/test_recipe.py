@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from fretsaw.distill.settings import DistillSettings, TrainSettings
 from fretsaw.pipeline import resolve_inputs
 from fretsaw.puzzle.settings import BldSettings
 from fretsaw.recipe import STAGES, Stage, compression, find_recipe, load_recipe
 from fretsaw.report.settings import ReportSettings
 
-ONLY_FOR_LARGE_PARENTS = {"bld", "teach", "cpt"}
+NOT_IN_TINY = {"bld", "teach", "cpt", "select"}
 
 
 def test_the_tiny_recipe_is_a_chain_of_known_stages(tmp_path: Path) -> None:
@@ -19,7 +20,35 @@ def test_the_tiny_recipe_is_a_chain_of_known_stages(tmp_path: Path) -> None:
             paths = resolve_inputs(stage, stages, tmp_path)
             made = {tmp_path / earlier.name for earlier in stages[:i]}
             assert set(paths.values()) <= made, stage.name
-        assert {stage.kind for stage in stages} == set(STAGES) - ONLY_FOR_LARGE_PARENTS
+        assert {stage.kind for stage in stages} == set(STAGES) - NOT_IN_TINY
+
+
+def test_candidates_are_healed_briefly_and_one_of_them_at_length(tmp_path: Path) -> None:
+    distill = DistillSettings(train=TrainSettings(tokens=81_920, batch_tokens=4096))
+    plain, several = (
+        compression(
+            parent=tmp_path, target="2x decode", scenario="batch=1", distill=distill, candidates=k
+        )
+        for k in (1, 3)
+    )
+    assert [stage.name for stage in plain] == [
+        *("rank", "score", "cost", "2x-decode/search", "2x-decode/assemble", "2x-decode/distill"),
+        *("2x-decode/eval", "2x-decode/bench", "2x-decode/report"),
+    ]
+    by_name = {stage.name.removeprefix("2x-decode/"): stage for stage in several}
+    search = by_name["search"].settings
+    assert (search.target, search.num_solutions, search.alpha) == ("2x decode", 3, 0.8)
+    for i in range(3):
+        assert by_name[f"assemble{i}"].settings.solution == i
+        assert by_name[f"brief{i}"].settings.train.tokens == 8192
+        assert by_name[f"brief{i}"].inputs["child"] == f"2x-decode/assemble{i}"
+    assert by_name["distill"].inputs["child"] == "2x-decode/select"
+    assert by_name["distill"].settings == distill
+    paths = resolve_inputs(by_name["select"], several, tmp_path)
+    assert list(paths) == ["child", "child1", "child2", "assembled", "assembled1", "assembled2"]
+    assert paths["child2"] == tmp_path / "2x-decode/brief2"
+    with pytest.raises(ValueError, match="candidates 0"):
+        compression(parent=tmp_path, target="2x decode", scenario="batch=1", candidates=0)
 
 
 def test_trained_alternatives_are_scored_and_assembled() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fretsaw.scenario import Scenario, limits, parse_targets
+from fretsaw.scenario import Scenario, Target, limits, parse_targets
 
 TEXT = "batch=64,in=1024,out=512,dtype=bf16,device=h100"
 
@@ -77,3 +77,33 @@ def test_refused_targets_give_the_grammar(text):
 def test_a_target_on_an_unmeasured_cost_is_refused():
     with pytest.raises(ValueError, match="needs the parent's prefill_ms"):
         limits(parse_targets("1.2x throughput"), {"decode_ms": 900.0})
+
+
+def test_a_target_may_name_its_scenario():
+    target = Target.parse("1.5x decode @ batch=64 in=1024")
+    assert (target.quantity, target.at) == ("decode", "batch=64,in=1024")
+    assert parse_targets(str(target)) == (target,)
+    assert Scenario(batch=64, output_tokens=7).agrees(target.at)
+    assert not Scenario(batch=32).agrees(target.at)
+    for text, why in (("2x decode @ bach=1", "did you mean 'batch'"), ("2x decode @", "names no")):
+        with pytest.raises(ValueError, match=why):
+            Target.parse(text)
+    with pytest.raises(ValueError, match="names a scenario"):
+        limits([target], {"decode_ms": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("text", "cost", "words"),
+    [
+        ("3x decode", 52.0, "1.92x decode"),  # 100 / 52 = 1.923, rounded down
+        ("10% memory", 57.31, "57.4% memory"),  # rounded up
+        ("0.1x params", 57.3, "57.3% params"),
+        ("5ms latency", 7.2, "8ms latency"),
+        ("1GiB", 1536.0, "1.5GiB"),
+        ("1GB", 1536.0, "1.62GB"),  # 1536 MiB = 1.6106 GB, rounded up
+    ],
+)
+def test_what_is_reachable_is_said_as_a_target_that_can_be_met(text, cost, words):
+    target = Target.parse(text)
+    assert target.reachable(cost, 100.0) == words
+    assert Target.parse(words).bound(100.0) >= cost

@@ -1,9 +1,12 @@
-"""Settings of the search's stages: rank, bld, score, cost, search, assemble."""
+"""Settings of the search's stages: rank, bld, score, cost, search, assemble, select."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fretsaw.checkpoint.targets import Name as Engine
 from fretsaw.training.settings import UpdateSettings
+
+Method = Literal["mip", "greedy", "uniform", "depth", "contiguous", "max_params", "random"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,15 +185,42 @@ class SearchSettings:
     """Choose one alternative per subblock, exactly."""
 
     target: str = "1.5x decode"
-    """What the child must reach, such as "1.5x decode", "60% memory", "0.7x params"."""
+    """What the child must reach, such as "1.5x decode", "60% memory", "0.7x params"; a scenario
+    that was measured may be named, as in "1.5x decode @ batch=64"."""
+    engine: Engine = "vllm"
+    """What will serve the child; what it does not take is not chosen (see `fretsaw export`)."""
+    tensor_parallel: int = 1
+    """Devices a layer is split over; it divides key-value heads and FFN widths."""
     num_solutions: int = 1
     """Solutions kept, best first."""
     min_difference: int = 1
     """Layers in which any two solutions differ at least."""
+    alpha: float = 1.0
+    """Share of layers that any two solutions have in common at most (0.8 in the paper)."""
     margin: float = 0.02
     """Stay this fraction inside the bounds on time, since measured costs have noise."""
+    method: Method = "mip"
+    """mip is exact; the others are for comparison, under the same bounds and rules."""
     pareto_points: int = 9
-    """Points of the front of score against decode time that the report draws."""
+    """Points of the front of score against one cost, which the report draws."""
+    pareto_cost: str = "decode_ms"
+    """That cost: decode_ms, prefill_ms, memory_mib, params; or a sum, prefill_ms+decode_ms."""
+
+    def __post_init__(self) -> None:
+        if self.tensor_parallel < 1 or not 0 <= self.margin < 1 or self.pareto_points < 2:
+            raise ValueError(
+                f"tensor_parallel {self.tensor_parallel}, margin {self.margin}, pareto_points "
+                f"{self.pareto_points}; give at least 1 device, a margin from 0 to below 1, and at "
+                "least 2 points"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectSettings:
+    """Choose among candidates that were healed briefly, by a figure of their healing."""
+
+    figure: str = "heldout_kl"
+    """The figure, as in their manifests; the least wins. Without a teacher: heldout_loss."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,9 +58,13 @@ def _kv_heads(block: BlockConfig, space: SpaceSettings) -> list[int]:
 
 def _widths(block: BlockConfig, space: SpaceSettings) -> list[int]:
     own = block.intermediate_size
-    granularity = 256 if own >= 2048 else 16 if own >= 256 else 8
+    step = granularity(own)
     rounded = (
-        max(granularity, round(own * percent / 100 / granularity) * granularity)
-        for percent in space.ffn_percents
+        max(step, round(own * percent / 100 / step) * step) for percent in space.ffn_percents
     )
     return sorted({width for width in rounded if width < own}, reverse=True)
+
+
+def granularity(own_width: int) -> int:
+    """Return what the widths below a parent's own are multiples of."""
+    return 256 if own_width >= 2048 else 16 if own_width >= 256 else 8

@@ -5,7 +5,8 @@
                  "ffn": {...}}]}
 
 or {"block": {...}} for whole blocks. Scores are minimised; costs are any named numbers that add up
-over layers; `fixed` is what every child pays. Standard library only.
+over layers; `fixed` is what every child pays. "pairs" say what two choices score beyond their sum,
+in two layers or within one. Standard library only.
 """
 
 import difflib
@@ -30,6 +31,15 @@ class Alternative:
 
 
 Layer = Mapping[str, Mapping[str, Alternative]]  # subblock -> alternative's name -> alternative
+Place = tuple[int, str]  # a layer, and the name of one of its alternatives
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What two choices, both made, add to the sum of scores; below 0 where they go together."""
+
+    choices: tuple[Place, Place]
+    score: float
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,7 @@ class Table:
     layers: tuple[Layer, ...]
     fixed: Mapping[str, float] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
+    pairs: tuple[Pair, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -64,6 +75,31 @@ class Table:
                     f"search table: fixed names {name!r}, which no alternative costs; "
                     f"{nearest(name, names)}"
                 )
+        for pair in self.pairs:
+            first, second = (self.subblock_of(place) for place in pair.choices)
+            if first == second:
+                raise ValueError(
+                    f"search table: the pair {_spelled(pair)} names one subblock twice, which "
+                    "takes one alternative; name two subblocks"
+                )
+
+    def subblock_of(self, place: Place) -> tuple[int, str]:
+        """Return the layer and the subblock that a place belongs to."""
+        i, name = place
+        if not 0 <= i < len(self.layers):
+            raise ValueError(
+                f"search table: a pair names layer {i}, but there are {len(self.layers)}; "
+                "count from 0"
+            )
+        found = [subblock for subblock, names in self.layers[i].items() if name in names]
+        if len(found) != 1:
+            known = ", ".join(name for names in self.layers[i].values() for name in names)
+            wrong = "has no" if not found else "has twice, as attention and as FFN, the"
+            raise ValueError(
+                f"search table: a pair names {name!r}, but layer {i} {wrong} alternative of that "
+                f"name; it has {known}"
+            )
+        return i, found[0]
 
     @property
     def cost_names(self) -> tuple[str, ...]:
@@ -73,6 +109,10 @@ class Table:
                 for alternative in alternatives.values():
                     return tuple(alternative.costs)
         return ()
+
+
+def _spelled(pair: Pair) -> str:
+    return " with ".join(f"{name} of layer {i}" for i, name in pair.choices)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -113,7 +153,8 @@ def write_table(path: Path, table: Table) -> None:
 
 
 def table_to_json(table: Table) -> dict[str, Any]:
-    """Return the published form."""
+    """Return the published form; it has "pairs" only where there are any."""
+    pairs = [{"choices": [list(c) for c in p.choices], "score": p.score} for p in table.pairs]
     return {
         "units": dict(table.units),
         "fixed": dict(table.fixed),
@@ -127,6 +168,7 @@ def table_to_json(table: Table) -> dict[str, Any]:
             }
             for layer in table.layers
         ],
+        **({"pairs": pairs} if pairs else {}),
     }
 
 
@@ -139,17 +181,72 @@ def table_from_json(value: Any) -> Table:
             "search table: spans (fused runs of layers) are not supported yet; remove them and "
             "fuse after the search"
         )
-    unknown = value.keys() - {"units", "fixed", "layers", "spans"}
+    unknown = value.keys() - {"units", "fixed", "layers", "pairs", "spans"}
     if unknown:
         raise ValueError(
-            f"search table: unknown key {min(unknown)!r}; it has units, fixed and layers"
+            f"search table: unknown key {min(unknown)!r}; it has units, fixed, layers and pairs"
         )
     fixed = _mapping(value.get("fixed", {}), "fixed")
+    layers = [dict(_mapping(layer, f"layer {i}")) for i, layer in enumerate(value["layers"])]
+    joint = [layer.pop("blocks", {}) for layer in layers]
+    built = tuple(_layer(layer, i) for i, layer in enumerate(layers))
+    pairs = pairs_from_json(value.get("pairs", []))
+    for i, blocks in enumerate(joint):
+        figures = _mapping(blocks, f"layer {i}, blocks").items()
+        scores = {name: _score(value, f"layer {i}, blocks {name!r}") for name, value in figures}
+        pairs += joint_pairs(i, built[i], scores)
     return Table(
-        layers=tuple(_layer(layer, i) for i, layer in enumerate(value["layers"])),
+        layers=built,
+        pairs=tuple(pairs),
         fixed={name: _number(cost, f"fixed {name!r}") for name, cost in fixed.items()},
         units=_mapping(value.get("units", {}), "units"),
     )
+
+
+def pairs_from_json(value: Any) -> list[Pair]:
+    """Read [{"choices": [[layer, name], [layer, name]], "score": ...}, ...]."""
+    if not isinstance(value, list):
+        raise ValueError(f"search table: pairs is {value!r:.40}; it must be a list")
+    pairs = []
+    for entry in value:
+        choices = _mapping(entry, "a pair").get("choices")
+        places = [_place(one) for one in choices] if isinstance(choices, list | tuple) else []
+        if len(places) != 2 or None in places:
+            raise ValueError(
+                f"search table: a pair's choices are {choices!r:.60}; write "
+                '[[layer, "name"], [layer, "name"]]'
+            )
+        first, second = (place for place in places if place is not None)
+        where = f"the pair of {first[1]!r} and {second[1]!r}"
+        pairs.append(Pair((first, second), _score(entry, where)))
+    return pairs
+
+
+def _place(value: Any) -> Place | None:
+    if isinstance(value, list | tuple) and list(map(type, value)) == [int, str]:
+        return value[0], value[1]
+    return None
+
+
+def joint_pairs(i: int, layer: Layer, scores: Mapping[str, float]) -> list[Pair]:
+    """Return what "gqa2+ffn192" and such score together beyond the sum of their two scores."""
+    pairs = []
+    for name, score in scores.items():
+        attention, _, ffn = name.partition("+")
+        if attention not in layer.get("attention", {}) or ffn not in layer.get("ffn", {}):
+            raise ValueError(
+                f"search table: layer {i}, blocks {name!r} is not its attention + FFN; it has "
+                f"{', '.join(layer.get('attention', {}))} and {', '.join(layer.get('ffn', {}))}"
+            )
+        apart = layer["attention"][attention].score + layer["ffn"][ffn].score
+        pairs.append(Pair(((i, attention), (i, ffn)), score - apart))
+    return pairs
+
+
+def _score(figures: Any, where: str) -> float:
+    if "score" not in _mapping(figures, where):
+        raise ValueError(f"search table: {where} has no score; give one number, less is better")
+    return _number(figures["score"], f"{where}, score")
 
 
 def _layer(value: Any, i: int) -> Layer:
@@ -158,13 +255,8 @@ def _layer(value: Any, i: int) -> Layer:
         layer[subblock] = {}
         for name, figures in _mapping(alternatives, f"layer {i}, {subblock}").items():
             where = f"layer {i}, {subblock} {name!r}"
-            costs = dict(_mapping(figures, where))
-            if "score" not in costs:
-                raise ValueError(
-                    f"search table: {where} has no score; give one number, less is better"
-                )
-            score = _number(costs.pop("score"), f"{where}, score")
-            costs = {cost: _number(x, f"{where}, {cost}") for cost, x in costs.items()}
+            score = _score(figures, where)
+            costs = {c: _number(x, f"{where}, {c}") for c, x in figures.items() if c != "score"}
             layer[subblock][name] = Alternative(score, costs)
     return layer
 

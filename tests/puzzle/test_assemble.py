@@ -14,8 +14,9 @@ from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.eval.evaluate import evaluate, kept_accuracy
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.puzzle.assemble import assemble
-from fretsaw.puzzle.choose import join, parent_solution, search
+from fretsaw.puzzle.choose import search
 from fretsaw.puzzle.search import Infeasible
+from fretsaw.puzzle.served import join, parent_solution
 from fretsaw.puzzle.settings import AssembleSettings, SearchSettings
 
 

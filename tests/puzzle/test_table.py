@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from fretsaw.puzzle.table import read_table, table_from_json, write_table
+from fretsaw.puzzle.table import read_table, table_from_json, table_to_json, write_table
 
 TABLE = {
     "units": {"runtime_ms": "ms"},
@@ -33,6 +33,18 @@ def test_both_forms_come_back_as_written(tmp_path):
     assert read_table(tmp_path / "table.json") == table
 
 
+def test_pairs_and_joint_scores_of_a_layer(tmp_path):
+    value = copy.deepcopy(TABLE)
+    pair = {"choices": [[0, "gqa4"], [1, "whole"]], "score": -0.2}
+    value["pairs"] = [pair]
+    value["layers"][0]["blocks"] = {"attn_none+ffn384": {"score": 0.7}}
+    table = table_from_json(value)
+    joint = {"choices": [[0, "attn_none"], [0, "ffn384"]], "score": pytest.approx(0.7 - 0.5)}
+    assert table_to_json(table)["pairs"] == [pair, joint]
+    write_table(tmp_path / "table.json", table)
+    assert read_table(tmp_path / "table.json") == table
+
+
 def edited(edit) -> dict:
     value = copy.deepcopy(TABLE)
     edit(value)
@@ -41,6 +53,10 @@ def edited(edit) -> dict:
 
 def _gqa4(value) -> dict:
     return value["layers"][0]["attention"]["gqa4"]
+
+
+def _pair(*choices) -> dict:
+    return {"choices": list(choices), "score": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -67,6 +83,13 @@ def _gqa4(value) -> dict:
         (lambda v: v["fixed"].update(runtime=1), "did you mean 'runtime_ms'"),
         (lambda v: v.update(spans=[{"layers": [0, 1]}]), "not supported yet"),
         (lambda v: v.update(limit=3), "unknown key 'limit'"),
+        (lambda v: v.update(pairs={}), "pairs is {}; it must be a list"),
+        (lambda v: v.update(pairs=[_pair([0, "gqa4"])]), "write [[layer"),
+        (lambda v: v.update(pairs=[_pair(["0", "gqa4"], [1, "whole"])]), "write [[layer"),
+        (lambda v: v.update(pairs=[_pair([0, "gqa4"], [2, "whole"])]), "layer 2, but there are 2"),
+        (lambda v: v.update(pairs=[_pair([0, "gqa4"], [1, "hole"])]), "layer 1 has no alternative"),
+        (lambda v: v.update(pairs=[_pair([0, "gqa4"], [0, "attn_none"])]), "one subblock twice"),
+        (lambda v: v["layers"][0].update(blocks={"gqa4": {"score": 1}}), "is not its attention"),
     ],
 )
 def test_refused_tables_name_the_place(edit, complaint):
