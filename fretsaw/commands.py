@@ -60,7 +60,7 @@ def stage(name: str, argv: list[str]) -> None:
     for input_name, text in kind.inputs.items():
         if input_name == "problems":
             continue  # named by --task
-        if input_name == "data":
+        if input_name in ("data", "refit"):
             fields.append((input_name, list[str], dataclasses.field(default_factory=list)))
         elif input_name in kind.optional:
             fields.append((input_name, str | None, dataclasses.field(default=None)))

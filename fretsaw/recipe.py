@@ -83,7 +83,12 @@ STAGES: dict[str, StageKind] = {
         "measure every alternative's time at a scenario",
         "fretsaw.puzzle.cost:cost",
         CostSettings,
-        {"parent": _PARENT},
+        {
+            "parent": _PARENT,
+            "measured": "a cost folder whose timings are taken over",
+            "refit": "benches whose children's times the costs are fitted to as well",
+        },
+        frozenset({"measured", "refit"}),
     ),
     "search": StageKind(
         "choose the best child that meets a target, exactly",

@@ -37,7 +37,8 @@ def bench(settings: BenchSettings, inputs: Mapping[str, Path], run: StageRun) ->
         # The parent once more: how far two runs of the same model differ is the noise floor.
         rounds[-1]["parent again"] = serve(models["parent"], scenario)
         run.step(i + 1, row=False)
-    result: dict[str, Any] = {"scenario": str(scenario), "rounds": rounds}
+    choices = [[b.attention_name, b.ffn_name] for b in models["child"].config.blocks]
+    result: dict[str, Any] = {"scenario": str(scenario), "choices": choices, "rounds": rounds}
     for phase in ("prefill", "decode"):
         ms = f"{phase}_ms"
         ratios = [r["parent"][ms] / r["child"][ms] for r in rounds]
