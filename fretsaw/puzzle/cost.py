@@ -127,7 +127,8 @@ def _measure(
     run: StageRun,
 ) -> Mapping[Scenario, Rounds]:
     """Time every model at every scenario in every round, but for what is kept already."""
-    run.progress.start("timing", num_rounds * len(models), unit="model")
+    total = num_rounds * len(models) * len(scenarios)
+    run.progress.start("timing", total, unit="measurement")
     measured: dict[Scenario, dict[str, list[Times]]] = {
         scenario: {name: [] for name in models} for scenario in scenarios
     }
@@ -139,14 +140,15 @@ def _measure(
             for scenario in scenarios
         }
         missing = [where for where, key in keys.items() if key not in kept]
+        num_done += len(keys) - len(missing)
         if missing:
             with engine.open(name, models[name]) as time:
                 for r, scenario in missing:
                     kept.add(keys[r, scenario], time(scenario, r))
+                    num_done += 1
+                    run.step(num_done, row=False)
         for (_, scenario), key in keys.items():
             measured[scenario][name].append(kept[key])
-        num_done += len(rounds)
-        run.step(num_done, row=False)
     return measured
 
 
