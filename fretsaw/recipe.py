@@ -26,6 +26,7 @@ from fretsaw.puzzle.settings import (
 )
 from fretsaw.report.settings import ReportSettings
 from fretsaw.rl.settings import RlSettings
+from fretsaw.scenario import parse_scenarios
 from fretsaw.sft.settings import SftSettings
 
 
@@ -206,9 +207,11 @@ def compression(
     """Return the Puzzle path from a parent and a corpus to a healed, measured, reported child.
 
     The first three stages depend on the parent alone; the others stand in a folder of the target's
-    own, so that a second target adds a folder and reruns nothing before the search.
+    own, so that a second target adds a folder and reruns nothing before the search. Of several
+    scenarios, which are costed together, the first is the one that is benched.
     """
     at = under or slug(target)
+    first = scenario if "/" not in scenario else str(parse_scenarios(scenario)[0])
     return [
         Stage("rank", rank or RankSettings(), {"parent": parent, "corpus": corpus}),
         Stage(
@@ -235,7 +238,7 @@ def compression(
         ),
         Stage(
             f"{at}/bench",
-            bench or BenchSettings(scenario=scenario),
+            bench or BenchSettings(scenario=first),
             {"parent": parent, "child": f"{at}/distill", "search": f"{at}/search"},
         ),
         Stage(
