@@ -92,7 +92,8 @@ def stage(name: str, argv: list[str]) -> None:
             inputs[input_name] = resolve(value)
     common = options.common
     device, dtype = common.device, common.dtype
-    if "auto" in (device, dtype) and name not in ("search", "report"):
+    computes = name not in ("search", "report") and getattr(settings, "engine", "") != "roofline"
+    if computes and "auto" in (device, dtype):
         device, dtype = artifact.recorded_precision(common.out) or settle(device, dtype)
     execute(
         kind.load(),
