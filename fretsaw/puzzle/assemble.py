@@ -2,7 +2,7 @@
 
 Layer by layer, with the child's own activations as input and the parent's state after the same
 subblock as target, every subblock's last matrix is refitted in closed form. So each layer also
-makes up for what the layers before it lost.
+makes up for what the layers before it lost. A refit that does not lower the KL is not kept.
 """
 
 import json
@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor, nn
+from torch import nn
 
 from fretsaw.artifact import write_json
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.model.config import BlockConfig, ModelConfig, blocks_from_names
 from fretsaw.model.decoder import Block, Decoder
-from fretsaw.puzzle.library import build_block, sort_parent
-from fretsaw.puzzle.ranking import BATCH_ROWS, calibration_rows, read_orders
-from fretsaw.puzzle.repair import repair_attention, repair_ffn
-from fretsaw.puzzle.replay import Replay
+from fretsaw.puzzle.alternatives import Calibration, Trial, calibrate, names_of
+from fretsaw.puzzle.library import alternative, sort_parent
+from fretsaw.puzzle.ranking import BATCH_ROWS, read_orders
+from fretsaw.puzzle.replay import KINDS
 from fretsaw.puzzle.settings import AssembleSettings
+from fretsaw.puzzle.trained import check_trained, read_trained
 from fretsaw.stage import StageRun
 
 
@@ -43,11 +43,16 @@ def assemble(
     sort_parent(parent, read_orders(inputs["ranking"], config.num_hidden_layers))
     child_config = replace(config, blocks=blocks_from_names(map(tuple, choices)))
 
-    token_ids = calibration_rows(inputs["corpus"], settings.tokens, settings.seq_len, run.device)
+    calibration = calibrate(parent, inputs["corpus"], settings.tokens, settings.seq_len, BATCH_ROWS)
     run.progress.start("assembling", config.num_hidden_layers, unit="layer")
     repairs = []
     blocks = []
-    for child, row in build_child(parent, child_config.blocks, token_ids, repair=settings.repair):
+    if (library := inputs.get("library")) is not None:
+        check_trained(library, inputs)
+    children = build_child(
+        parent, child_config.blocks, calibration, repair=settings.repair, library=library
+    )
+    for child, row in children:
         blocks.append(child)
         repairs.append({"layer": len(repairs), **row})
         run.step(len(blocks), {"error": row["error"]})
@@ -60,48 +65,37 @@ def assemble(
 def build_child(
     parent: Decoder,
     child_blocks: Sequence[BlockConfig],
-    token_ids: Int[Tensor, "rows seq"],
+    calibration: Calibration,
     *,
     repair: bool,
+    library: Path | None = None,
 ) -> Iterator[tuple[Block, dict[str, Any]]]:
     """Yield the child's blocks, first layer first, and how far the child is off after each.
 
-    With `repair` each is refitted on the states that the child's earlier blocks give. The parent
-    must be sorted. A row has `ridge` by subblock and the squared `error` relative to the parent's
-    state.
+    With a `library` its blocks start from the weights that `fretsaw bld` trained. With `repair`
+    each is refitted on the states that the child's earlier blocks give, where that lowers the KL.
+    The parent must be sorted, `calibration` at its first subblock. A row has `ridge` by subblock
+    and the squared `error` of the child's state relative to the parent's.
     """
-    config = parent.config
-    wanted = Replay(parent, token_ids, BATCH_ROWS, score=False)
-    own = Replay(parent, token_ids, BATCH_ROWS, score=False)
+    config, fit = parent.config, calibration.fit
+    trial = Trial(calibration)
     is_changed = False
     for i, block in enumerate(parent.model.layers):
         assert isinstance(block, Block)
-        child = build_block(block, config, child_blocks[i], i)
+        trained = read_trained(library, i) if library is not None else {}
+        child = alternative(block, config, child_blocks[i], i, trained)
         ridges: dict[str, float | None] = {}
-
-        is_changed |= child_blocks[i].attention_name != config.blocks[i].attention_name
-        wanted.advance(lambda x, b=block: b.attend(x, wanted.context))
-        if repair and is_changed:
-            solved = repair_attention(child, _pairs(own, wanted), own.context)
-            ridges["attention"] = solved and solved.ridge
-        own.advance(lambda x, c=child: c.attend(x, own.context))
-
-        is_changed |= child_blocks[i].ffn_name != config.blocks[i].ffn_name
-        wanted.advance(block.feed)
-        if repair and is_changed:
-            solved = repair_ffn(child, _pairs(own, wanted))
-            ridges["ffn"] = solved and solved.ridge
-        own.advance(child.feed)
-
-        error = (own.frontier - wanted.frontier).square().mean() / wanted.frontier.square().mean()
+        names = zip(KINDS, names_of(child_blocks[i]), names_of(config.blocks[i]), strict=True)
+        for kind, name, own in names:
+            is_changed |= name != own
+            is_refitted = repair and is_changed
+            ridges[kind] = trial.append(child, kind, calibration.wanted(1) if is_refitted else None)
+            calibration.walk()
+        error = (trial.states - fit.states).square().mean() / fit.states.square().mean()
         yield child, {"ridge": ridges, "error": error.item()}
 
 
-def _pairs(own: Replay, wanted: Replay) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(own.batches(), wanted.batches(), strict=True)
-
-
-def with_blocks(parent: Decoder, config: ModelConfig, blocks: list[Block]) -> Decoder:
+def with_blocks(parent: Decoder, config: ModelConfig, blocks: Sequence[nn.Module]) -> Decoder:
     """Return a decoder of the child's blocks and the parent's embeddings, head and norm."""
     with torch.device("meta"):
         child = Decoder(config)

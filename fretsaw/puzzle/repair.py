@@ -4,7 +4,7 @@ With X the activations that enter the subblock's last matrix (`down_proj`, `o_pr
 matrix of a linear subblock) and R what the subblock as built misses of its target, the correction D
 of that matrix minimises |R - X D'|^2 + lambda |D|^2: a ridge centred on what was there. One half of
 the calibration text fits every lambda, the other half chooses among them, and no repair at all is
-always a candidate; so the chosen one is never worse there.
+always a candidate. The chosen lambda is then solved on both halves.
 """
 
 from collections.abc import Callable, Iterable
@@ -50,41 +50,36 @@ class Repair:
 
     correction: Float[Tensor, "hidden ffn"]
     ridge: float | None  # None: no repair was best
-    gain: float  # reduction of the held-out sum of squares, 0 where there is no repair
+    gain: float  # fall of the second half's sum of squares by the fit on the first
 
 
 def solve(fit: Moments, heldout: Moments) -> Repair:
-    """Return the correction whose held-out error is least; D = C_fit (G_fit + lambda I)^-1.
+    """Return the correction D = C (G + lambda I)^-1 of both halves' text together.
 
-    The held-out gain of a correction D is 2 <D, C> - <D G, D>, so no activations are needed.
+    lambda is the one whose D, fitted on the first half, leaves the least error on the second. That
+    gain is 2 <D, C> - <D G, D> there, so no activations are needed.
     """
-    width = fit.gram.shape[0]
-    scale = fit.gram.diagonal().mean()
-    best = Repair(torch.zeros_like(fit.cross), None, 0.0)
-    if scale == 0:
-        return best
-    eye = torch.eye(width, dtype=fit.gram.dtype, device=fit.gram.device)
-    for ridge in RIDGES:
-        factor = torch.linalg.cholesky(fit.gram + ridge * scale * eye)
-        correction = torch.cholesky_solve(fit.cross.mT, factor).mT
+    chosen, most = None, 0.0
+    for ridge in RIDGES if fit.gram.any() else ():
+        correction = _ridge_solution(fit, ridge)
         gain = (
             2 * (correction * heldout.cross).sum()
             - ((correction @ heldout.gram) * correction).sum()
         )
-        if gain.item() > best.gain:
-            best = Repair(correction, ridge, gain.item())
-    return best
+        if gain.item() > most:
+            chosen, most = ridge, gain.item()
+    if chosen is None:
+        return Repair(torch.zeros_like(fit.cross), None, 0.0)
+    both = Moments(fit.gram + heldout.gram, fit.cross + heldout.cross)
+    return Repair(_ridge_solution(both, chosen), chosen, most)
 
 
-def narrowed(
-    full: Float[Tensor, "ffn ffn"], weight: Float[Tensor, "hidden ffn"], width: int
-) -> Moments:
-    """Return the moments of keeping the first `width` channels, from the full Gram matrix alone.
-
-    What is missing is what the dropped channels gave: R = X_dropped W_dropped'.
-    """
-    dropped = weight[:, width:].double()
-    return Moments(full[:width, :width], dropped @ full[width:, :width])
+def _ridge_solution(moments: Moments, ridge: float) -> Float[Tensor, "hidden ffn"]:
+    gram = moments.gram
+    scale = gram.diagonal().mean()
+    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    factor = torch.linalg.cholesky(gram + ridge * scale * eye)
+    return torch.cholesky_solve(moments.cross.mT, factor).mT
 
 
 # --- whole subblocks ------------------------------------------------------------------------------
@@ -92,34 +87,41 @@ def narrowed(
 Pairs = Iterable[tuple[Tensor, Tensor]]  # the state that enters the block, and the one wanted after
 
 
-def repair_attention(block: Block, pairs: Pairs, context: AttentionContext) -> Repair | None:
-    """Refit `o_proj` (or the matrix in attention's place) in place, so that `attend` nears what is
-    wanted; a missing attention has nothing to refit.
-
-    Each pair is (the state before the subblock, the state wanted after it), batch seq hidden.
-    """
-    if not block.has_attention:
+def output_matrix(block: Block, kind: str) -> nn.Linear | None:
+    """Return the last matrix of the "attention" or "ffn" half, which a repair changes."""
+    if not (block.has_attention if kind == "attention" else block.has_ffn):
         return None
-    attention = block.self_attn
-    if isinstance(attention, LinearMixer):
-        return _refit(attention.linear_attn, block.input_layernorm, pairs)
-    assert isinstance(attention, GroupedQueryAttention)
-    return _refit(
-        attention.o_proj, lambda x: attention.mix(block.input_layernorm(x), context), pairs
-    )
+    half = block.self_attn if kind == "attention" else block.mlp
+    match half:
+        case GroupedQueryAttention():
+            return half.o_proj
+        case LinearMixer():
+            return half.linear_attn
+        case SwiGLU():
+            return half.down_proj
+        case LinearFfn():
+            return half.linear_mlp
+    raise AssertionError(f"a {kind} of type {type(half).__name__}")
 
 
-def repair_ffn(block: Block, pairs: Pairs) -> Repair | None:
-    """Refit `down_proj` (or the matrix in the FFN's place) in place, so that `feed` nears what is
-    wanted; a missing FFN has nothing to refit.
+def repair(block: Block, kind: str, pairs: Pairs, context: AttentionContext) -> Repair | None:
+    """Refit the last matrix of one half of a block in place, so that it nears what is wanted.
+
+    Each pair is (the state before that half, the state wanted after it), batch seq hidden. Returns
+    None where the half is missing and there is nothing to refit.
     """
-    if not block.has_ffn:
+    matrix = output_matrix(block, kind)
+    if matrix is None:
         return None
-    mlp, norm = block.mlp, block.post_attention_layernorm
-    if isinstance(mlp, LinearFfn):
-        return _refit(mlp.linear_mlp, norm, pairs)
-    assert isinstance(mlp, SwiGLU)
-    return _refit(mlp.down_proj, lambda x: mlp.activations(norm(x)), pairs)
+    half = block.self_attn if kind == "attention" else block.mlp
+    norm = block.input_layernorm if kind == "attention" else block.post_attention_layernorm
+
+    def entering(x: Tensor) -> Tensor:
+        if isinstance(half, GroupedQueryAttention):
+            return half.mix(norm(x), context)
+        return half.activations(norm(x)) if isinstance(half, SwiGLU) else norm(x)
+
+    return _refit(matrix, entering, pairs)
 
 
 def _refit(projection: nn.Linear, entering: Callable[[Tensor], Tensor], pairs: Pairs) -> Repair:
@@ -131,6 +133,6 @@ def _refit(projection: nn.Linear, entering: Callable[[Tensor], Tensor], pairs: P
         missing = wanted - (x + projection(activations))
         for i, half in enumerate(halves):
             half.add(activations[i::2].flatten(0, 1), missing[i::2].flatten(0, 1))
-    repair = solve(*halves)
-    projection.weight += repair.correction.to(projection.weight.dtype)
-    return repair
+    solved = solve(*halves)
+    projection.weight += solved.correction.to(projection.weight.dtype)
+    return solved

@@ -1,11 +1,13 @@
-"""Frontier replay: a candidate for layer i runs only layers i..L, from the parent's state at i.
+"""Frontier replay: what replaces a subblock runs only from there on, from the parent's state.
 
-The frontier is the parent's hidden state at one place, for all scoring tokens. It walks through the
-layers once; only the current one is in memory. The target, the parent's own next-token
-log-probabilities, is kept where it is small and recomputed from the last hidden state where not.
+The frontier is the parent's hidden state before one subblock, for all rows of a text. It walks
+through the subblocks once; only the current one is in memory. The target, the parent's own
+next-token log-probabilities, is kept where it is small and recomputed from the last state where
+not.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,71 +21,116 @@ from fretsaw.model.size import block_flops, head_flops
 from fretsaw.training.losses import MAX_LOGITS, kl_from_log_probs
 
 MAX_TARGET_BYTES = 1 << 30
+KINDS = ("attention", "ffn")  # the subblocks of a layer, in order
+
+Subblock = Callable[[Tensor, AttentionContext], Tensor]
+
+
+def subblock(block: Block, kind: str) -> Subblock:
+    """Return one half of a block as a function of state and context."""
+    return block.attend if kind == "attention" else lambda x, context: block.feed(x)
+
+
+def subblocks(decoder: Decoder) -> list[Subblock]:
+    """Return the 2 x layers subblocks, first layer's attention first."""
+    blocks = [block for block in decoder.model.layers if isinstance(block, Block)]
+    return [subblock(block, kind) for block in blocks for kind in KINDS]
+
+
+class Frontier:
+    """The hidden state of fixed rows of text before the subblock number `at` of the parent."""
+
+    def __init__(self, parent: Decoder, token_ids: Int[Tensor, "rows seq"], batch_rows: int):
+        self.parent, self.batch_rows, self.at = parent, batch_rows, 0
+        self.subblocks = subblocks(parent)
+        self.context: AttentionContext = parent.context(1, token_ids.shape[1])
+        self.states: Float[Tensor, "rows seq hidden"] = parent.model.embed_tokens(token_ids)
+
+    def batches(self) -> Iterator[Float[Tensor, "batch seq hidden"]]:
+        """Yield the states in batches of rows."""
+        yield from self.states.split(self.batch_rows)
+
+    def after(
+        self, moves: Sequence[Subblock], states: Float[Tensor, "rows seq hidden"] | None = None
+    ) -> Float[Tensor, "rows seq hidden"]:
+        """Return what these subblocks, of whatever model, make of the states here, or of others."""
+        batches = []
+        for x in (self.states if states is None else states).split(self.batch_rows):
+            for move in moves:
+                x = move(x, self.context)
+            batches.append(x)
+        return torch.cat(batches)
+
+    def walk(self) -> None:
+        """Go through the parent's next subblock."""
+        self.states = self.after([self.subblocks[self.at]])
+        self.at += 1
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How far a changed model is from its parent: the mean over the tokens of every row."""
+
+    kl: Float[Tensor, " rows"]  # KL(parent || changed), nats
+    lm_loss: Float[Tensor, " rows"]  # cross-entropy on the text, less the parent's, nats
+    top1: Float[Tensor, " rows"]  # share of tokens whose likeliest successor is another
+
+    def as_lists(self) -> dict[str, list[float]]:
+        """Return plain numbers by name."""
+        return {name: values.tolist() for name, values in vars(self).items()}
 
 
 class Replay:
-    """The parent's frontier over fixed rows of text, and the KL of what replaces a subblock."""
+    """What is left of the parent in a model that is its own from some subblock on."""
 
-    def __init__(
-        self, parent: Decoder, token_ids: Int[Tensor, "rows seq"], batch_rows: int, *, score: bool
-    ):
-        self.parent, self.batch_rows = parent, batch_rows
-        self.context: AttentionContext = parent.context(1, token_ids.shape[1])
-        self.frontier: Float[Tensor, "rows seq hidden"] = parent.model.embed_tokens(token_ids)
-        self.target: Float[Tensor, "rows seq vocab_or_hidden"] | None = None
-        if score:
-            final = torch.cat([parent.hidden_states(rows) for rows in token_ids.split(batch_rows)])
-            vocab = parent.config.vocab_size
-            self._keeps_log_probs = final[..., 0].numel() * vocab * 4 <= MAX_TARGET_BYTES
-            if self._keeps_log_probs:
-                batches = final.split(batch_rows)
-                self.target = torch.cat([self._log_probs(batch) for batch in batches])
-            else:
-                self.target = final
+    def __init__(self, parent: Decoder, windows: Int[Tensor, "rows seq_plus_1"], batch_rows: int):
+        self.parent = parent
+        self.token_ids, self.next_ids = windows[:, :-1], windows[:, 1:]
+        self.frontier = Frontier(parent, self.token_ids, batch_rows)
+        batches = self.token_ids.split(batch_rows)
+        final = torch.cat([parent.hidden_states(rows) for rows in batches])
+        num_bytes = final[..., 0].numel() * parent.config.vocab_size * 4
+        self._keeps_log_probs = num_bytes <= MAX_TARGET_BYTES
+        self._target: Float[Tensor, "rows seq vocab_or_hidden"] = final
+        if self._keeps_log_probs:
+            self._target = torch.cat([self._log_probs(rows) for rows in final.split(batch_rows)])
 
     def _log_probs(self, hidden: Float[Tensor, "*tokens hidden"]) -> Float[Tensor, "*tokens vocab"]:
         return F.linear(hidden, self.parent.head_weight).float().log_softmax(-1)
 
-    def advance(self, move: Callable[[Tensor], Tensor]) -> None:
-        """Carry the frontier through one of the parent's subblocks."""
-        for at in range(0, len(self.frontier), self.batch_rows):
-            rows = slice(at, at + self.batch_rows)
-            self.frontier[rows] = move(self.frontier[rows])
-
-    def batches(self) -> Iterator[Float[Tensor, "batch seq hidden"]]:
-        """Yield the frontier in batches of rows."""
-        yield from self.frontier.split(self.batch_rows)
-
     @torch.inference_mode()
-    def kl(self, replaced: Callable[[Tensor], Tensor], layer: int, *, after: str) -> Tensor:
-        """Return KL(parent || child) of every row, in nats a token, with one subblock replaced.
-
-        `replaced` runs the candidate from the frontier; with `after` "attention" the parent's FFN
-        of the layer follows, with "ffn" nothing of it does; then the parent's later layers.
+    def figures(self, states: Float[Tensor, "rows seq hidden"], at: int) -> Figures:
+        """Return how far a model is that has these states before subblock `at`, the parent's own
+        subblocks from there on.
         """
-        assert self.target is not None, "this replay was not made for scoring"
-        later = self.parent.model.layers[layer + 1 :]
-        block = self.parent.model.layers[layer]
-        assert isinstance(block, Block)
-        per_row = []
-        targets = self.target.split(self.batch_rows)
-        for rows, target in zip(self.batches(), targets, strict=True):
-            x = replaced(rows)
-            if after == "attention":
-                x = block.feed(x)
-            for following in later:
-                x = following(x, self.context)
-            per_row.append(self._kl_of_rows(target, self.parent.model.norm(x)))
-        return torch.cat(per_row)
+        frontier = self.frontier
+        parts = (t.split(frontier.batch_rows) for t in (states, self._target, self.next_ids))
+        per_batch = []
+        for x, target, text in zip(*parts, strict=True):
+            for move in frontier.subblocks[at:]:
+                x = move(x, frontier.context)
+            per_batch.append(self._compare(target, self.parent.model.norm(x), text))
+        return Figures(*(torch.cat(rows) for rows in zip(*per_batch, strict=True)))
 
-    def _kl_of_rows(self, target: Tensor, hidden: Tensor) -> Float[Tensor, " rows"]:
-        flat_target, flat_hidden = target.flatten(0, 1), hidden.flatten(0, 1)
+    def figures_of(self, decoder: Decoder) -> Figures:
+        """Return how far a whole decoder is."""
+        states = decoder.model.embed_tokens(self.token_ids)
+        states = self.frontier.after(subblocks(decoder), states)
+        return self.figures(states, len(self.frontier.subblocks))
+
+    def _compare(self, target: Tensor, hidden: Tensor, text: Tensor) -> list[Tensor]:
+        """Return the three figures of every row of a batch, a chunk of logits at a time."""
         size = max(1, MAX_LOGITS // self.parent.config.vocab_size)
+        flat = (tensor.flatten(0, 1).split(size) for tensor in (target, hidden, text))
         per_token = []
-        for chunk, wanted in zip(flat_hidden.split(size), flat_target.split(size), strict=True):
-            teacher = wanted if self._keeps_log_probs else self._log_probs(wanted)
-            per_token.append(kl_from_log_probs(teacher, self._log_probs(chunk)))
-        return torch.cat(per_token).view(hidden.shape[:2]).mean(1)
+        for wanted, chunk, next_ids in zip(*flat, strict=True):
+            parent = wanted if self._keeps_log_probs else self._log_probs(wanted)
+            child = self._log_probs(chunk)
+            at = (torch.arange(len(next_ids)), next_ids)
+            differs = (parent.argmax(-1) != child.argmax(-1)).float()
+            kl = kl_from_log_probs(parent, child)
+            per_token.append(torch.stack([kl, parent[at] - child[at], differs]))
+        return list(torch.cat(per_token, 1).unflatten(1, text.shape).mean(2))
 
 
 def flop_bound(config: ModelConfig, seq: int, candidates: list[tuple[int, str]]) -> float:

@@ -1,32 +1,47 @@
 """The score stage: what each alternative costs in quality, one replaced subblock at a time.
 
-Replace-1-block KL (Puzzle, arXiv 2411.19146), attention and FFN apart, each alternative
-repaired in closed form first. Finished layers are kept, so a stopped run goes on where it was.
+Replace-1-block scores (Puzzle, arXiv 2411.19146), attention and FFN apart, each alternative
+repaired in closed form first, and the subblocks after it too. Finished subblocks are kept, so a
+stopped run goes on where it was.
 """
 
+import itertools
 import json
-from collections.abc import Mapping
+import random
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from fretsaw.artifact import write_json
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
 from fretsaw.model.config import BlockConfig, ModelConfig
-from fretsaw.model.decoder import Block
-from fretsaw.model.ffn import SwiGLU
-from fretsaw.puzzle.library import build_block, sort_parent
-from fretsaw.puzzle.ranking import calibration_rows, read_orders
-from fretsaw.puzzle.repair import Moments, narrowed, repair_attention, repair_ffn, solve
-from fretsaw.puzzle.replay import Replay, flop_bound
+from fretsaw.model.decoder import Decoder
+from fretsaw.model.size import block_params
+from fretsaw.progress import say
+from fretsaw.puzzle.alternatives import calibrate, make_change, names_of
+from fretsaw.puzzle.exam import Exam
+from fretsaw.puzzle.library import sort_parent
+from fretsaw.puzzle.ranking import read_orders
+from fretsaw.puzzle.replay import KINDS, Replay, flop_bound
+from fretsaw.puzzle.scoreboard import Names, Scoreboard
 from fretsaw.puzzle.settings import ScoreSettings
 from fretsaw.puzzle.space import layer_alternatives
+from fretsaw.puzzle.stability import unsettled
 from fretsaw.stage import StageRun
 
 SCORES = "scores.json"
+METRICS = {
+    "kl": "KL(parent || child), nats a token",
+    "lm_loss": "rise of the loss, nats a token",
+    "top1": "share of tokens whose likeliest successor changes",
+    "accuracy": "accuracy lost on the task",
+}
+Jobs = dict[int, list[Names]]  # number of a subblock -> what to put from there on
 
 
 @torch.inference_mode()
@@ -36,118 +51,222 @@ def score(settings: ScoreSettings, inputs: Mapping[str, Path], run: StageRun) ->
     config = parent.config
     sort_parent(parent, read_orders(inputs["ranking"], config.num_hidden_layers))
     heldout = inputs["corpus"] / "heldout.npy"
-    rows = torch.from_numpy(loader.first_rows(heldout, settings.seq_len, settings.tokens))[:, :-1]
-    replay = Replay(parent, rows.to(run.device), settings.batch_rows, score=True)
-    repair_rows = calibration_rows(
-        inputs["corpus"], settings.repair_tokens, settings.seq_len, run.device
-    )
-    repair_replay = Replay(parent, repair_rows, settings.batch_rows, score=False)
+    windows = torch.from_numpy(loader.first_rows(heldout, settings.seq_len, settings.tokens))
+    exam = None
+    if settings.metric == "accuracy":
+        exam = Exam(parent, inputs["parent"], settings, inputs.get("problems"), run.seed)
+    board = Scoreboard(run.resume_folder / "scores.jsonl")
+    jobs = all_jobs(config, settings, run.seed)
+    metrics: dict[str, Any] = {"alternatives": sum(map(len, jobs.values()))}
 
-    finished_path = run.resume_folder / SCORES
-    layers = json.loads(finished_path.read_text()) if finished_path.is_file() else []
-    names = [layer_alternatives(block, settings.space) for block in config.blocks]
-    run.progress.start("scoring", sum(len(a) + len(f) for a, f in names), unit="alternative")
-    num_scored = 0
-    for i, block in enumerate(parent.model.layers):
-        assert isinstance(block, Block)
-        is_new = i >= len(layers)
-        attention, ffn = names[i]
-        scored: dict[str, dict[str, Any]] = {"attention": {}, "ffn": {}}
-
-        def record(
-            kind: str, name: str, per_row: Tensor, scored: dict = scored, **how: Any
-        ) -> None:
-            nonlocal num_scored
-            num_scored += 1
-            stderr = per_row.std().item() / len(per_row) ** 0.5 if len(per_row) > 1 else 0.0
-            scored[kind][name] = {"score": per_row.mean().item(), "stderr": stderr, **how}
-            run.step(num_scored, {"kl": per_row.mean().item()}, row=False)
-
-        for name in attention if is_new else ():
-            wanted = BlockConfig.from_names(name, config.blocks[i].ffn_name)
-            candidate = build_block(block, config, wanted, i)
-            ridge = None
-            if name != attention[0]:
-                pairs = (
-                    (x, block.attend(x, repair_replay.context)) for x in repair_replay.batches()
-                )
-                repair = repair_attention(candidate, pairs, repair_replay.context)
-                ridge = repair and repair.ridge
-            per_row = replay.kl(
-                lambda x, c=candidate: c.attend(x, replay.context), i, after="attention"
+    for first, last in rounds(len(windows), settings.first_tokens // settings.seq_len):
+        rows = windows[first:last].to(run.device)
+        score_rows(parent, inputs["corpus"], rows, first, jobs, settings, exam, board, run)
+        metrics["tokens"] = last * settings.seq_len
+        if last < len(windows):
+            needed, metrics["regret"] = unsettled(
+                _rows_of(board, config, settings), _costs(config, settings, inputs), seed=run.seed
             )
-            record("attention", name, per_row, ridge=ridge)
-        for walking in (replay, repair_replay):
-            walking.advance(lambda x, b=block, w=walking: b.attend(x, w.context))
-        if is_new:
-            grams = _gram_matrices(block, repair_replay)
-            for name in ffn:
-                candidate, ridge = _repaired(block, name, grams, repair_replay, config, i)
-                record("ffn", name, replay.kl(candidate.feed, i, after="ffn"), ridge=ridge)
-            _check_full_size(i, scored, config.blocks[i])
-            layers.append(scored)
-            write_json(finished_path, layers)
-        else:
-            num_scored += len(attention) + len(ffn)
-        for walking in (replay, repair_replay):
-            walking.advance(block.feed)
+            if metrics["regret"] <= settings.regret:
+                break
+            jobs = {
+                at: [n for n in names if (at // 2, KINDS[at % 2], n[0]) in needed]
+                for at, names in jobs.items()
+            }
+
+    metrics["median_error"] = _median_error(board, settings, metrics["tokens"], len(windows))
+    layers = _layers(board, config, settings)
+    _warn(layers)
     write_json(
         run.folder / SCORES,
-        {"metric": "KL(parent || child), nats a token", "tokens": rows.numel(), "layers": layers},
+        {
+            "metric": METRICS[settings.metric],
+            "tokens": metrics["tokens"],
+            "layers": layers,
+            "joint": _joint(board, settings.metric),
+        },
     )
-    candidates = [(i, "attention") for i, (a, _) in enumerate(names) for _ in a]
-    candidates += [(i, "ffn") for i, (_, f) in enumerate(names) for _ in f]
-    return {
-        "alternatives": num_scored,
-        "tokens": rows.numel(),
-        "replay_flop_bound": round(flop_bound(config, settings.seq_len, candidates), 3),
-    }
+    candidates = [(at // 2, KINDS[at % 2]) for at, names in jobs.items() for _ in names]
+    return metrics | {"replay_flop_bound": flop_bound(config, settings.seq_len, candidates)}
 
 
-def _gram_matrices(block: Block, replay: Replay) -> tuple[Moments, Moments] | None:
-    """Return the moments of the full FFN's activations, on two halves of the calibration rows."""
-    if not (block.has_ffn and isinstance(block.mlp, SwiGLU)):
-        return None
-    hidden, width = block.mlp.down_proj.weight.shape
-    halves = tuple(Moments.zeros(width, hidden, replay.frontier.device) for _ in range(2))
-    for rows in replay.batches():
-        activations = block.mlp.activations(block.post_attention_layernorm(rows))
-        for i, half in enumerate(halves):
-            x = activations[i::2].flatten(0, 1)
-            half.add(x, x.new_zeros(len(x), hidden))
-    return halves[0], halves[1]
+def all_jobs(config: ModelConfig, settings: ScoreSettings, seed: int) -> Jobs:
+    """Return what is scored: every alternative alone and a few pairs, or every pair of a layer."""
+    jobs: Jobs = {}
+    for i, block in enumerate(config.blocks):
+        attention, ffn = layer_alternatives(block, settings.space)
+        pairs = [(a, f) for a in attention for f in ffn]
+        if settings.exact:
+            jobs[2 * i] = list(pairs)
+            continue
+        changed = [(a, f) for a, f in pairs if a != attention[0] and f != ffn[0]]
+        count = min(settings.joint_pairs, len(changed))
+        sampled = random.Random(f"{seed} {i}").sample(changed, count)
+        jobs[2 * i] = [*((a,) for a in attention), *sampled]
+        jobs[2 * i + 1] = [(f,) for f in ffn]
+    return jobs
 
 
-def _repaired(
-    block: Block,
-    name: str,
-    grams: tuple[Moments, Moments] | None,
-    replay: Replay,
-    config: ModelConfig,
-    layer: int,
-) -> tuple[Block, float | None]:
-    """Return the block with another FFN, its last matrix refitted to the parent's output."""
-    before = config.blocks[layer]
-    candidate = build_block(
-        block, config, BlockConfig.from_names(before.attention_name, name), layer
+def rounds(num_rows: int, first: int) -> Iterator[tuple[int, int]]:
+    """Yield the rows of each round: the first few, then as many again as there are already."""
+    start, stop = 0, min(first, num_rows) or num_rows
+    while start < num_rows:
+        yield start, stop
+        start, stop = stop, min(2 * stop, num_rows)
+
+
+def score_rows(
+    parent: Decoder,
+    corpus: Path,
+    windows: Int[Tensor, "rows seq_plus_1"],
+    first: int,
+    jobs: Jobs,
+    settings: ScoreSettings,
+    exam: Exam | None,
+    board: Scoreboard,
+    run: StageRun,
+) -> None:
+    """Put the figures of all `jobs` on rows `first`, `first` + 1, ... onto the board."""
+    repairs = settings.repair_tokens > 0
+    calibration = calibrate(
+        parent,
+        corpus,
+        settings.repair_tokens or 2 * settings.seq_len,
+        settings.seq_len,
+        settings.batch_rows,
     )
-    if name == "ffn_linear" != before.ffn_name:
-        repair = repair_ffn(candidate, ((x, block.feed(x)) for x in replay.batches()))
-        return candidate, repair and repair.ridge
-    width = BlockConfig.from_names("attn_none", name).intermediate_size
-    if grams is None or not 0 < width < before.intermediate_size:
-        return candidate, None
-    assert isinstance(block.mlp, SwiGLU)
-    assert isinstance(candidate.mlp, SwiGLU)
-    weight = block.mlp.down_proj.weight
-    fit, heldout = (narrowed(half.gram, weight, width) for half in grams)
-    repair = solve(fit, heldout)
-    candidate.mlp.down_proj.weight += repair.correction.to(weight.dtype)
-    return candidate, repair.ridge
+    replay = Replay(parent, windows, settings.batch_rows)
+    run.progress.start("scoring", sum(map(len, jobs.values())), unit="alternative")
+    num_scored = 0
+    for at in range(2 * parent.config.num_hidden_layers):
+        scored = {}
+        for names in jobs.get(at, ()) if not board.has(first, at) else ():
+            change = make_change(parent, names, calibration, ahead=settings.ahead, repair=repairs)
+            states = replay.frontier.after(change.subblocks)
+            figures = replay.figures(states, at + len(change.subblocks)).as_lists()
+            if exam is not None and first == 0:
+                figures["accuracy"] = exam.lost(change).tolist()
+            scored[names] = {"ridges": list(change.ridges), "figures": figures}
+            run.step(num_scored + len(scored), {"kl": _mean(figures["kl"])}, row=False)
+        if not board.has(first, at):
+            _check_own(parent.config, at, scored)
+            board.add(first, at, scored)
+        num_scored += len(jobs.get(at, ()))
+        calibration.walk()
+        replay.frontier.walk()
 
 
-def _check_full_size(layer: int, scored: Mapping[str, Mapping], block: BlockConfig) -> None:
-    own = {"attention": block.attention_name, "ffn": block.ffn_name}
-    for kind, name in own.items():
-        value = scored[kind][name]["score"]
-        assert value == 0, f"layer {layer}: the parent's own {name} scores {value}, not 0"
+def _check_own(config: ModelConfig, at: int, scored: Mapping[Names, Mapping]) -> None:
+    """Sorting and slicing are wrong where the parent's own subblock moves anything at all."""
+    own = names_of(config.blocks[at // 2])
+    for names in ((own[at % 2],), own):
+        if names in scored:
+            kl = _mean(scored[names]["figures"]["kl"])
+            assert kl == 0, (
+                f"layer {at // 2}: the parent's own {' '.join(names)} scores {kl}, not 0"
+            )
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+# --- what is written ------------------------------------------------------------------------------
+
+
+def _layers(board: Scoreboard, config: ModelConfig, settings: ScoreSettings) -> list[dict]:
+    """Return the scores of every layer: by subblock, or of whole blocks where `exact`."""
+    layers: list[dict[str, dict[str, Any]]] = [{} for _ in config.blocks]
+    for at, names in board.rows:
+        if not settings.exact and len(names) == 2:
+            continue
+        kind = "block" if settings.exact else KINDS[at % 2]
+        entry: dict[str, Any] = {
+            "score": board.mean(at, names, settings.metric),
+            "stderr": board.stderr(at, names, settings.metric),
+            "rows": len(board.rows[at, names][settings.metric]),
+            "ridge": board.ridges[at, names][0],
+        }
+        entry |= {metric: board.mean(at, names, metric) for metric in board.rows[at, names]}
+        layers[at // 2].setdefault(kind, {})["+".join(names)] = entry
+    return layers
+
+
+def _joint(board: Scoreboard, metric: str) -> list[dict[str, Any]]:
+    """Return, for pairs of one layer scored jointly too, their joint score beside the sum."""
+    return [
+        {
+            "layer": at // 2,
+            "names": list(names),
+            "joint": board.mean(at, names, metric),
+            "sum": sum(board.mean(at + k, (name,), metric) for k, name in enumerate(names)),
+        }
+        for at, names in board.rows
+        if len(names) == 2 and (at, names[:1]) in board.rows
+    ]
+
+
+def _median_error(board: Scoreboard, settings: ScoreSettings, tokens: int, num_rows: int) -> float:
+    """Return the median of the scores' relative standard errors; raise where more was asked.
+
+    An error falls with the root of the text, so what is needed can be said.
+    """
+    metric = settings.metric
+    scores = ((board.mean(*key, metric), board.stderr(*key, metric)) for key in board.rows)
+    errors = sorted(stderr / score for score, stderr in scores if score > 0)
+    median = errors[len(errors) // 2] if errors else 0.0
+    if settings.max_error and median > settings.max_error:
+        needed = int(tokens * (median / settings.max_error) ** 2)
+        raise ValueError(
+            f"score: the median score is known to {median:.1%} on {tokens} tokens, and max_error "
+            f"{settings.max_error:.1%} is asked for; that takes about {needed} tokens: raise "
+            f"tokens, and give more held-out text if the corpus has less ({num_rows} rows used)"
+        )
+    return median
+
+
+def _warn(layers: list[dict]) -> None:
+    """Say where a smaller alternative scores better than a larger one by more than noise."""
+    doubts = []
+    for i, layer in enumerate(layers):
+        for entries in layer.values():
+            sized = [(n, e) for n, e in entries.items() if n[-1].isdigit() and "+" not in n]
+            for (name, larger), (smaller_name, smaller) in itertools.pairwise(sized):
+                noise = (larger["stderr"] ** 2 + smaller["stderr"] ** 2) ** 0.5
+                if larger["score"] - smaller["score"] > 3 * noise + 1e-4:
+                    doubts.append(f"layer {i}: {smaller_name} before {name}")
+    if doubts:
+        say(
+            f"score: a smaller subblock scores better than a larger one in {len(doubts)} places "
+            f"({'; '.join(doubts[:3])}); more repair_tokens may help"
+        )
+
+
+# --- for the adaptive rounds ----------------------------------------------------------------------
+
+
+def _rows_of(board: Scoreboard, config: ModelConfig, settings: ScoreSettings) -> list[dict]:
+    layers: list[dict[str, dict[str, Any]]] = [{} for _ in config.blocks]
+    for (at, names), rows in board.rows.items():
+        if len(names) == 1:
+            entries = layers[at // 2].setdefault(KINDS[at % 2], {})
+            entries[names[0]] = rows[settings.metric]
+    return layers
+
+
+def _costs(
+    config: ModelConfig, settings: ScoreSettings, inputs: Mapping[str, Path]
+) -> dict[str, float]:
+    """Return a cost by name: measured decode time where there is a table, else parameters."""
+    if "costs" in inputs:
+        table = json.loads((inputs["costs"] / "costs.json").read_text())
+        return {name: entry["decode_ms"] for name, entry in table["alternatives"].items()}
+    costs = {}
+    for block in config.blocks:
+        attention, ffn = layer_alternatives(block, settings.space)
+        costs |= {
+            a: block_params(config, BlockConfig.from_names(a, "ffn_none")).attention
+            for a in attention
+        }
+        costs |= {f: block_params(config, BlockConfig.from_names("attn_none", f)).ffn for f in ffn}
+    return costs

@@ -1,7 +1,9 @@
-"""Settings of the search's stages: rank, score, cost, search, assemble."""
+"""Settings of the search's stages: rank, bld, score, cost, search, assemble."""
 
 from dataclasses import dataclass, field
 from typing import Literal
+
+from fretsaw.training.settings import UpdateSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,19 +45,113 @@ class RankSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreSettings:
-    """Score every alternative: KL from the parent with that one subblock replaced."""
+class BldSettings:
+    """Train every layer's alternatives to do what the parent's block does on its own states."""
 
     space: SpaceSettings = field(default_factory=SpaceSettings)
     """The alternatives."""
+    tokens: int = 524_288
+    """Training tokens of every layer; text that has fewer is seen again."""
+    batch_tokens: int = 2048
+    """Tokens of one optimizer step."""
+    seq_len: int = 256
+    """Tokens of one row."""
+    sizes_per_step: int = 0
+    """Alternatives of each subblock that a step trains, drawn anew every step; 0: all."""
+    attention_target: Literal["subblock", "block"] = "subblock"
+    """What an attention is trained to match: the state after it, or after the parent's FFN too."""
+    begin: Literal["repaired", "plain"] = "repaired"
+    """Output matrices at the start: refitted in closed form, or as sliced."""
     repair_tokens: int = 32_768
-    """Training text on which narrowed FFNs are repaired in closed form."""
+    """Training text of the closed-form repair, before and after."""
+    heldout_tokens: int = 16_384
+    """Held-out text: one half chooses the weights that are kept, the other reports the error."""
+    frontier_mib: int = 1024
+    """Memory for the parent's states; what does not fit is computed again, chunk by chunk."""
+    cross: bool = False
+    """With a search: every attention of a layer's solutions with every FFN of theirs."""
+    update: UpdateSettings = field(
+        default_factory=lambda: UpdateSettings(
+            optimizer="muon", min_lr_ratio=0.02, weight_decay=0.0
+        )
+    )
+    """Optimizer and rates."""
+
+    def __post_init__(self) -> None:
+        if self.batch_tokens < self.seq_len or self.batch_tokens % self.seq_len:
+            raise ValueError(
+                f"batch_tokens {self.batch_tokens}: must be a multiple of seq_len {self.seq_len}"
+            )
+        if self.tokens < self.batch_tokens:
+            raise ValueError(
+                f"tokens {self.tokens}: must be at least batch_tokens {self.batch_tokens}"
+            )
+        if self.heldout_tokens < 2 * self.seq_len:
+            raise ValueError(
+                f"heldout_tokens {self.heldout_tokens}: one half chooses, the other reports; give "
+                f"at least two rows of seq_len {self.seq_len}"
+            )
+        if self.sizes_per_step < 0 or self.frontier_mib < 1:
+            raise ValueError(
+                f"sizes_per_step {self.sizes_per_step}, frontier_mib {self.frontier_mib}; sizes "
+                "are 0 (all) or more, the frontier gets at least 1 MiB"
+            )
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of a layer."""
+        return self.tokens // self.batch_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSettings:
+    """Score every alternative: how far the parent moves with that one subblock replaced."""
+
+    space: SpaceSettings = field(default_factory=SpaceSettings)
+    """The alternatives."""
+    metric: Literal["kl", "lm_loss", "top1", "accuracy"] = "kl"
+    """KL from the parent; rise of the loss on the text; share of tokens whose likeliest successor
+    changes; accuracy lost on a task of your own."""
+    repair_tokens: int = 32_768
+    """Training text on which alternatives are repaired in closed form; 0: no repair."""
+    ahead: int = 1
+    """Subblocks after the replaced one that are refitted before it is judged."""
     tokens: int = 16_384
-    """Held-out text on which the KL is measured."""
+    """Held-out text on which is scored, at most."""
+    first_tokens: int = 0
+    """Score on this much text first, then on twice as much only what the answers of the search
+    still hang on, until they are settled or `tokens` are used; 0: on all of it at once."""
+    regret: float = 0.05
+    """Answers are settled when, under resampled text, none is worse than the best by more."""
+    max_error: float = 0.0
+    """Standard error asked of the median score, relative to it; 0: whatever the text gives."""
     seq_len: int = 256
     """Tokens of one row."""
     batch_rows: int = 16
     """Rows of one forward."""
+    exact: bool = False
+    """Score every pair of attention and FFN of a layer, A x F forwards instead of A + F."""
+    joint_pairs: int = 1
+    """Pairs a layer that are scored jointly too, to see how well their scores add up."""
+    task: str = ""
+    """With metric accuracy: the problems, as `fretsaw eval --task` takes them."""
+    num_problems: int = 200
+    """Problems that are generated; of a file, all are taken."""
+    mode: Literal["on", "off"] = "on"
+    """Answer with or without thought."""
+    max_new_tokens: int = 96
+    """Tokens of one answer at most."""
+
+    def __post_init__(self) -> None:
+        if (self.metric == "accuracy") != bool(self.task):
+            raise ValueError(
+                f"metric {self.metric!r} with task {self.task!r}; accuracy needs a task, the other "
+                "metrics take none"
+            )
+        if min(self.ahead, self.first_tokens, self.joint_pairs) < 0:
+            raise ValueError("ahead, first_tokens and joint_pairs must not be negative")
+        if self.exact and self.first_tokens:
+            raise ValueError("exact scores every pair on all of the text; leave first_tokens at 0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,73 +1,184 @@
-"""Replay against full forwards, and the whole score table of a small parent."""
+"""The whole score table of a small parent: gates, repair, resumption, exact and adaptive modes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from support import stage_run
 
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
-from fretsaw.model.config import BlockConfig
-from fretsaw.model.decoder import Block
-from fretsaw.puzzle.library import build_block
-from fretsaw.puzzle.replay import Replay, flop_bound
-from fretsaw.puzzle.score import score
-from fretsaw.puzzle.settings import ScoreSettings
+from fretsaw.puzzle.alternatives import calibrate, make_change
+from fretsaw.puzzle.library import sort_parent
+from fretsaw.puzzle.ranking import read_orders
+from fretsaw.puzzle.score import all_jobs, rounds, score
+from fretsaw.puzzle.settings import ScoreSettings, SpaceSettings
+from fretsaw.puzzle.stability import unsettled
+
+SPACE = SpaceSettings(kv_heads=(2,), ffn_percents=(50, 25))
+SETTINGS = ScoreSettings(space=SPACE, repair_tokens=2048, tokens=1024, seq_len=64, batch_rows=4)
+SMALL = replace(
+    SETTINGS,
+    space=SpaceSettings(kv_heads=(2,), ffn_percents=(25,), linear=False, none=False),
+    repair_tokens=512,
+    ahead=0,
+)
 
 
-@pytest.mark.parametrize("keeps_log_probs", [True, False])
-def test_replay_equals_the_full_forward(tiny: Path, keeps_log_probs: bool, monkeypatch) -> None:
-    monkeypatch.setattr("fretsaw.puzzle.replay.MAX_TARGET_BYTES", 1 << 30 if keeps_log_probs else 0)
-    parent = checkpoint.load(tiny / "parent").requires_grad_(False)
-    ids = torch.from_numpy(loader.rows(loader.read_tokens(tiny / "corpus/heldout.npy"), 64, 6))
-    ids = ids[:, :-1]
-    with torch.inference_mode():
-        replay = Replay(parent, ids, 4, score=True)
-        for i, block in enumerate(parent.model.layers):
-            assert isinstance(block, Block)
-            for kind, names in (("attention", ("attn_none", "ffn64")), ("ffn", ("gqa4", "ffn16"))):
-                candidate = build_block(block, parent.config, BlockConfig.from_names(*names), i)
-                if kind == "attention":
-                    move = lambda x, c=candidate: c.attend(x, replay.context)  # noqa: E731
-                else:
-                    replay.advance(lambda x, b=block: b.attend(x, replay.context))
-                    move = candidate.feed
-                got = replay.kl(move, i, after=kind)
-                child = checkpoint.load(tiny / "parent").requires_grad_(False)
-                child.model.layers[i] = candidate
-                p, q = parent(ids).log_softmax(-1), child(ids).log_softmax(-1)
-                expected = (p.exp() * (p - q)).sum(-1).mean(1)
-                torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
-            replay.advance(block.feed)
+@pytest.fixture
+def inputs(tiny: Path) -> dict[str, Path]:
+    return {name: tiny / name for name in ("parent", "corpus", "ranking")}
 
 
-def test_scores_of_a_small_parent(tiny: Path, tmp_path: Path) -> None:
-    inputs = {name: tiny / name for name in ("parent", "corpus", "ranking")}
-    settings = ScoreSettings(repair_tokens=2048, tokens=1024, seq_len=64, batch_rows=4)
-    metrics = score(settings, inputs, stage_run(tmp_path / "a"))
-    layers = json.loads((tmp_path / "a" / "scores.json").read_text())["layers"]
-    assert metrics["alternatives"] == sum(len(x["attention"]) + len(x["ffn"]) for x in layers)
+def read(folder: Path) -> dict:
+    return json.loads((folder / "scores.json").read_text())
+
+
+def test_scores_of_a_small_parent(inputs: dict[str, Path], tmp_path: Path) -> None:
+    first = stage_run(tmp_path / "a")
+    metrics = score(SETTINGS, inputs, first)
+    scores = read(tmp_path / "a")
+    layers = scores["layers"]
+    count = sum(len(x["attention"]) + len(x["ffn"]) for x in layers)
+    assert metrics["alternatives"] == count + 4, "and a joint pair a layer"
     for layer in layers:
         assert layer["attention"]["gqa4"]["score"] == 0.0  # the parent's own: exactly
-        assert layer["ffn"]["ffn64"]["score"] == 0.0
+        assert layer["ffn"]["ffn64"]["score"] == layer["ffn"]["ffn64"]["lm_loss"] == 0.0
         assert layer["ffn"]["ffn_none"]["score"] > layer["ffn"]["ffn16"]["score"] > 0
         assert layer["attention"]["attn_none"]["score"] > 0
+        assert 0 < layer["attention"]["attn_none"]["top1"] < 1
+        assert layer["attention"]["attn_none"]["rows"] == 16
+    assert {pair["layer"] for pair in scores["joint"]} == {0, 1, 2, 3}
 
     # Stopped after two layers and run again: the same table.
     run = stage_run(tmp_path / "b")
-    (run.resume_folder / "scores.json").write_text(json.dumps(layers[:2]))
-    score(settings, inputs, run)
-    again = (tmp_path / "b" / "scores.json").read_text()
-    assert again == (tmp_path / "a" / "scores.json").read_text()
+    kept = (first.resume_folder / "scores.jsonl").read_text().splitlines(keepends=True)
+    (run.resume_folder / "scores.jsonl").write_text("".join(kept[:4]) + kept[4][:50])
+    score(SETTINGS, inputs, run)
+    assert read(tmp_path / "b") == scores
 
 
-def test_the_flop_bound_of_equal_layers_without_a_head(tiny: Path) -> None:
+def test_repair_pays_and_looks_ahead(inputs: dict[str, Path], tmp_path: Path) -> None:
+    tables = {}
+    for name, changes in (
+        ("plain", {"repair_tokens": 0}),
+        ("apart", {"ahead": 0}),
+        ("ahead", {"ahead": 2}),
+    ):
+        score(replace(SETTINGS, **changes), inputs, stage_run(tmp_path / name))
+        tables[name] = read(tmp_path / name)["layers"]
+
+    def total(name: str, kind: str, alternative: str) -> float:
+        return sum(layer[kind][alternative]["score"] for layer in tables[name])
+
+    for kind, alternative in (("ffn", "ffn16"), ("ffn", "ffn_linear"), ("attention", "gqa2")):
+        plain, apart, ahead = (total(t, kind, alternative) for t in tables)
+        assert plain > apart > ahead
+    assert total("apart", "attention", "attn_none") == total("plain", "attention", "attn_none")
+    assert total("ahead", "attention", "attn_none") < total("apart", "attention", "attn_none")
+
+
+@torch.inference_mode()
+def test_a_change_never_raises_the_kl_it_is_judged_by(tiny: Path) -> None:
+    parent = checkpoint.load(tiny / "parent")
+    sort_parent(parent, read_orders(tiny / "ranking", 4))
+    calibration = calibrate(parent, tiny / "corpus", 512, 64, 4)
+    for at in range(8):
+        name = ("attn_none", "ffn_none")[at % 2]
+        kl = []
+        for ahead in range(3):
+            change = make_change(parent, [name], calibration, ahead=ahead)
+            states = calibration.gate.frontier.after(change.subblocks)
+            figures = calibration.gate.figures(states, at + len(change.subblocks))
+            kl.append(figures.kl.mean().item())
+        assert kl[0] >= kl[1] - 1e-6 >= kl[2] - 2e-6
+        calibration.walk()
+
+
+def test_exact_scores_are_of_whole_blocks(inputs: dict[str, Path], tmp_path: Path) -> None:
+    score(replace(SMALL, exact=True), inputs, stage_run(tmp_path / "exact"))
+    score(replace(SMALL, joint_pairs=3), inputs, stage_run(tmp_path / "sum"))
+    blocks = [layer["block"] for layer in read(tmp_path / "exact")["layers"]]
+    assert all(len(block) == 2 * 2 and block["gqa4+ffn64"]["score"] == 0 for block in blocks)
+    for pair in read(tmp_path / "sum")["joint"]:
+        entry = blocks[pair["layer"]]["+".join(pair["names"])]
+        assert entry["score"] == pytest.approx(pair["joint"], rel=1e-6)
+        assert pair["sum"] > 0
+
+
+def test_rounds_double() -> None:
+    assert list(rounds(10, 0)) == [(0, 10)]
+    assert list(rounds(10, 2)) == [(0, 2), (2, 4), (4, 8), (8, 10)]
+    assert list(rounds(3, 8)) == [(0, 3)]
+
+
+def test_adaptive_rounds_score_less(inputs: dict[str, Path], tmp_path: Path) -> None:
+    settings = replace(SMALL, first_tokens=256, tokens=512, regret=-1.0)  # never content
+    metrics = score(settings, inputs, stage_run(tmp_path / "all"))
+    assert metrics["tokens"] == 512
+    entries = [e for x in read(tmp_path / "all")["layers"] for k in x.values() for e in k.values()]
+    assert {entry["rows"] for entry in entries} > {8}
+    assert (
+        score(replace(settings, regret=9.0), inputs, stage_run(tmp_path / "few"))["tokens"] == 256
+    )
+
+
+def test_clear_scores_are_settled_and_noisy_ones_are_not() -> None:
+    costs = {"gqa4": 4.0, "gqa1": 1.0, "ffn4": 4.0, "ffn1": 1.0}
+    rng = np.random.default_rng(0)
+
+    def scores(noise: float) -> list:
+        def rows(mean: float) -> np.ndarray:
+            return mean + noise * rng.normal(size=16)
+
+        return [
+            {
+                "attention": {"gqa4": np.zeros(16), "gqa1": rows(0.10 + 0.01 * i)},
+                "ffn": {"ffn4": np.zeros(16), "ffn1": rows(0.15 + 0.01 * i)},
+            }
+            for i in range(4)
+        ]
+
+    needed, regret = unsettled(scores(1e-6), costs, seed=0)
+    assert regret == 0
+    assert (0, "attention", "gqa1") in needed, "the cheapest loss of all is taken first"
+    assert unsettled(scores(0.2), costs, seed=0)[1] > 0.05
+
+
+def test_accuracy_as_a_score(inputs: dict[str, Path], tmp_path: Path) -> None:
+    space = SpaceSettings(kv_heads=(4,), ffn_percents=(), linear=False)
+    settings = replace(
+        SMALL, space=space, metric="accuracy", task="word_problems:steps=1", num_problems=5,
+        max_new_tokens=8, joint_pairs=0,
+    )  # fmt: skip
+    score(settings, inputs, stage_run(tmp_path))
+    scores = read(tmp_path)
+    assert scores["metric"] == "accuracy lost on the task"
+    for layer in scores["layers"]:
+        assert layer["ffn"]["ffn64"]["score"] == 0
+        assert layer["ffn"]["ffn64"]["rows"] == 5
+        assert -1 <= layer["attention"]["attn_none"]["score"] <= 1
+
+
+def test_too_little_text_says_how_much(inputs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"max_error 0\.1% is asked for; that takes about \d+"):
+        score(replace(SMALL, max_error=0.001), inputs, stage_run(tmp_path))
+    with pytest.raises(ValueError, match="repair needs two at least"):
+        score(replace(SETTINGS, seq_len=64, repair_tokens=60), inputs, stage_run(tmp_path / "b"))
+
+
+def test_settings_that_contradict_each_other() -> None:
+    with pytest.raises(ValueError, match="accuracy needs a task"):
+        ScoreSettings(metric="accuracy")
+    with pytest.raises(ValueError, match="leave first_tokens at 0"):
+        ScoreSettings(exact=True, first_tokens=256)
+
+
+def test_jobs_are_the_same_for_the_same_seed(tiny: Path) -> None:
     config = checkpoint.read_config(tiny / "parent")
-    candidates = [(i, "attention") for i in range(4)]
-    # With a head h and layers c: 4 (4c + h) / (4c + 3c + 2c + c + 4h)
-    from fretsaw.model.size import block_flops, head_flops
-
-    c, h = block_flops(config, config.blocks[0], context=32).total, head_flops(config)
-    assert flop_bound(config, 64, candidates) == pytest.approx(4 * (4 * c + h) / (10 * c + 4 * h))
+    assert all_jobs(config, SETTINGS, 1) == all_jobs(config, SETTINGS, 1)
+    assert all_jobs(config, SETTINGS, 1) != all_jobs(config, SETTINGS, 2)
+    assert len(loader.rows(loader.read_tokens(tiny / "corpus/heldout.npy"), 64, 6)) == 6
