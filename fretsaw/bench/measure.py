@@ -9,7 +9,7 @@ from typing import Any
 from fretsaw.artifact import write_json
 from fretsaw.bench.settings import BenchSettings
 from fretsaw.checkpoint import folder as checkpoint
-from fretsaw.engine.engine import Engine
+from fretsaw.engine.engine import PAGE_SIZE, Engine
 from fretsaw.engine.sequence import Request
 from fretsaw.engine.timing import torch_dtype
 from fretsaw.model.decoder import Decoder
@@ -93,6 +93,8 @@ def serve(model: Decoder, scenario: Scenario) -> dict[str, float]:
         chunk_tokens=scenario.batch * scenario.prompt_tokens,  # so that the phases stay apart
         reuses_prefixes=False,
     )
+    row = scenario.prompt_tokens + scenario.output_tokens
+    engine.touch(scenario.batch * -(-row // PAGE_SIZE))
     for _ in engine.generate(requests):
         pass
     stats = engine.stats()

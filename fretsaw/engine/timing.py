@@ -62,8 +62,9 @@ def _synchronise(device: torch.device) -> None:
 def time_prefill(decoder: Decoder, load: Load) -> float:
     """Return the milliseconds of reading all prompts, in one step."""
 
+    engine = _engine(decoder, load)
+
     def once() -> list[float]:
-        engine = _engine(decoder, load)
         for prompt in _prompts(decoder, load, load.prompt_tokens):
             engine.add(Request(prompt, 1))
         return [_time_step(engine)]
@@ -101,13 +102,15 @@ def _median_of_enough(once: Callable[[], list[float]]) -> float:
 def _engine(decoder: Decoder, load: Load) -> Engine:
     longest = load.prompt_tokens + load.output_tokens + PAGE_SIZE
     num_pages = load.batch * -(-longest // PAGE_SIZE)
-    return Engine(
+    engine = Engine(
         decoder,
         max_batch=load.batch,
         memory_mib=num_pages * page_bytes(decoder, PAGE_SIZE) / 2**20,
         chunk_tokens=load.batch * longest,
         reuses_prefixes=False,
     )
+    engine.touch(num_pages)
+    return engine
 
 
 def _prompts(decoder: Decoder, load: Load, length: int) -> list[tuple[int, ...]]:
