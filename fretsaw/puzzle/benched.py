@@ -32,11 +32,21 @@ class Benched:
         return cls(name, blocks, ratios, Scenario.parse(speed["scenario"]))
 
 
-def refuse_other_scenarios(benched: Sequence[Benched], scenarios: Sequence[Scenario]) -> None:
-    """Raise where a child was benched at none of the scenarios that are costed."""
+def check_benched(
+    benched: Sequence[Benched], scenarios: Sequence[Scenario], names: Sequence[str], layers: int
+) -> None:
+    """Raise where a child was benched at none of the scenarios, or is no child of the parent's."""
     for child in benched:
         if child.scenario not in scenarios:
             raise ValueError(
                 f"--refit: {child.name} was measured at {child.scenario}, but the costs are of "
                 f"{' and '.join(map(str, scenarios))}; bench it there"
+            )
+        own = {name for block in child.blocks for name in (block.attention_name, block.ffn_name)}
+        strange = sorted(own - set(names))
+        if len(child.blocks) != layers or strange:
+            has = f"{len(child.blocks)} layers" + (f" and a {strange[0]}" if strange else "")
+            raise ValueError(
+                f"--refit: {child.name} has {has}, but the parent {layers} layers and the space "
+                f"{', '.join(names)}; give a child of it"
             )

@@ -17,7 +17,7 @@ from fretsaw.hardware import find_device
 from fretsaw.model.config import ModelConfig
 from fretsaw.progress import say
 from fretsaw.puzzle import additive, probes
-from fretsaw.puzzle.benched import Benched, refuse_other_scenarios
+from fretsaw.puzzle.benched import Benched, check_benched
 from fretsaw.puzzle.measurements import Measurements, Times, key_of
 from fretsaw.puzzle.memory import fixed_memory, memory_costs
 from fretsaw.puzzle.roofline import PHASES, roofline_costs
@@ -44,11 +44,13 @@ def cost(settings: CostSettings, inputs: Mapping[str, Path], run: StageRun) -> d
     kept = Measurements(run.resume_folder / COSTS)
     if "measured" in inputs:
         kept.take_over(inputs["measured"] / MEASUREMENTS)
-    benched = [Benched.read(path, key) for key, path in inputs.items() if key.startswith("refit")]
-    refuse_other_scenarios(benched, scenarios)
     names = probes.alternative_names(config, settings.space)
+    benched = [Benched.read(path, key) for key, path in inputs.items() if key.startswith("refit")]
+    check_benched(benched, scenarios, names, config.num_hidden_layers)
 
     if settings.engine == "roofline":
+        if benched:
+            raise ValueError("--refit: a roofline has no times to fit again; leave --refit out")
         hardware: Any = {"device": scenarios[0].device}
         sets = _by_roofline(config, names, scenarios, kept)
     else:

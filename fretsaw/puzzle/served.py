@@ -181,7 +181,10 @@ class _Client:
         self._deadline_s, self._vocab_size = deadline_s, vocab_size
         self._warm: set[Scenario] = set()
         self._wait()
-        self._model = self._call("/v1/models", None)["data"][0]["id"]
+        models = self._call("/v1/models", None).get("data")
+        if not models:
+            raise ValueError(f"{self._url}: names no model at /v1/models; give a vLLM server's URL")
+        self._model = models[0]["id"]
 
     def time(self, scenario: Scenario, round_index: int) -> dict[str, float]:
         """Return the milliseconds of each phase: all prompts read, and what more tokens add.
@@ -215,7 +218,8 @@ class _Client:
         started = time.perf_counter()
         answer = self._call("/v1/completions", body)
         milliseconds = (time.perf_counter() - started) * 1000
-        made, asked = answer["usage"]["completion_tokens"], scenario.batch * max_tokens
+        made = answer.get("usage", {}).get("completion_tokens", "no count of")
+        asked = scenario.batch * max_tokens
         if made != asked:
             raise ValueError(
                 f"{self._url}: {made} tokens came where {asked} were asked for, so its times do "
@@ -231,11 +235,12 @@ class _Client:
             if self._server is not None:
                 self._server.check()
             try:
-                socket.create_connection((address.hostname or "", port), timeout=2).close()
+                left_s = max(0.1, min(2.0, deadline - time.monotonic()))
+                socket.create_connection((address.hostname or "", port), left_s).close()
                 return
             except OSError as error:
                 if time.monotonic() > deadline:
-                    self._refuse(error)
+                    raise self._no_answer(error) from error
             time.sleep(0.5)
 
     def _call(self, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -249,16 +254,19 @@ class _Client:
             raise ValueError(
                 f"{self._url}{path}: the server refused ({error.code}): {told}"
             ) from error
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{self._url}{path}: what answers speaks no JSON; give a vLLM server's URL"
+            ) from error
         except OSError as error:  # URLError, a timeout, a connection that broke
             time.sleep(1)  # so that a server that is ending has ended
             if self._server is not None:
                 self._server.check()
-            self._refuse(error)
-            raise AssertionError("refused above") from error
+            raise self._no_answer(error) from error
 
-    def _refuse(self, error: OSError) -> None:
+    def _no_answer(self, error: OSError) -> ValueError:
         words = f"; it last wrote: {self._server.last_words()}" if self._server else ""
-        raise ValueError(
+        return ValueError(
             f"{self._url}: no answer within {self._deadline_s:g} s ({error}); check the address "
             f"and that the server runs, or raise --server-deadline-s{words}"
-        ) from error
+        )

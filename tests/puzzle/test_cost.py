@@ -1,6 +1,7 @@
 """Small tables measured for real, at several scenarios, taken over, refitted, and by roofline."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,9 +84,13 @@ def test_several_scenarios_taken_over_and_refitted(tiny: Path, tmp_path: Path) -
     assert errors[0] < errors[1]
     assert "refit" in costs["scenarios"][1]["left_out_error"]["decode_ms"]
 
-    elsewhere = CostSettings(scenario="batch=2,in=8,out=8", engine="roofline")
-    with pytest.raises(ValueError, match="bench it there"):
-        costs_of(tiny, tmp_path / "third", elsewhere, refit=tmp_path / "bench")
+    for changed, complaint in (
+        (replace(several, scenario="batch=2,in=8,out=8"), "bench it there"),
+        (replace(several, space=SpaceSettings(kv_heads=(2,))), "give a child of it"),
+        (replace(several, engine="roofline"), "leave --refit out"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            costs_of(tiny, tmp_path / complaint, changed, refit=tmp_path / "bench")
 
 
 def test_roofline_needs_no_device_and_takes_measured_constants(tiny: Path, tmp_path: Path) -> None:
