@@ -123,13 +123,13 @@ def test_what_no_point_tells_of_keeps_its_estimate() -> None:
     assert fit_roofline(points, H100, "bf16").all_reduce_s == H100.all_reduce_latency_s
 
 
-# Llama-3.1-405B and the 253B child of it (arXiv 2503.18908), whose FFNs' widths are these times
-# 16384 * 2 / 3; the numbers are layers with attention, FFNs by multiplier, and FFNs that were fused.
+# The 253B child of Llama-3.1-405B (arXiv 2503.18908): how many FFNs have which width, as a multiple
+# of 16384 * 2 / 3, and of how many FFNs each of the fused ones was made.
 FFNS_253B = {
     **{0.4875: 1, 0.975: 1, 1.4625: 6, 1.95: 10},
     **{2.4375: 19, 2.925: 2, 3.4125: 4, 4.875: 34},
 }
-FUSED_253B = {36.5625: 8, 39.0: 12, 31.40625: 15, 27.5625: 14}  # width: FFNs it was made of
+FUSED_253B = {36.5625: 8, 39.0: 12, 31.40625: 15, 27.5625: 14}
 
 
 def tokens_per_s(num_attentions: int, ffns: dict[int, int]) -> float:
