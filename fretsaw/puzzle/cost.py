@@ -58,8 +58,7 @@ def cost(settings: CostSettings, inputs: Mapping[str, Path], run: StageRun) -> d
             **probes.stacks(config, names, settings.layers),
             **probes.whole_models(config, settings.space, settings.probes, run.seed),
         }
-        dtype = scenarios[0].dtype
-        engine, models = _engine(settings, config, models, dtype, inputs["parent"], run)
+        engine, models = _engine(settings, config, models, scenarios[0], inputs["parent"], run)
         hardware = engine.hardware
         rounds = _measure(engine, config, models, scenarios, settings.rounds, kept, run)
         sets = [
@@ -95,7 +94,7 @@ def _engine(
     settings: CostSettings,
     config: ModelConfig,
     models: probes.Models,
-    dtype: str,
+    scenario: Scenario,
     parent: Path,
     run: StageRun,
 ) -> tuple["Embedded | Served", probes.Models]:
@@ -103,7 +102,7 @@ def _engine(
     if settings.engine == "embedded":
         from fretsaw.puzzle.embedded import Embedded
 
-        return Embedded(config, dtype, run.device), probes.without_twins(models)
+        return Embedded(config, scenario.dtype, run.device), probes.without_twins(models)
     models = probes.with_first_attention(models, probes.own_block(config))
     models = probes.without_twins(models)
     served = Served(
@@ -111,7 +110,7 @@ def _engine(
         models,
         folder=run.resume_folder / "models",
         parent=parent,
-        dtype=dtype,
+        scenario=scenario,
         command=settings.server_command,
         url=settings.server_url,
         deadline_s=settings.server_deadline_s,

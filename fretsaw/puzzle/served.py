@@ -37,8 +37,8 @@ GRACE_S = 30.0
 class Served:
     """Opens models by serving them; `command` "" means that they are served at `url` already.
 
-    In both `{model}` stands for the folder, `{port}` for a port and `{index}` for the model's
-    number. Raises ValueError where they are not understood, where no server answers within
+    In the command `{model}` stands for the folder, in both `{port}` for a port, and in the address
+    of servers that run already `{index}` for the model's number. Raises ValueError where they are not understood, where no server answers within
     `deadline_s`, and with a server's last lines where it ends by itself.
     """
 
@@ -49,16 +49,16 @@ class Served:
         *,
         folder: Path,
         parent: Path,
-        dtype: str,
+        scenario: Scenario,
         command: str,
         url: str,
         deadline_s: float,
     ):
         self._config, self._names = config, list(models)
-        self._folder, self._parent, self._dtype = folder, parent, dtype
+        self._folder, self._parent, self._dtype = folder, parent, scenario.dtype
         self._command, self._url, self._deadline_s = command, url, deadline_s
         _check(command, url, models)
-        self.hardware = {"device": "what serves", "server": command or url}
+        self.hardware = {"device": scenario.device, "server": command or url}
         self.is_interleaved = not command  # servers started in turn do not stand side by side
         if not command:
             for name, blocks in models.items():
