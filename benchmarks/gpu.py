@@ -24,7 +24,7 @@ from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Block, Decoder
 from fretsaw.pipeline import resolve_inputs
 from fretsaw.puzzle.library import build_block
-from fretsaw.puzzle.replay import Replay
+from fretsaw.puzzle.replay import Replay, subblock
 from fretsaw.recipe import STAGES, find_recipe, load_recipe
 from fretsaw.stage import execute
 
@@ -72,21 +72,22 @@ def scoring(config: ModelConfig, device: str, dtype: torch.dtype, rows: int, seq
         torch.set_default_dtype(dtype)
         parent = Decoder(config).requires_grad_(False)
         torch.set_default_dtype(torch.float32)
-    ids = torch.randint(config.vocab_size, (rows, seq), device=device)
+    windows = torch.randint(config.vocab_size, (rows, seq + 1), device=device)
     started = time.perf_counter()
-    replay = Replay(parent, ids, 4, score=True)
+    replay = Replay(parent, windows, 4)
     target_s = time.perf_counter() - started
     seconds, half = [], config.blocks[0].intermediate_size // 2
     for i, block in enumerate(parent.model.layers):
         assert isinstance(block, Block)
-        replay.advance(lambda x, b=block: b.attend(x, replay.context))
+        replay.frontier.walk()
         if i % max(1, config.num_hidden_layers // 4) == 0:
             names = (config.blocks[i].attention_name, f"ffn{half}")
             narrow = build_block(block, config, BlockConfig.from_names(*names), i)
             started = time.perf_counter()
-            replay.kl(narrow.feed, i, after="ffn").sum().item()
+            states = replay.frontier.after([subblock(narrow, "ffn")])
+            replay.figures(states, replay.frontier.at + 1).kl.sum().item()
             seconds.append(time.perf_counter() - started)
-        replay.advance(block.feed)
+        replay.frontier.walk()
     return {
         "tokens": rows * seq,
         "target_s": target_s,

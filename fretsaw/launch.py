@@ -76,7 +76,9 @@ def run_stage(
         from fretsaw.distributed import mesh
 
         mesh.join(peers, device)
-    if "auto" in (device, dtype) and name not in ("search", "select", "report"):
+    computes = name not in ("search", "select", "report")
+    computes &= getattr(settings, "engine", "") != "roofline"
+    if computes and "auto" in (device, dtype):
         device, dtype = peers.on_first(
             lambda: artifact.recorded_precision(out) or settle(device, dtype)
         )

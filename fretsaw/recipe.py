@@ -33,6 +33,7 @@ from fretsaw.puzzle.settings import (
 )
 from fretsaw.report.settings import ReportSettings
 from fretsaw.rl.settings import RlSettings
+from fretsaw.scenario import parse_scenarios
 from fretsaw.sft.settings import SftSettings
 
 
@@ -116,7 +117,13 @@ STAGES: dict[str, StageKind] = {
         "measure every alternative's time at a scenario",
         "fretsaw.puzzle.cost:cost",
         CostSettings,
-        {"parent": _PARENT},
+        {
+            "parent": _PARENT,
+            "measured": "a cost folder whose timings are taken over",
+            "refit": "benches whose children's times the costs are fitted to as well",
+        },
+        frozenset({"measured", "refit"}),
+        several=frozenset({"refit"}),
     ),
     "search": StageKind(
         "choose the best child that meets a target, exactly",
@@ -282,7 +289,8 @@ def compression(
     own, so that a second target adds a folder and reruns nothing before the search. With `bld`
     the alternatives are trained before they are scored. With several `candidates` that many
     solutions are assembled, each is healed as `brief` says (by default a tenth of the tokens), and
-    the best of them is healed at length from its assembled weights.
+    the best of them is healed at length from its assembled weights. Of several scenarios, which
+    are costed together, the first is the one that is benched.
     """
     if candidates < 1:
         raise ValueError(f"candidates {candidates}: give at least 1")
@@ -297,6 +305,7 @@ def compression(
     start = f"{at}/select" if candidates > 1 else f"{at}/assemble"
     ranked = {"parent": parent, "corpus": corpus, "ranking": "rank"}
     library = {"library": "bld"} if bld else {}
+    first = scenario if "/" not in scenario else str(parse_scenarios(scenario)[0])
     return [
         Stage("rank", rank or RankSettings(), {"parent": parent, "corpus": corpus}),
         *([Stage("bld", bld, {**ranked})] if bld else []),
@@ -320,7 +329,7 @@ def compression(
         ),
         Stage(
             f"{at}/bench",
-            bench or BenchSettings(scenario=scenario),
+            bench or BenchSettings(scenario=first),
             {"parent": parent, "child": f"{at}/distill", "search": f"{at}/search"},
         ),
         Stage(

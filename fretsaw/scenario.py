@@ -1,12 +1,13 @@
 """What a model is to be served for, and what a child must reach: `Scenario` and `Target`.
 
-A scenario is "batch=64,in=1024,out=1024,dtype=bf16,device=h100". A target is a list such as
-"1.5x decode, 60% memory"; a speed-up is tokens/s at the scenario, so every speed is printed next to
-it. Where several scenarios are measured, "1.5x decode @ batch=64" names the one it is meant for.
-Standard library only.
+A scenario is "batch=64,in=1024,out=1024,dtype=bf16,device=h100"; where several are meant, numbers
+are joined by slashes, batch=1/8/64. A target is a list such as "1.5x decode, 60% memory"; a
+speed-up is tokens/s at the scenario, so every speed is printed next to it. Where several scenarios
+are measured, "1.5x decode @ batch=64" names the one it is meant for. Standard library only.
 """
 
 import difflib
+import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -69,8 +70,31 @@ class Scenario:
         keys = [part.partition("=")[0].strip() for part in text.split(",") if part.strip()]
         return all(getattr(given, _KEYS[key]) == getattr(self, _KEYS[key]) for key in keys)
 
+    def check_context(self, longest: int) -> None:
+        """Raise where prompt and output do not fit into a model's context of `longest` tokens."""
+        row = self.prompt_tokens + self.output_tokens
+        if row > longest:
+            raise ValueError(
+                f"scenario: in={self.prompt_tokens} and out={self.output_tokens} are {row} tokens "
+                f"a row, but the model's context is {longest}; lower in or out"
+            )
+
     def __str__(self) -> str:
         return ",".join(f"{key}={getattr(self, field)}" for key, field in _KEYS.items())
+
+
+def parse_scenarios(text: str) -> tuple[Scenario, ...]:
+    """Read scenarios that differ in numbers: "batch=1/8/64,in=64/1024" is every combination.
+
+    They come in the order written, the last key varying fastest. Raises as `Scenario.parse` does.
+    """
+    choices = [[""]]
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        key, equals, value = part.partition("=")
+        values = value.split("/") if key.strip() in ("batch", "in", "out") else [value]
+        choices.append([f"{key}{equals}{one}" for one in values])
+    combined = (Scenario.parse(",".join(parts)) for parts in itertools.product(*choices))
+    return tuple(dict.fromkeys(combined))
 
 
 _KEYS = {
