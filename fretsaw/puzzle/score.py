@@ -25,13 +25,14 @@ from fretsaw.model.size import block_params
 from fretsaw.progress import say
 from fretsaw.puzzle.alternatives import calibrate, make_change, names_of
 from fretsaw.puzzle.exam import Exam
-from fretsaw.puzzle.library import sort_parent
+from fretsaw.puzzle.library import Trained, sort_parent
 from fretsaw.puzzle.ranking import read_orders
 from fretsaw.puzzle.replay import KINDS, Replay, flop_bound
 from fretsaw.puzzle.scoreboard import Names, Scoreboard
 from fretsaw.puzzle.settings import ScoreSettings
 from fretsaw.puzzle.space import layer_alternatives
 from fretsaw.puzzle.stability import unsettled
+from fretsaw.puzzle.trained import check_trained, read_trained
 from fretsaw.stage import StageRun
 
 SCORES = "scores.json"
@@ -55,13 +56,15 @@ def score(settings: ScoreSettings, inputs: Mapping[str, Path], run: StageRun) ->
     exam = None
     if settings.metric == "accuracy":
         exam = Exam(parent, inputs["parent"], settings, inputs.get("problems"), run.seed)
+    if "library" in inputs:
+        check_trained(inputs["library"], inputs)
     board = Scoreboard(run.resume_folder / "scores.jsonl")
     jobs = all_jobs(config, settings, run.seed)
     metrics: dict[str, Any] = {"alternatives": sum(map(len, jobs.values()))}
 
     for first, last in rounds(len(windows), settings.first_tokens // settings.seq_len):
         rows = windows[first:last].to(run.device)
-        score_rows(parent, inputs["corpus"], rows, first, jobs, settings, exam, board, run)
+        score_rows(parent, inputs, rows, first, jobs, settings, exam, board, run)
         metrics["tokens"] = last * settings.seq_len
         if last < len(windows):
             needed, metrics["regret"] = unsettled(
@@ -117,7 +120,7 @@ def rounds(num_rows: int, first: int) -> Iterator[tuple[int, int]]:
 
 def score_rows(
     parent: Decoder,
-    corpus: Path,
+    inputs: Mapping[str, Path],
     windows: Int[Tensor, "rows seq_plus_1"],
     first: int,
     jobs: Jobs,
@@ -127,10 +130,10 @@ def score_rows(
     run: StageRun,
 ) -> None:
     """Put the figures of all `jobs` on rows `first`, `first` + 1, ... onto the board."""
-    repairs = settings.repair_tokens > 0
+    library, repairs = inputs.get("library"), settings.repair_tokens > 0
     calibration = calibrate(
         parent,
-        corpus,
+        inputs["corpus"],
         settings.repair_tokens or 2 * settings.seq_len,
         settings.seq_len,
         settings.batch_rows,
@@ -138,10 +141,15 @@ def score_rows(
     replay = Replay(parent, windows, settings.batch_rows)
     run.progress.start("scoring", sum(map(len, jobs.values())), unit="alternative")
     num_scored = 0
+    trained: Trained = {}
     for at in range(2 * parent.config.num_hidden_layers):
+        if library is not None and at % 2 == 0:
+            trained = read_trained(library, at // 2)
         scored = {}
         for names in jobs.get(at, ()) if not board.has(first, at) else ():
-            change = make_change(parent, names, calibration, ahead=settings.ahead, repair=repairs)
+            change = make_change(
+                parent, names, calibration, ahead=settings.ahead, repair=repairs, trained=trained
+            )
             states = replay.frontier.after(change.subblocks)
             figures = replay.figures(states, at + len(change.subblocks)).as_lists()
             if exam is not None and first == 0:
