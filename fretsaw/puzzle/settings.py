@@ -61,7 +61,7 @@ class BldSettings:
     """Tokens of one row."""
     sizes_per_step: int = 0
     """Alternatives of each subblock that a step trains, drawn anew every step; 0: all."""
-    attention_target: Literal["subblock", "block"] = "subblock"
+    attention_target: Literal["subblock", "block"] = "block"
     """What an attention is trained to match: the state after it, or after the parent's FFN too."""
     begin: Literal["repaired", "plain"] = "repaired"
     """Output matrices at the start: refitted in closed form, or as sliced."""
