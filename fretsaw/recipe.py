@@ -30,6 +30,7 @@ from fretsaw.puzzle.settings import (
     ScoreSettings,
     SearchSettings,
     SelectSettings,
+    VerifySettings,
 )
 from fretsaw.report.settings import ReportSettings
 from fretsaw.rl.settings import RlSettings
@@ -130,6 +131,20 @@ STAGES: dict[str, StageKind] = {
         "fretsaw.puzzle.choose:search",
         SearchSettings,
         {"scores": "made by `fretsaw score`", "costs": "made by `fretsaw cost`"},
+    ),
+    "verify": StageKind(
+        "measure a few whole children and correct the scores by them",
+        "fretsaw.puzzle.verify:verify",
+        VerifySettings,
+        {
+            "parent": _PARENT,
+            "corpus": _CORPUS,
+            "ranking": _RANKING,
+            "scores": "made by `fretsaw score`",
+            "search": _SEARCH,
+            "library": _LIBRARY,
+        },
+        frozenset({"library"}),
     ),
     "assemble": StageKind(
         "build the child from the parent's weights, repaired in closed form",
@@ -276,6 +291,7 @@ def compression(
     score: ScoreSettings | None = None,
     cost: CostSettings | None = None,
     search: SearchSettings | None = None,
+    verify: VerifySettings | None = None,
     assemble: AssembleSettings | None = None,
     distill: DistillSettings | None = None,
     evaluate: EvalSettings | None = None,
@@ -290,7 +306,8 @@ def compression(
     the alternatives are trained before they are scored. With several `candidates` that many
     solutions are assembled, each is healed as `brief` says (by default a tenth of the tokens), and
     the best of them is healed at length from its assembled weights. Of several scenarios, which
-    are costed together, the first is the one that is benched.
+    are costed together, the first is the one that is benched. With `verify` a first search,
+    `guess`, is corrected by whole children before the one that counts.
     """
     if candidates < 1:
         raise ValueError(f"candidates {candidates}: give at least 1")
@@ -311,7 +328,7 @@ def compression(
         *([Stage("bld", bld, {**ranked})] if bld else []),
         Stage("score", score or ScoreSettings(), {**ranked, **library}),
         Stage("cost", cost or CostSettings(scenario=scenario), {"parent": parent}),
-        Stage(f"{at}/search", search, {"scores": "score", "costs": "cost"}),
+        *_verification(at, search, verify, {**ranked, **library}),
         *(
             Stage(name, settings, {**ranked, "search": f"{at}/search", **library})
             for name, settings in assembled.items()
@@ -347,6 +364,19 @@ def compression(
                 "bench": f"{at}/bench",
             },
         ),
+    ]
+
+
+def _verification(
+    at: str, search: SearchSettings, verify: VerifySettings | None, made: dict[str, Any]
+) -> list[Stage]:
+    """Return the search, on scores that whole children have corrected where that is asked for."""
+    if verify is None:
+        return [Stage(f"{at}/search", search, {"scores": "score", "costs": "cost"})]
+    return [
+        Stage(f"{at}/guess", search, {"scores": "score", "costs": "cost"}),
+        Stage(f"{at}/verify", verify, {**made, "scores": "score", "search": f"{at}/guess"}),
+        Stage(f"{at}/search", search, {"scores": f"{at}/verify", "costs": "cost"}),
     ]
 
 

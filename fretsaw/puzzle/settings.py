@@ -1,4 +1,4 @@
-"""Settings of the search's stages: rank, bld, score, cost, search, assemble, select."""
+"""Settings of the search's stages: rank, bld, score, cost, search, verify, assemble, select."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -231,6 +231,33 @@ class SelectSettings:
 
     figure: str = "heldout_kl"
     """The figure, as in their manifests; the least wins. Without a teacher: heldout_loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifySettings:
+    """Measure a few whole children and correct the scores by what their sums missed."""
+
+    children: int = 6
+    """Diverse solutions that are measured first."""
+    rounds: int = 4
+    """Times at most that the corrected search names a new child, which is measured too."""
+    alpha: float = 0.9
+    """Share of layers that any two of the first have in common at most."""
+    repair_tokens: int = 32_768
+    """Calibration tokens of each child's repair."""
+    tokens: int = 16_384
+    """Held-out text on which children are measured."""
+    seq_len: int = 256
+    """Tokens of one row."""
+    batch_rows: int = 16
+    """Rows of one forward."""
+
+    def __post_init__(self) -> None:
+        if self.children < 2 or self.rounds < 0:
+            raise ValueError(
+                f"children {self.children}, rounds {self.rounds}; give at least 2 children, and 0 "
+                "rounds or more"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
