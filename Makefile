@@ -25,7 +25,7 @@ test: $(VENV)/.ready ## the quick checks, under 8 minutes on 2 cores
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 $(VENV)-oracles/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-oracles

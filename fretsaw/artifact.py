@@ -255,7 +255,7 @@ def open_partial(out: Path, request: Request, *, force: bool = False) -> Path:
     """Return the folder to work in, with the state of an interrupted run of the same request.
 
     Where the interrupted run had other settings it is refused (or discarded with `force`); where an
-    input changed since, its work is worthless and is discarded.
+    input changed since, or nothing was saved yet, there is nothing to lose and it is discarded.
     """
     if out.exists() and not (out / MANIFEST).is_file() and any(out.iterdir()):
         raise Refused(f"{out}: not empty and not a fretsaw artifact; choose another --out")
@@ -263,13 +263,20 @@ def open_partial(out: Path, request: Request, *, force: bool = False) -> Path:
     identity, path = request.identity(), partial / REQUEST
     if path.is_file() and not force:
         before = json.loads(path.read_text())
-        _refuse_other_settings(out, before, request, found=partial)
-        if before["inputs"] == identity["inputs"]:
+        if _holds_work(partial):
+            _refuse_other_settings(out, before, request, found=partial)
+        if before == identity:
             return partial
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     write_json(path, identity)
     return partial
+
+
+def _holds_work(partial: Path) -> bool:
+    """Whether an interrupted run has left more than its request and what it said."""
+    left_out = {*LIVE_FILES, REQUEST, PRECISION, "error.txt"}
+    return any(p.is_file() and p.name not in left_out for p in partial.rglob("*"))
 
 
 def complete(

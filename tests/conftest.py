@@ -12,6 +12,7 @@ from jaxtyping import install_import_hook
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 install_import_hook("fretsaw", CHECKER)
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tests start, too
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="fretsaw-remote-code-")

@@ -103,6 +103,17 @@ def test_work_on_other_inputs_is_discarded_and_on_the_same_continued(tmp_path: P
     assert not (artifact.open_partial(tmp_path / "out", request) / "kept").exists()
 
 
+def test_a_refused_start_is_no_work_to_lose(tmp_path: Path) -> None:
+    def refuse(settings, inputs, run):
+        raise ValueError("size 3: too small")
+
+    request = Request.of("numbers", Settings(size=3), {}, seed=0)
+    with pytest.raises(ValueError, match="too small"):
+        execute(refuse, request, Settings(size=3), tmp_path / "out", device="cpu", dtype="fp32")
+    make(tmp_path / "out", Settings(size=4), {})  # the corrected command
+    assert (tmp_path / "out" / "numbers.txt").read_text() == "0 1 2 3"
+
+
 def test_a_kill_between_manifest_and_name_loses_nothing(tmp_path: Path, monkeypatch) -> None:
     def killed(beside: Path, out: Path) -> None:
         raise KeyboardInterrupt

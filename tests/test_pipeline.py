@@ -19,12 +19,15 @@ RECIPE = """
 from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.distill.settings import DistillSettings, PretrainSettings, TrainSettings
 from fretsaw.eval.settings import EvalSettings
-from fretsaw.puzzle.settings import AssembleSettings, CostSettings, RankSettings, ScoreSettings
+from fretsaw.puzzle.settings import (
+    AssembleSettings, CostSettings, RankSettings, ScoreSettings, SearchSettings, SpaceSettings,
+)
 from fretsaw.recipe import Stage, compression
 from fretsaw.training.settings import UpdateSettings
 
 SCENARIO = "batch=8,in=16,out=16,dtype=fp32,device=cpu"
-TRAIN = TrainSettings(tokens=40_960, batch_tokens=512, micro_batch_tokens=512, seq_len=64,
+SPACE = SpaceSettings(ffn_percents=(50, 25), linear=False)
+TRAIN = TrainSettings(tokens=20_480, batch_tokens=512, micro_batch_tokens=512, seq_len=64,
                       heldout_tokens=1024, save_every_s=0.2,
                       update=UpdateSettings(optimizer="muon"))
 
@@ -38,11 +41,12 @@ def recipe(target="0.8x params", candidates=1):
         *compression(
             parent="pretrain", target=target, scenario=SCENARIO,
             rank=RankSettings(tokens=2048, seq_len=64),
-            score=ScoreSettings(repair_tokens=2048, tokens=1024, seq_len=64),
-            cost=CostSettings(scenario=SCENARIO, rounds=1, layers=1, probes=1),
+            score=ScoreSettings(repair_tokens=1024, tokens=512, seq_len=64, space=SPACE),
+            cost=CostSettings(scenario=SCENARIO, rounds=1, layers=1, probes=1, space=SPACE),
+            search=SearchSettings(pareto_points=2),
             assemble=AssembleSettings(tokens=2048, seq_len=64),
             distill=DistillSettings(train=TRAIN),
-            evaluate=EvalSettings(tokens=1024, seq_len=64, task="word_problems", num_problems=8,
+            evaluate=EvalSettings(tokens=1024, seq_len=64, task="word_problems", num_problems=4,
                                   max_new_tokens=32),
             candidates=candidates,
         ),

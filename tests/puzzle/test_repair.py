@@ -27,11 +27,13 @@ def test_the_correction_is_the_ridge_solution() -> None:
 def test_the_gain_is_the_fall_of_the_heldout_error() -> None:
     x, weight = torch.randn(300, 5).double(), torch.randn(2, 5).double()
     missing = x @ weight.T + 0.1 * torch.randn(300, 2).double()
-    fit, heldout = moments(x[:200], missing[:200]), moments(x[200:], missing[200:])
-    repair = solve(fit, heldout)
-    (only_fit,) = (s for s in [solve(fit, fit)] if s.ridge == repair.ridge)
+    fit = moments(x[:200], missing[:200])
+    repair = solve(fit, moments(x[200:], missing[200:]))
+    assert repair.ridge is not None
+    ridge = repair.ridge * fit.gram.diagonal().mean() * torch.eye(5).double()
+    by_fit = torch.linalg.solve(fit.gram + ridge, fit.cross.T)
     before = missing[200:].square().sum()
-    after = (missing[200:] - x[200:] @ only_fit.correction.T).square().sum()
+    after = (missing[200:] - x[200:] @ by_fit).square().sum()
     assert abs(repair.gain - (before - after).item()) < 1e-6
     assert after < 0.05 * before
 

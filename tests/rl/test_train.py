@@ -88,15 +88,16 @@ def test_every_sample_and_verdict_is_kept(finished: tuple[Path, dict]) -> None:
     assert len(rows) == 2 * 8 * 8
     assert {row.mode for row in rows} == {"on", "off"}
     assert [row.weight_version for row in rows] == [0] * 64 + [2] * 64
+    config = checkpoint.read_config(out)
     for row in rows:
         assert row.reward == row.correct * (row.fault is None) * row.is_finished
         assert len(row.logprobs) == len(row.token_ids) <= 12
-        assert (
-            row.is_finished == (row.token_ids[-1] == rows[0].token_ids[-1]) or not row.is_finished
+        assert row.is_finished == (
+            row.token_ids[-1] in (*config.eos_token_ids, config.bos_token_id)
         )
         assert f"detailed thinking {row.mode}" in row.prompt
     assert metrics.keys() >= {"before_reward_on", "heldout_reward_off"}
-    assert checkpoint.read_config(out).blocks[1].attention == "none"
+    assert config.blocks[1].attention == "none"
 
 
 def test_the_engine_samples_from_the_trainers_own_weights(
