@@ -14,7 +14,13 @@ from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.distill.settings import DistillSettings, PretrainSettings, TrainSettings
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.progress import say
-from fretsaw.puzzle.settings import AssembleSettings, CostSettings, RankSettings, ScoreSettings
+from fretsaw.puzzle.settings import (
+    AssembleSettings,
+    CostSettings,
+    RankSettings,
+    ScoreSettings,
+    SpaceSettings,
+)
 from fretsaw.recipe import Stage, compression, reasoning
 from fretsaw.rl.settings import RlSettings
 from fretsaw.sft.settings import SftSettings
@@ -31,6 +37,8 @@ def recipe(fast: bool | None = None, target: str = "1.5x decode") -> list[Stage]
         say(f"tiny: the {'fast' if fast else 'full'} preset, for {os.cpu_count()} cores")
     pretrain_tokens, heal_tokens = (400_000, 100_000) if fast else (1_600_000, 450_000)
     calibration = 16_384 if fast else 32_768
+    percents = (75, 50, 25, 10) if fast else SpaceSettings().ffn_percents
+    space = SpaceSettings(ffn_percents=percents, linear=False)  # engines run no linear subblocks
     train = TrainSettings(
         tokens=pretrain_tokens,
         batch_tokens=2048,
@@ -60,9 +68,9 @@ def recipe(fast: bool | None = None, target: str = "1.5x decode") -> list[Stage]
             target=target,
             scenario=SCENARIO,
             rank=RankSettings(tokens=calibration),
-            score=ScoreSettings(repair_tokens=calibration, tokens=calibration // 2),
+            score=ScoreSettings(repair_tokens=calibration, tokens=calibration // 2, space=space),
             assemble=AssembleSettings(tokens=calibration),
-            cost=CostSettings(scenario=SCENARIO, rounds=5 if fast else 9),
+            cost=CostSettings(scenario=SCENARIO, rounds=5 if fast else 9, space=space),
             distill=DistillSettings(train=replace(train, tokens=heal_tokens, update=healing)),
             evaluate=evaluate,
             bench=BenchSettings(scenario=SCENARIO, rounds=5 if fast else 9),
