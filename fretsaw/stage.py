@@ -10,6 +10,7 @@ from typing import Any
 
 from fretsaw import artifact
 from fretsaw.progress import Progress, format_seconds, say
+from fretsaw.workers import ALONE, Workers
 
 
 class Interrupted(Exception):
@@ -25,6 +26,7 @@ class StageRun:
     device: str
     dtype: str  # of matrix work: "fp32" or "bf16"; weights that are trained stay fp32
     progress: Progress
+    workers: Workers = ALONE
     stop_requested: bool = False
 
     @property
@@ -37,6 +39,10 @@ class StageRun:
     def step(self, step: int, metrics: dict[str, float] | None = None, *, row: bool = True) -> None:
         """Report a finished step; the place where a stop that was asked for takes effect."""
         self.progress.step(step, metrics, row=row)
+        self.check()
+
+    def check(self) -> None:
+        """Let a stop that was asked for take effect, between steps too."""
         if self.stop_requested:
             raise Interrupted
 

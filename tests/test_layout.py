@@ -9,9 +9,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fretsaw"
 
 FLOORS = [
-    {"artifact", "progress", "hardware", "stage"},
+    {"artifact", "progress", "hardware", "stage", "workers"},
     {"settings", "model", "tokenizer", "scenario", "sampling", "chat", "chat_template"},
-    {"checkpoint", "data", "training", "engine", "verify"},
+    {"checkpoint", "distributed", "data", "training", "engine", "verify"},
     {"rollout"},
     {"tasks"},
     {"corpus", "puzzle", "distill", "sft", "rl", "eval", "bench"},
