@@ -1,6 +1,6 @@
 """The method's own hypothesis: does the sum of replace-1-block scores foretell a child's true KL?
 
-    python benchmarks/hypothesis.py --parent P --corpus C --ranking R --scores S [--children 50]
+    python benchmarks/hypothesis.py --parent P --corpus C --ranking R --scores S... [--children 50]
 
 Random children are assembled as `fretsaw assemble` does and measured on held-out text that was not
 scored on. Printed are Spearman's correlation between the sum of scores and the true KL, the same
@@ -13,6 +13,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,56 +59,24 @@ def correlation(predicted: np.ndarray, measured: np.ndarray) -> float:
     return float(np.corrcoef(rankdata(predicted), rankdata(measured))[0, 1])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("parent", "corpus", "ranking", "scores"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--children", type=int, default=50)
-    parser.add_argument("--repair-tokens", type=int, default=16_384)
-    parser.add_argument("--tokens", type=int, default=8192)
-    parser.add_argument("--seq-len", type=int, default=256)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    parent = checkpoint.load(options.parent)
-    config = parent.config
-    sort_parent(parent, read_orders(options.ranking, config.num_hidden_layers))
-    table = json.loads((options.scores / "scores.json").read_text())
-    layers, seq = table["layers"], options.seq_len
-    rows = loader.first_rows(options.corpus / "heldout.npy", seq, table["tokens"] + options.tokens)
-    fresh = torch.from_numpy(rows[table["tokens"] // seq :])
-    assert len(fresh), "no held-out text is left that was not scored on"
-    replay = Replay(parent, fresh, BATCH_ROWS)
-
+def judge(
+    table: dict, children: list[list[Part]], measured: np.ndarray, sizes: np.ndarray
+) -> dict[str, Any]:
+    """Print and return how well a table's scores foretell the children's measured KL."""
     scores: dict[Part, float] = {
         (i, name): entry["score"]
-        for i, layer in enumerate(layers)
+        for i, layer in enumerate(table["layers"])
         for kind in layer.values()
         for name, entry in kind.items()
     }
-    chooser = random.Random(options.seed)
-    children = [random_child(layers, config, chooser) for _ in range(options.children)]
-    parts = [[(i, n) for i, pair in enumerate(c) for n in pair] for c in children]
-    sums = np.array([sum(scores[p] for p in own) for own in parts])
-    measured = np.zeros(len(children))
-    for i, child in enumerate(children):
-        measured[i] = true_kl(
-            parent, child, options.corpus, replay, options.repair_tokens, options.seq_len
-        )
-        print(f"child {i}: sum {sums[i]:.4f}, true KL {measured[i]:.4f}", flush=True)
-    corrected = fit_interaction(parts, scores, measured).left_out
-
-    def params(choices: Choices) -> float:
-        return sum(block_params(config, BlockConfig.from_names(*p)).total for p in choices)
-
-    sizes = np.array([params(child) for child in children])
-    result = {"children": len(children), "ahead_tokens": table["tokens"]}
+    sums = np.array([sum(scores[part] for part in child) for child in children])
+    corrected = fit_interaction(children, scores, measured).left_out
+    result: dict[str, Any] = {"points": np.stack([sums, corrected, measured], 1).tolist()}
     for name, predicted in (("sum", sums), ("corrected", corrected)):
         rho = correlation(predicted, measured)
         draws = np.random.default_rng(0).integers(len(measured), size=(500, len(measured)))
-        low, high = np.quantile(
-            [correlation(predicted[d], measured[d]) for d in draws], (0.025, 0.975)
-        )
+        drawn = [correlation(predicted[d], measured[d]) for d in draws]
+        low, high = np.quantile(drawn, (0.025, 0.975))
         regrets = []
         for limit in np.quantile(sizes, (0.25, 0.5, 0.75, 1.0)):
             fits = np.flatnonzero(sizes <= limit)
@@ -121,9 +90,52 @@ def main() -> None:
     if miss:
         result["additivity_error"] = float(np.median(miss))
         print(f"within a layer, joint score against the sum: median {np.median(miss):.0%} off")
-    result["points"] = [[float(a), float(b)] for a, b in zip(sums, measured, strict=True)]
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("parent", "corpus", "ranking"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--scores", type=Path, nargs="+", required=True, help="tables to judge")
+    parser.add_argument("--children", type=int, default=50)
+    parser.add_argument("--repair-tokens", type=int, default=16_384)
+    parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--seq-len", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    parent = checkpoint.load(options.parent)
+    config = parent.config
+    sort_parent(parent, read_orders(options.ranking, config.num_hidden_layers))
+    tables = {str(f): json.loads((f / "scores.json").read_text()) for f in options.scores}
+    layers, seq = next(iter(tables.values()))["layers"], options.seq_len
+    scored = max(table["tokens"] for table in tables.values())
+    rows = loader.first_rows(options.corpus / "heldout.npy", seq, scored + options.tokens)
+    fresh = torch.from_numpy(rows[scored // seq :])
+    assert len(fresh), "no held-out text is left that was not scored on"
+    replay = Replay(parent, fresh, BATCH_ROWS)
+
+    chooser = random.Random(options.seed)
+    children = [random_child(layers, config, chooser) for _ in range(options.children)]
+    parts = [[(i, n) for i, pair in enumerate(c) for n in pair] for c in children]
+    measured = np.zeros(len(children))
+    for i, child in enumerate(children):
+        measured[i] = true_kl(
+            parent, child, options.corpus, replay, options.repair_tokens, options.seq_len
+        )
+        print(f"child {i}: true KL {measured[i]:.4f}", flush=True)
+
+    def params(choices: Choices) -> float:
+        return sum(block_params(config, BlockConfig.from_names(*p)).total for p in choices)
+
+    sizes = np.array([params(child) for child in children])
+    results = []
+    for name, table in tables.items():
+        print(f"\n{name}, scored on {table['tokens']} tokens")
+        results.append({"scores": name, **judge(table, parts, measured, sizes)})
     if options.out:
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+        options.out.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

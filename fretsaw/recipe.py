@@ -19,6 +19,7 @@ from fretsaw.distill.settings import DistillSettings, PretrainSettings
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.puzzle.settings import (
     AssembleSettings,
+    BldSettings,
     CostSettings,
     RankSettings,
     ScoreSettings,
@@ -52,6 +53,7 @@ _CORPUS = "tokenised text, made by `fretsaw corpus`"
 _RANKING = "channel order, made by `fretsaw rank`"
 _PROBLEMS = "problems of your own: a JSONL file"
 _SEARCH = "solutions, made by `fretsaw search`"
+_LIBRARY = "trained alternatives, made by `fretsaw bld`"
 
 STAGES: dict[str, StageKind] = {
     "corpus": StageKind(
@@ -73,6 +75,19 @@ STAGES: dict[str, StageKind] = {
         RankSettings,
         {"parent": _PARENT, "corpus": _CORPUS},
     ),
+    "bld": StageKind(
+        "train every alternative to match the parent's block",
+        "fretsaw.puzzle.bld:bld",
+        BldSettings,
+        {
+            "parent": _PARENT,
+            "corpus": _CORPUS,
+            "ranking": _RANKING,
+            "search": "whose solutions' pairs are trained together, made by `fretsaw search`",
+            "library": "where pairs start, made by `fretsaw bld`",
+        },
+        frozenset({"search", "library"}),
+    ),
     "score": StageKind(
         "score every alternative: what replacing it alone does",
         "fretsaw.puzzle.score:score",
@@ -83,8 +98,9 @@ STAGES: dict[str, StageKind] = {
             "ranking": _RANKING,
             "costs": "made by `fretsaw cost`; with first_tokens, what the answers are weighed by",
             "problems": _PROBLEMS,
+            "library": _LIBRARY,
         },
-        frozenset({"costs", "problems"}),
+        frozenset({"costs", "problems", "library"}),
     ),
     "cost": StageKind(
         "measure every alternative's time at a scenario",
@@ -102,7 +118,14 @@ STAGES: dict[str, StageKind] = {
         "build the child from the parent's weights, repaired in closed form",
         "fretsaw.puzzle.assemble:assemble",
         AssembleSettings,
-        {"parent": _PARENT, "corpus": _CORPUS, "ranking": _RANKING, "search": _SEARCH},
+        {
+            "parent": _PARENT,
+            "corpus": _CORPUS,
+            "ranking": _RANKING,
+            "search": _SEARCH,
+            "library": _LIBRARY,
+        },
+        frozenset({"library"}),
     ),
     "distill": StageKind(
         "heal the child by distillation from its parent",
@@ -198,6 +221,7 @@ def compression(
     corpus: str = "corpus",
     under: str = "",
     rank: RankSettings | None = None,
+    bld: BldSettings | None = None,
     score: ScoreSettings | None = None,
     cost: CostSettings | None = None,
     assemble: AssembleSettings | None = None,
@@ -208,22 +232,22 @@ def compression(
     """Return the Puzzle path from a parent and a corpus to a healed, measured, reported child.
 
     The first three stages depend on the parent alone; the others stand in a folder of the target's
-    own, so that a second target adds a folder and reruns nothing before the search.
+    own, so that a second target adds a folder and reruns nothing before the search. With `bld`
+    the alternatives are trained before they are scored.
     """
     at = under or slug(target)
+    ranked = {"parent": parent, "corpus": corpus, "ranking": "rank"}
+    library = {"library": "bld"} if bld else {}
     return [
         Stage("rank", rank or RankSettings(), {"parent": parent, "corpus": corpus}),
-        Stage(
-            "score",
-            score or ScoreSettings(),
-            {"parent": parent, "corpus": corpus, "ranking": "rank"},
-        ),
+        *([Stage("bld", bld, {**ranked})] if bld else []),
+        Stage("score", score or ScoreSettings(), {**ranked, **library}),
         Stage("cost", cost or CostSettings(scenario=scenario), {"parent": parent}),
         Stage(f"{at}/search", SearchSettings(target=target), {"scores": "score", "costs": "cost"}),
         Stage(
             f"{at}/assemble",
             assemble or AssembleSettings(),
-            {"parent": parent, "corpus": corpus, "ranking": "rank", "search": f"{at}/search"},
+            {**ranked, "search": f"{at}/search", **library},
         ),
         Stage(
             f"{at}/distill",

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from fretsaw.pipeline import resolve_inputs
-from fretsaw.recipe import STAGES, Stage, find_recipe, load_recipe
+from fretsaw.puzzle.settings import BldSettings
+from fretsaw.recipe import STAGES, Stage, compression, find_recipe, load_recipe
 from fretsaw.report.settings import ReportSettings
 
 
@@ -16,7 +17,20 @@ def test_the_tiny_recipe_is_a_chain_of_known_stages(tmp_path: Path) -> None:
             paths = resolve_inputs(stage, stages, tmp_path)
             made = {tmp_path / earlier.name for earlier in stages[:i]}
             assert set(paths.values()) <= made, stage.name
-        assert {stage.kind for stage in stages} == set(STAGES)
+        assert {stage.kind for stage in stages} == set(STAGES) - {"bld"}  # small parents need none
+
+
+def test_trained_alternatives_are_scored_and_assembled() -> None:
+    stages = compression(
+        parent="parent",
+        target="1.5x decode",
+        scenario="batch=4,in=8,out=8,dtype=fp32,device=cpu",
+        bld=BldSettings(tokens=4096),
+    )
+    kinds = [stage.kind for stage in stages]
+    assert kinds.index("rank") < kinds.index("bld") < kinds.index("score")
+    reading = {stage.kind for stage in stages if stage.inputs.get("library") == "bld"}
+    assert reading == {"score", "assemble"}
 
 
 def test_the_stories_recipe_asks_for_its_files() -> None:

@@ -19,10 +19,11 @@ from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.model.config import BlockConfig, ModelConfig, blocks_from_names
 from fretsaw.model.decoder import Block, Decoder
 from fretsaw.puzzle.alternatives import Calibration, Trial, calibrate, names_of
-from fretsaw.puzzle.library import build_block, sort_parent
+from fretsaw.puzzle.library import alternative, sort_parent
 from fretsaw.puzzle.ranking import BATCH_ROWS, read_orders
 from fretsaw.puzzle.replay import KINDS
 from fretsaw.puzzle.settings import AssembleSettings
+from fretsaw.puzzle.trained import check_trained, read_trained
 from fretsaw.stage import StageRun
 
 
@@ -46,7 +47,12 @@ def assemble(
     run.progress.start("assembling", config.num_hidden_layers, unit="layer")
     repairs = []
     blocks = []
-    for child, row in build_child(parent, child_config.blocks, calibration, repair=settings.repair):
+    if (library := inputs.get("library")) is not None:
+        check_trained(library, inputs)
+    children = build_child(
+        parent, child_config.blocks, calibration, repair=settings.repair, library=library
+    )
+    for child, row in children:
         blocks.append(child)
         repairs.append({"layer": len(repairs), **row})
         run.step(len(blocks), {"error": row["error"]})
@@ -57,20 +63,27 @@ def assemble(
 
 @torch.inference_mode()
 def build_child(
-    parent: Decoder, child_blocks: Sequence[BlockConfig], calibration: Calibration, *, repair: bool
+    parent: Decoder,
+    child_blocks: Sequence[BlockConfig],
+    calibration: Calibration,
+    *,
+    repair: bool,
+    library: Path | None = None,
 ) -> Iterator[tuple[Block, dict[str, Any]]]:
     """Yield the child's blocks, first layer first, and how far the child is off after each.
 
-    With `repair` each is refitted on the states that the child's earlier blocks give, where that
-    lowers the KL. The parent must be sorted, `calibration` at its first subblock. A row has `ridge`
-    by subblock and the squared `error` of the child's state relative to the parent's.
+    With a `library` its blocks start from the weights that `fretsaw bld` trained. With `repair`
+    each is refitted on the states that the child's earlier blocks give, where that lowers the KL.
+    The parent must be sorted, `calibration` at its first subblock. A row has `ridge` by subblock
+    and the squared `error` of the child's state relative to the parent's.
     """
     config, fit = parent.config, calibration.fit
     trial = Trial(calibration)
     is_changed = False
     for i, block in enumerate(parent.model.layers):
         assert isinstance(block, Block)
-        child = build_block(block, config, child_blocks[i], i)
+        trained = read_trained(library, i) if library is not None else {}
+        child = alternative(block, config, child_blocks[i], i, trained)
         ridges: dict[str, float | None] = {}
         names = zip(KINDS, names_of(child_blocks[i]), names_of(config.blocks[i]), strict=True)
         for kind, name, own in names:

@@ -1,9 +1,11 @@
 """Alternatives of a subblock as slices of the parent: nothing is stored, all is recomputed.
 
 The parent is sorted once, so that a narrower FFN is a prefix of every matrix and fewer key-value
-heads are the means of neighbours.
+heads are the means of neighbours. Where block distillation has trained an alternative, its weights
+are laid over the slices.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +25,10 @@ class LayerOrder:
 
     channels: Int[Tensor, " ffn"] | None = None  # most important first
     heads: HeadAlignment | None = None
+
+
+# alternative, or "attention+ffn" where the two were trained together -> parameter -> tensor
+Trained = Mapping[str, Mapping[str, Tensor]]
 
 
 @torch.no_grad()
@@ -91,6 +97,27 @@ def build_block(parent: Block, config: ModelConfig, wanted: BlockConfig, layer: 
         sliced[name] = whole[tuple(slice(n) for n in shape)].clone()
     block.load_state_dict(sliced, assign=True)
     return block.requires_grad_(False)
+
+
+def pair_name(attention: str, ffn: str) -> str:
+    """Return the name of two alternatives that were trained together."""
+    return f"{attention}+{ffn}"
+
+
+@torch.no_grad()
+def alternative(
+    parent: Block, config: ModelConfig, wanted: BlockConfig, layer: int, trained: Trained
+) -> Block:
+    """Return `build_block` with trained weights in it: the pair's, else each subblock's own.
+
+    What was not trained keeps the weights that come from the parent.
+    """
+    block = build_block(parent, config, wanted, layer)
+    names = wanted.attention_name, wanted.ffn_name
+    for name in (pair,) if (pair := pair_name(*names)) in trained else names:
+        for parameter, tensor in trained.get(name, {}).items():
+            block.get_parameter(parameter).copy_(tensor)
+    return block
 
 
 def _check_contained(before: BlockConfig, wanted: BlockConfig, layer: int) -> None:

@@ -1,7 +1,9 @@
-"""Settings of the search's stages: rank, score, cost, search, assemble."""
+"""Settings of the search's stages: rank, bld, score, cost, search, assemble."""
 
 from dataclasses import dataclass, field
 from typing import Literal
+
+from fretsaw.training.settings import UpdateSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,65 @@ class RankSettings:
     one costs, or the same with the rest refitted after every drop."""
     align_heads: bool = True
     """Turn key-value heads onto one another, like ones side by side, before any are pooled."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BldSettings:
+    """Train every layer's alternatives to do what the parent's block does on its own states."""
+
+    space: SpaceSettings = field(default_factory=SpaceSettings)
+    """The alternatives."""
+    tokens: int = 524_288
+    """Training tokens of every layer; text that has fewer is seen again."""
+    batch_tokens: int = 2048
+    """Tokens of one optimizer step."""
+    seq_len: int = 256
+    """Tokens of one row."""
+    sizes_per_step: int = 0
+    """Alternatives of each subblock that a step trains, drawn anew every step; 0: all."""
+    attention_target: Literal["subblock", "block"] = "subblock"
+    """What an attention is trained to match: the state after it, or after the parent's FFN too."""
+    begin: Literal["repaired", "plain"] = "repaired"
+    """Output matrices at the start: refitted in closed form, or as sliced."""
+    repair_tokens: int = 32_768
+    """Training text of the closed-form repair, before and after."""
+    heldout_tokens: int = 16_384
+    """Held-out text: one half chooses the weights that are kept, the other reports the error."""
+    frontier_mib: int = 1024
+    """Memory for the parent's states; what does not fit is computed again, chunk by chunk."""
+    cross: bool = False
+    """With a search: every attention of a layer's solutions with every FFN of theirs."""
+    update: UpdateSettings = field(
+        default_factory=lambda: UpdateSettings(
+            optimizer="muon", min_lr_ratio=0.02, weight_decay=0.0
+        )
+    )
+    """Optimizer and rates."""
+
+    def __post_init__(self) -> None:
+        if self.batch_tokens < self.seq_len or self.batch_tokens % self.seq_len:
+            raise ValueError(
+                f"batch_tokens {self.batch_tokens}: must be a multiple of seq_len {self.seq_len}"
+            )
+        if self.tokens < self.batch_tokens:
+            raise ValueError(
+                f"tokens {self.tokens}: must be at least batch_tokens {self.batch_tokens}"
+            )
+        if self.heldout_tokens < 2 * self.seq_len:
+            raise ValueError(
+                f"heldout_tokens {self.heldout_tokens}: one half chooses, the other reports; give "
+                f"at least two rows of seq_len {self.seq_len}"
+            )
+        if self.sizes_per_step < 0 or self.frontier_mib < 1:
+            raise ValueError(
+                f"sizes_per_step {self.sizes_per_step}, frontier_mib {self.frontier_mib}; sizes "
+                "are 0 (all) or more, the frontier gets at least 1 MiB"
+            )
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of a layer."""
+        return self.tokens // self.batch_tokens
 
 
 @dataclass(frozen=True, kw_only=True)

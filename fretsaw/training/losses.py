@@ -111,6 +111,13 @@ def kl_from_log_probs(
     return (teacher.exp() * (teacher - student)).sum(-1)
 
 
+def normalised_mse(
+    output: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]
+) -> Float[Tensor, ""]:
+    """Return MSE(output, target) / MSE(target, 0), Puzzle's loss of a block (arXiv 2411.19146)."""
+    return (output - target).square().mean() / target.square().mean()
+
+
 def cosine_distance(
     teacher: Float[Tensor, "tokens hidden"], student: Float[Tensor, "tokens hidden"]
 ) -> Float[Tensor, ""]:

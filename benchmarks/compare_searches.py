@@ -1,0 +1,257 @@
+"""Puzzle's exact search against other ways to a child of the same speed, healed with equal tokens.
+
+    python benchmarks/compare_searches.py --layers 8 --out runs/compare [--ablate]
+
+A parent is trained on the generated world, ranked, scored and timed once. Then, for every target:
+the exact search, greedy, uniform shapes, depth, most parameters, random choice, a dense model of
+the same predicted speed from random weights, and the exact child's shape from random weights. Each
+is healed (or trained) on the same number of tokens with the same seeds, and evaluated on held-out
+text and problems. Paired differences have 95 % intervals; equal architectures count as ties.
+Finished parts are kept, so the same command goes on.
+"""
+
+import argparse
+import json
+import os
+import statistics
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import t as student
+
+TARGETS = ("1.25x decode", "1.5x decode", "2x decode")
+METHODS = ("mip", "greedy", "uniform", "depth", "contiguous", "max_params", "random")
+FROM_NOTHING = ("dense", "fresh")  # trained from random weights
+ABLATIONS = ("no repair", "kl", "cosine", "lm", "kl+lm", "kl+cosine+lm")
+SCENARIO = "batch=128,in=64,out=64,dtype=fp32,device=cpu"
+TASK = "word_problems"
+
+
+def make(kind: str, settings: Any, inputs: dict[str, Path], out: Path, seed: int = 0) -> Path:
+    """Run a stage unless its result is there; return its folder."""
+    from fretsaw.artifact import Request
+    from fretsaw.recipe import STAGES
+    from fretsaw.stage import execute
+
+    request = Request.of(kind, settings, inputs, seed)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    execute(STAGES[kind].load(), request, settings, out, device="cpu", dtype="fp32")
+    return out
+
+
+def training(tokens: int, *, healing: bool) -> Any:
+    from fretsaw.distill.settings import TrainSettings
+    from fretsaw.training.settings import UpdateSettings
+
+    update = UpdateSettings(
+        optimizer="muon",
+        learning_rate=3e-3,
+        muon_learning_rate=0.01 if healing else 0.02,
+        min_lr_ratio=0.1 if healing else 0.05,
+    )
+    return TrainSettings(
+        tokens=tokens, batch_tokens=2048, micro_batch_tokens=2048, update=update,
+        heldout_tokens=8192,
+    )  # fmt: skip
+
+
+def prepare(root: Path, layers: int, pretrain_tokens: int) -> dict[str, Path]:
+    """Make the parent, its ranking, scores and costs."""
+    from fretsaw.corpus.settings import CorpusSettings
+    from fretsaw.distill.settings import PretrainSettings
+    from fretsaw.puzzle.settings import CostSettings, RankSettings, ScoreSettings, SpaceSettings
+
+    space = SpaceSettings(linear=False)
+    corpus = make(
+        "corpus",
+        CorpusSettings(source="world", max_tokens=1_600_000, heldout_tokens=65_536, vocab_size=512),
+        {},
+        root / "corpus",
+    )
+    parent = make(
+        "pretrain",
+        PretrainSettings(num_hidden_layers=layers, train=training(pretrain_tokens, healing=False)),
+        {"corpus": corpus},
+        root / "parent",
+    )
+    made = {"parent": parent, "corpus": corpus}
+    ranking = make("rank", RankSettings(), made, root / "rank")
+    scoring = ScoreSettings(space=space, joint_pairs=0)
+    timing = CostSettings(scenario=SCENARIO, space=space)
+    costs = make("cost", timing, {"parent": parent}, root / "cost")
+    made |= {"ranking": ranking}
+    scores = make("score", scoring, made, root / "score")
+    plain = make("score", replace(scoring, repair_tokens=0), made, root / "score-plain")
+    return made | {"scores": scores, "costs": costs, "plain": plain}
+
+
+def slug(text: str) -> str:
+    return text.replace(" ", "-").replace("+", "-")
+
+
+def child_of(made: dict[str, Path], root: Path, target: str, method: str) -> tuple[Path, dict]:
+    """Search and assemble; return the child's folder and the solution."""
+    from fretsaw.puzzle.settings import AssembleSettings, SearchSettings
+
+    repairs = method != "no repair"
+    search_method = method if method in METHODS else "mip"
+    at = root / slug(target) / slug(method)
+    search = make(
+        "search",
+        SearchSettings(target=target, method=search_method),
+        {"scores": made["scores" if repairs else "plain"], "costs": made["costs"]},
+        at / "search",
+    )
+    solution = json.loads((search / "solutions.json").read_text())[0]
+    inputs = {k: made[k] for k in ("parent", "corpus", "ranking")} | {"search": search}
+    return make("assemble", AssembleSettings(repair=repairs), inputs, at / "assemble"), solution
+
+
+def fresh_child(like: Path, out: Path, seed: int) -> Path:
+    """Write a checkpoint of random weights in the shape of another."""
+    from fretsaw.checkpoint import folder as checkpoint
+    from fretsaw.model.decoder import Decoder
+
+    if not (out / "config.json").exists():
+        decoder = Decoder(checkpoint.read_config(like))
+        decoder.init_weights(seed)
+        out.mkdir(parents=True, exist_ok=True)
+        checkpoint.write(decoder, out, like=like)
+    return out
+
+
+def dense_layers(made: dict[str, Path], root: Path, target: str) -> tuple[int, float]:
+    """Return the most whole layers of the parent's shape that meet the target, and their time."""
+    from fretsaw.checkpoint.folder import read_config
+
+    forecast = json.loads((root / slug(target) / "mip/search/forecast.json").read_text())
+    costs = json.loads((made["costs"] / "costs.json").read_text())
+    block = read_config(made["parent"]).blocks[0]
+    names = (block.attention_name, block.ffn_name)
+    layer = sum(costs["alternatives"][name]["decode_ms"] for name in names)
+    fixed = costs["fixed"]["decode_ms"]
+    number = int((forecast["bounds"]["decode_ms"] - fixed) / layer)
+    return max(1, number), fixed + number * layer
+
+
+def run_one(
+    made: dict[str, Path], root: Path, target: str, method: str, seed: int, tokens: int
+) -> dict[str, Any]:
+    """Make one child, heal it, evaluate it; return its figures."""
+    import torch
+
+    from fretsaw.distill.settings import DistillSettings, PretrainSettings
+    from fretsaw.eval.settings import EvalSettings
+
+    torch.set_num_threads(1)
+    at = root / slug(target) / slug(method)
+    weights: dict[str, Any] = {"kl_weight": 1.0, "cosine_weight": 1.0, "lm_weight": 0.0}
+    if method in ABLATIONS and method != "no repair":
+        terms = method.split("+")
+        weights = {f"{term}_weight": float(term in terms) for term in ("kl", "cosine", "lm")}
+    train = training(tokens, healing=method not in FROM_NOTHING)
+    solution: dict[str, Any] = {"choices": None, "score": None, "costs": {}}
+    healed = at / f"healed-{seed}"
+    if method == "dense":
+        number, decode_ms = dense_layers(made, root, target)
+        settings = PretrainSettings(num_hidden_layers=number, train=train)
+        make("pretrain", settings, {"corpus": made["corpus"]}, healed, seed)
+        solution["costs"] = {"decode_ms": decode_ms}
+    else:
+        child, solution = child_of(made, root, target, method if method != "fresh" else "mip")
+        if method == "fresh":
+            child = fresh_child(child, at / f"random-{seed}", seed)
+        inputs = {"child": child, "parent": made["parent"], "corpus": made["corpus"]}
+        make("distill", DistillSettings(train=train, **weights), inputs, healed, seed)
+    inputs = {"model": healed, "parent": made["parent"], "corpus": made["corpus"]}
+    settings = EvalSettings(task=TASK, num_problems=200, tokens=32_768)
+    evaluated = make("eval", settings, inputs, at / f"eval-{seed}")
+    results = json.loads((evaluated / "results.json").read_text())
+    task = results["tasks"][TASK]
+    return {
+        **{"target": target, "method": method, "seed": seed, "kl": results["kl"]},
+        **{"loss": results["child_loss"], "accuracy": task["child"]["on"]["accuracy"]},
+        "parent_accuracy": task["parent"]["on"]["accuracy"],
+        "decode_ms": solution["costs"].get("decode_ms"),
+        "choices": solution["choices"],
+        "score": solution["score"],
+    }
+
+
+def interval(differences: list[float]) -> tuple[float, float, float]:
+    """Return the mean and its 95 % interval over paired seeds."""
+    mean, n = statistics.mean(differences), len(differences)
+    if n < 2:
+        return mean, float("-inf"), float("inf")
+    half = student.ppf(0.975, n - 1) * statistics.stdev(differences) / n**0.5
+    return mean, mean - half, mean + half
+
+
+def show(rows: list[dict], targets: list[str], methods: list[str]) -> list[dict]:
+    """Print means by target and method, and who is ahead of whom."""
+    table = []
+    for target in targets:
+        own = {m: sorted((r for r in rows if r["target"] == target and r["method"] == m),
+                         key=lambda r: r["seed"]) for m in methods}  # fmt: skip
+        if not own.get("mip"):
+            continue
+        parent = own["mip"][0]["parent_accuracy"]
+        print(f"\n{target}: parent's accuracy {parent:.1%}")
+        print(f"{'method':14} {'KL':>8} {'accuracy':>9} {'kept':>7}   KL less the exact search's")
+        for method, found in own.items():
+            if not found:
+                continue
+            kl = statistics.mean(r["kl"] for r in found)
+            accuracy = statistics.mean(r["accuracy"] for r in found)
+            verdict, difference = "", None
+            if method != "mip":
+                pairs = list(zip(found, own["mip"], strict=False))
+                mean, low, high = interval([a["kl"] - b["kl"] for a, b in pairs])
+                same = found[0]["choices"] == own["mip"][0]["choices"] and method in METHODS
+                ahead = "tie, the same child" if same else "exact ahead" if low > 0 else (
+                    f"{method} ahead" if high < 0 else "not told apart")  # fmt: skip
+                verdict = f"{mean:+.4f} ({low:+.4f} to {high:+.4f}) {ahead}"
+                difference = [mean, low, high]
+            kept = accuracy / parent if parent else float("nan")
+            print(f"{method:14} {kl:8.4f} {accuracy:9.1%} {kept:7.1%}   {verdict}")
+            table.append({"target": target, "method": method, "kl": kl, "accuracy": accuracy,
+                          "kept": kept, "difference": difference, "verdict": verdict})  # fmt: skip
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--pretrain-tokens", type=int, default=1_600_000)
+    parser.add_argument("--tokens", type=int, default=200_000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--targets", nargs="+", default=list(TARGETS))
+    parser.add_argument("--methods", nargs="+", default=[*METHODS, *FROM_NOTHING])
+    parser.add_argument("--ablate", action="store_true", help="repair and loss terms instead")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--out", type=Path, default=Path("runs/compare"))
+    options = parser.parse_args()
+    root = options.out / f"layers-{options.layers}"
+    made = prepare(root, options.layers, options.pretrain_tokens)
+    methods = ["mip", *ABLATIONS] if options.ablate else options.methods
+    for target in options.targets:  # searched and assembled before the workers share them
+        for method in methods:
+            if method not in FROM_NOTHING:
+                child_of(made, root, target, method)
+    jobs = [(t, m, s) for s in range(options.seeds) for t in options.targets for m in methods]
+    rows = []
+    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(run_one, made, root, *job, options.tokens) for job in jobs]
+        for job, future in zip(jobs, futures, strict=True):
+            rows.append(future.result())
+            print(job, f"KL {rows[-1]['kl']:.4f}, accuracy {rows[-1]['accuracy']:.1%}", flush=True)
+    table = show(rows, options.targets, methods)
+    name = "ablations.json" if options.ablate else "comparison.json"
+    (root / name).write_text(json.dumps({"rows": rows, "table": table}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
