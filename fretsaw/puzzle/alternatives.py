@@ -18,7 +18,7 @@ from fretsaw.data import loader
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Block, Decoder
 from fretsaw.puzzle import repair
-from fretsaw.puzzle.library import build_block
+from fretsaw.puzzle.library import Trained, alternative
 from fretsaw.puzzle.replay import KINDS, Frontier, Replay, Subblock, subblock
 
 
@@ -127,11 +127,13 @@ def make_change(
     *,
     ahead: int = 0,
     repair: bool = True,
+    trained: Trained | None = None,
 ) -> Change:
     """Return the change that replaces the next subblocks of the parent by `names`.
 
     They and the `ahead` subblocks after them are refitted in closed form, each on the changed
     model's own states. Without `repair`, or where `names` are the parent's own, nothing is.
+    `trained` are the layer's alternatives that block distillation has trained.
     """
     config, at = parent.config, calibration.fit.at
     own_names = [name for block in config.blocks for name in names_of(block)]
@@ -147,7 +149,8 @@ def make_change(
             source = parent.model.layers[layer]
             assert isinstance(source, Block)
             shapes[layer] = _shape(config, layer, at, names)
-            blocks[layer] = build_block(source, config, shapes[layer], layer)
+            weights = trained if trained and layer == at // 2 else {}
+            blocks[layer] = alternative(source, config, shapes[layer], layer, weights)
         wanted = calibration.wanted(number + 1) if is_refitted else None
         ridges.append(trial.append(blocks[layer], KINDS[half], wanted))
         moves.append(subblock(blocks[layer], KINDS[half]))

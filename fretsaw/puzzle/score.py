@@ -9,31 +9,24 @@ import itertools
 import json
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import Int
-from torch import Tensor
-
 from fretsaw.artifact import write_json
 from fretsaw.checkpoint import folder as checkpoint
-from fretsaw.data import loader
-from fretsaw.distributed.fanout import MapTasks, Tell, fan_out
+from fretsaw.distributed.fanout import MapTasks, fan_out
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.size import block_params
 from fretsaw.progress import say
-from fretsaw.puzzle.alternatives import calibrate, make_change, names_of
-from fretsaw.puzzle.exam import Exam
-from fretsaw.puzzle.library import sort_parent
-from fretsaw.puzzle.ranking import read_orders
-from fretsaw.puzzle.replay import KINDS, Replay, flop_bound
+from fretsaw.puzzle.alternatives import names_of
+from fretsaw.puzzle.replay import KINDS, flop_bound
 from fretsaw.puzzle.scoreboard import Names, Scoreboard
+from fretsaw.puzzle.scorer import Scorer, Task, heldout_rows
 from fretsaw.puzzle.settings import ScoreSettings
 from fretsaw.puzzle.space import layer_alternatives
 from fretsaw.puzzle.stability import unsettled
+from fretsaw.puzzle.trained import check_trained
 from fretsaw.stage import StageRun
 
 SCORES = "scores.json"
@@ -50,6 +43,8 @@ def score(settings: ScoreSettings, inputs: Mapping[str, Path], run: StageRun) ->
     """Write every alternative's score with its standard error."""
     config = checkpoint.read_config(inputs["parent"])
     num_rows = len(heldout_rows(settings, inputs))
+    if "library" in inputs:
+        check_trained(inputs["library"], inputs)
     board = Scoreboard(run.resume_folder / "scores.jsonl")
     jobs = all_jobs(config, settings, run.seed)
     metrics: dict[str, Any] = {"alternatives": sum(map(len, jobs.values()))}
@@ -86,14 +81,6 @@ def score(settings: ScoreSettings, inputs: Mapping[str, Path], run: StageRun) ->
     )
     candidates = [(at // 2, KINDS[at % 2]) for at, names in jobs.items() for _ in names]
     return metrics | {"replay_flop_bound": flop_bound(config, settings.seq_len, candidates)}
-
-
-def heldout_rows(
-    settings: ScoreSettings, inputs: Mapping[str, Path]
-) -> Int[Tensor, "rows seq_plus_1"]:
-    """Return the text on which is scored."""
-    heldout = inputs["corpus"] / "heldout.npy"
-    return torch.from_numpy(loader.first_rows(heldout, settings.seq_len, settings.tokens))
 
 
 def all_jobs(config: ModelConfig, settings: ScoreSettings, seed: int) -> Jobs:
@@ -146,7 +133,7 @@ def score_rows(
         run.step(num_done, {"kl": _mean(entry["figures"]["kl"])}, row=False)
 
 
-def _check_own(config: ModelConfig, task: "Task", entry: Mapping[str, Any]) -> None:
+def _check_own(config: ModelConfig, task: Task, entry: Mapping[str, Any]) -> None:
     """Sorting and slicing are wrong where the parent's own subblock moves anything at all."""
     own = names_of(config.blocks[task.at // 2])
     if task.names in ((own[task.at % 2],), own):
@@ -158,74 +145,6 @@ def _check_own(config: ModelConfig, task: "Task", entry: Mapping[str, Any]) -> N
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
-
-
-# --- one alternative ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Task:
-    """Names to put in place of the subblocks from number `at` on, judged on some rows of text."""
-
-    rows: tuple[int, int]
-    at: int
-    names: Names
-
-
-class Scorer:
-    """The parent and its texts, walking through its subblocks: scores one alternative at a time.
-
-    Tasks may come in any order; what lies behind costs a walk from the start.
-    """
-
-    @torch.inference_mode()
-    def __init__(self, settings: ScoreSettings, inputs: Mapping[str, Path], device: str, seed: int):
-        self.settings, self.corpus = settings, inputs["corpus"]
-        self.parent = checkpoint.load(inputs["parent"], device=device)
-        sort_parent(
-            self.parent, read_orders(inputs["ranking"], self.parent.config.num_hidden_layers)
-        )
-        self.windows = heldout_rows(settings, inputs).to(device)
-        self.exam = None
-        if settings.metric == "accuracy":
-            self.exam = Exam(self.parent, inputs["parent"], settings, inputs.get("problems"), seed)
-        self.rows: tuple[int, int] | None = None
-
-    @torch.inference_mode()
-    def __call__(self, task: Task, tell: Tell) -> dict[str, Any]:
-        """Return an alternative's `figures` by name, lists over rows, and the repair's `ridges`."""
-        self._stand_before(task)
-        settings = self.settings
-        change = make_change(
-            self.parent,
-            task.names,
-            self.calibration,
-            ahead=settings.ahead,
-            repair=settings.repair_tokens > 0,
-        )
-        states = self.replay.frontier.after(change.subblocks)
-        figures = self.replay.figures(states, task.at + len(change.subblocks)).as_lists()
-        if self.exam is not None and task.rows[0] == 0:
-            figures["accuracy"] = self.exam.lost(change).tolist()
-        return {"ridges": list(change.ridges), "figures": figures}
-
-    def _stand_before(self, task: Task) -> None:
-        """Walk both texts to the task's subblock."""
-        settings = self.settings
-        if task.rows != self.rows or task.at < self.replay.frontier.at:
-            self.calibration = calibrate(
-                self.parent,
-                self.corpus,
-                settings.repair_tokens or 2 * settings.seq_len,
-                settings.seq_len,
-                settings.batch_rows,
-            )
-            rows = self.windows[slice(*task.rows)]
-            self.replay = Replay(self.parent, rows, settings.batch_rows)
-            self.rows = task.rows
-        while self.replay.frontier.at < task.at:
-            self.calibration.walk()
-            self.replay.frontier.walk()
 
 
 # --- what is written ------------------------------------------------------------------------------

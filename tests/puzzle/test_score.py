@@ -13,10 +13,11 @@ from support import stage_run
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
 from fretsaw.puzzle.alternatives import calibrate, make_change
+from fretsaw.puzzle.bld import bld
 from fretsaw.puzzle.library import sort_parent
 from fretsaw.puzzle.ranking import read_orders
 from fretsaw.puzzle.score import all_jobs, rounds, score
-from fretsaw.puzzle.settings import ScoreSettings, SpaceSettings
+from fretsaw.puzzle.settings import BldSettings, ScoreSettings, SpaceSettings
 from fretsaw.puzzle.stability import unsettled
 from fretsaw.stage import StageRun
 from fretsaw.workers import Workers
@@ -209,3 +210,18 @@ def test_jobs_are_the_same_for_the_same_seed(tiny: Path) -> None:
     assert all_jobs(config, SETTINGS, 1) == all_jobs(config, SETTINGS, 1)
     assert all_jobs(config, SETTINGS, 1) != all_jobs(config, SETTINGS, 2)
     assert len(loader.rows(loader.read_tokens(tiny / "corpus/heldout.npy"), 64, 6)) == 6
+
+
+def test_trained_alternatives_score_better(inputs: dict[str, Path], tmp_path: Path) -> None:
+    settings = BldSettings(
+        space=SMALL.space, tokens=16_384, batch_tokens=512, seq_len=64, repair_tokens=512,
+        heldout_tokens=1024,
+    )  # fmt: skip
+    bld(settings, inputs, stage_run(tmp_path / "bld"))
+    score(SMALL, inputs, stage_run(tmp_path / "repaired"))
+    score(SMALL, inputs | {"library": tmp_path / "bld"}, stage_run(tmp_path / "trained"))
+    total = {
+        name: sum(layer["ffn"]["ffn16"]["score"] for layer in read(tmp_path / name)["layers"])
+        for name in ("repaired", "trained")
+    }
+    assert total["trained"] < total["repaired"]
