@@ -14,6 +14,7 @@ import tyro
 
 from fretsaw.sampling import Sampling
 from fretsaw.serve.settings import Limits
+from fretsaw.workers import ALONE, Workers
 
 Checkpoint = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
 Repeated = Annotated[list[str], tyro.conf.UseAppendAction]
@@ -71,6 +72,8 @@ def stage(name: str, argv: list[str]) -> None:
         ("common", Common),
         ("settings", kind.settings, dataclasses.field(default_factory=kind.settings)),
     ]
+    if kind.has_workers:
+        fields.append(("workers", Workers, dataclasses.field(default=ALONE)))
     cls = dataclasses.make_dataclass(name, fields, kw_only=True)
     description = f"{kind.summary}."
     if name == "search":
@@ -101,6 +104,7 @@ def stage(name: str, argv: list[str]) -> None:
         common.out,
         device=device,
         dtype=dtype,
+        workers=getattr(options, "workers", ALONE),
     )
 
 
@@ -171,6 +175,7 @@ class Steering:
     """Make this stage and all after it again, whatever is there."""
     set: Repeated = dataclasses.field(default_factory=list)
     """A setting to change, as stage.key=value; may be given again."""
+    workers: Workers = ALONE
     dry_run: bool = False
     """Print the resolved settings and what would run, as JSON, and do nothing."""
 
@@ -272,6 +277,7 @@ def _run_stages(name: str, stages: list, common: Common, steering: Steering) -> 
         only=steering.only,
         start_from=steering.start_from,
         force_from=steering.force_from,
+        workers=steering.workers,
     )
     stages = pipeline.apply_overrides(stages, steering.set)
     pipeline.run(stages, options, dry_run=steering.dry_run)

@@ -13,6 +13,7 @@ from fretsaw import artifact
 from fretsaw.recipe import STAGES
 from fretsaw.settings import build
 from fretsaw.stage import execute
+from fretsaw.workers import Workers
 
 
 def start(request: dict[str, Any], path: Path) -> int:
@@ -42,4 +43,5 @@ def run_request(path: Path) -> None:
         device=request["device"],
         dtype=request["dtype"],
         force=request["force"],
+        workers=Workers(**request["workers"]),
     )

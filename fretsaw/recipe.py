@@ -39,6 +39,7 @@ class StageKind:
     settings: type
     inputs: dict[str, str]  # name -> what it is
     optional: frozenset[str] = frozenset()
+    has_workers: bool = False  # independent tasks, which workers can share
 
     def load(self) -> Callable[..., dict[str, Any]]:
         """Import the function, and torch with it."""
@@ -87,6 +88,7 @@ STAGES: dict[str, StageKind] = {
             "library": "where pairs start, made by `fretsaw bld`",
         },
         frozenset({"search", "library"}),
+        has_workers=True,
     ),
     "score": StageKind(
         "score every alternative: what replacing it alone does",
@@ -101,6 +103,7 @@ STAGES: dict[str, StageKind] = {
             "library": _LIBRARY,
         },
         frozenset({"costs", "problems", "library"}),
+        has_workers=True,
     ),
     "cost": StageKind(
         "measure every alternative's time at a scenario",

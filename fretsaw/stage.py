@@ -4,7 +4,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ def execute(
     device: str,
     dtype: str,
     force: bool = False,
+    workers: Workers = ALONE,
 ) -> dict[str, Any]:
     """Run a stage unless its result is there; return the manifest either way."""
     reason = "made again" if force else artifact.staleness(out, request)
@@ -68,7 +69,7 @@ def execute(
     folder = artifact.open_partial(out, request, force=force)
     artifact.write_json(folder / artifact.PRECISION, [device, dtype])
     progress = Progress(request.stage, folder)
-    run = StageRun(folder, request.seed, device, dtype, progress)
+    run = StageRun(folder, request.seed, device, dtype, progress, workers)
 
     def request_stop(signal_number: int, frame: object) -> None:
         if run.stop_requested and signal_number == signal.SIGINT:
@@ -92,7 +93,11 @@ def execute(
             signal.signal(stop, handler)
     seconds = time.monotonic() - started
     manifest = artifact.complete(
-        out, request, metrics, seconds=seconds, extra={"device": device, "dtype": dtype}
+        out,
+        request,
+        metrics,
+        seconds=seconds,
+        extra={"device": device, "dtype": dtype, **asdict(workers)},
     )
     say(f"{request.stage}: finished in {format_seconds(seconds)} -> {out}")
     return manifest
