@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from fretsaw.progress import say
 from fretsaw.workers import Workers
 
 MAX_LOSSES = 3  # of workers over one task; then it is the task that kills them
@@ -158,6 +159,7 @@ class Processes:
                         losses[index] += 1
                         if losses[index] > MAX_LOSSES:
                             raise lost(index, tasks[index], f"exit code {exit_code}")
+                        say(f"a worker died (exit code {exit_code}); its task is done again")
                         todo.appendleft(index)
 
     def _listen(self) -> Iterator[tuple[int, Any]]:

@@ -98,6 +98,7 @@ class RayPool:
     def map(self, tasks: Sequence[Any], hear: Hear = ignore) -> Iterator[tuple[int, Any]]:
         """Hand the tasks to Ray; what they say on the way is not heard."""
         import ray
+        from ray.exceptions import RayError
 
         do = ray.remote(_do).options(
             num_cpus=1, num_gpus=int(self.device.startswith("cuda")), max_retries=MAX_LOSSES
@@ -116,7 +117,7 @@ class RayPool:
                 index = under_way.pop(done)
                 try:
                     outcome, value = ray.get(done)
-                except ray.exceptions.RayError as error:
+                except RayError as error:
                     raise lost(index, tasks[index], str(error)) from error
                 if outcome == "raised":
                     raise value

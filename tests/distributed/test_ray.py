@@ -25,7 +25,7 @@ def address(monkeypatch_module: pytest.MonkeyPatch) -> Iterator[str]:
     options = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=options)
     cluster.add_node(**options)
-    yield cluster.address
+    yield str(cluster.address)
     cluster.shutdown()
 
 
