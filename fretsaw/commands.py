@@ -61,7 +61,7 @@ def stage(name: str, argv: list[str]) -> None:
     for input_name, text in kind.inputs.items():
         if input_name == "problems":
             continue  # named by --task
-        if input_name == "data":
+        if input_name in ("data", "refit"):
             fields.append((input_name, list[str], dataclasses.field(default_factory=list)))
         elif input_name in kind.optional:
             fields.append((input_name, str | None, dataclasses.field(default=None)))
@@ -95,7 +95,8 @@ def stage(name: str, argv: list[str]) -> None:
             inputs[input_name] = resolve(value)
     common = options.common
     device, dtype = common.device, common.dtype
-    if "auto" in (device, dtype) and name not in ("search", "report"):
+    computes = name not in ("search", "report") and getattr(settings, "engine", "") != "roofline"
+    if computes and "auto" in (device, dtype):
         device, dtype = artifact.recorded_precision(common.out) or settle(device, dtype)
     execute(
         kind.load(),

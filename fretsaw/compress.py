@@ -13,7 +13,7 @@ from fretsaw.model.config import ModelConfig
 from fretsaw.model.size import num_params
 from fretsaw.puzzle.settings import AssembleSettings, RankSettings, ScoreSettings
 from fretsaw.recipe import Stage, compression
-from fretsaw.scenario import Scenario, parse_targets
+from fretsaw.scenario import parse_scenarios, parse_targets
 from fretsaw.training.settings import UpdateSettings
 
 DEFAULT_SEQ_LEN = 256
@@ -46,12 +46,8 @@ def compress_stages(
         found = "cuda" if shutil.which("nvidia-smi") else "cpu"
         label = found if device == "auto" else device.split(":")[0]
         scenario = f"batch=64,in={half},out={half},dtype=fp32,device={label}"
-    served = Scenario.parse(scenario)
-    if served.prompt_tokens + served.output_tokens > longest:
-        raise ValueError(
-            f"--scenario {scenario}: {served.prompt_tokens + served.output_tokens} tokens a row, "
-            f"but the model's context is {longest}; lower in or out"
-        )
+    for served in parse_scenarios(scenario):
+        served.check_context(longest)
     return [
         _corpus(parent, data, tokens, seq_len),
         *compression(

@@ -3,7 +3,8 @@
 Figures are the vendors' datasheets: NVIDIA A100, H100 (SXM5), H200, L40S and HGX B200, and the Ada
 whitepaper for the RTX 4090. They are dense, never the doubled "with sparsity" ones; fp32 is the
 plain one, without TF32. Where a chip has no fp8 units, fp8 runs at the bf16 rate. No datasheet
-states the latency of a launch: that column is our estimate for an engine without CUDA graphs.
+states latencies: that of a launch is our estimate for an engine without CUDA graphs, that of a
+small all-reduce our estimate for the kind of link. The whole "cpu" row is an estimate.
 """
 
 import difflib
@@ -22,7 +23,8 @@ class Device:
     memory_bytes: float
     memory_bandwidth: float  # bytes/s
     link_bandwidth: float  # bytes/s to the other devices, both directions together
-    launch_s: float
+    launch_s: float  # an estimate
+    all_reduce_latency_s: float  # of one however small, among up to 8: an estimate by kind of link
     count: int = 1
 
     def flops(self, dtype: str) -> float:
@@ -54,18 +56,25 @@ class Device:
         return self.count * self.memory_bandwidth
 
     def all_reduce_s(self, num_bytes: float) -> float:
-        """Seconds to sum `num_bytes` over the devices with a ring; 0 for one device.
+        """Seconds to sum `num_bytes` over the devices: latency and transfer; 0 for one device."""
+        return self.all_reduce_latency_s + self.transfer_s(num_bytes) if self.count > 1 else 0.0
+
+    def transfer_s(self, num_bytes: float) -> float:
+        """Seconds in which a ring of the devices moves what summing `num_bytes` takes.
 
         Each device sends and receives 2 (n - 1) / n of the bytes, and `link_bandwidth` counts both
         directions.
         """
-        traffic = 2 * 2 * (self.count - 1) / self.count * num_bytes
-        return traffic / self.link_bandwidth if self.count > 1 else 0.0
+        return 2 * 2 * (self.count - 1) / self.count * num_bytes / self.link_bandwidth
+
+
+# Seconds of a small all-reduce: kernels that write to their peers, NCCL, and shared memory.
+ALL_REDUCE_LATENCY_S = {"nvlink": 12e-6, "pcie": 40e-6, "memory": 60e-6}
 
 
 def _gpu(
     name: str, bf16_tflops: float, fp32_tflops: float, fp8_tflops: float, gb: float, gb_s: float,
-    link_gb_s: float,
+    link_gb_s: float, link: str = "nvlink",
 ) -> Device:  # fmt: skip
     return Device(
         name=name,
@@ -76,6 +85,7 @@ def _gpu(
         memory_bandwidth=gb_s * 1e9,
         link_bandwidth=link_gb_s * 1e9,
         launch_s=3e-6,
+        all_reduce_latency_s=ALL_REDUCE_LATENCY_S[link],
     )
 
 
@@ -88,6 +98,7 @@ _CPU = Device(  # a two-core laptop with AVX2: rough, one significant figure
     memory_bandwidth=2e10,
     link_bandwidth=1e9,
     launch_s=5e-6,
+    all_reduce_latency_s=ALL_REDUCE_LATENCY_S["memory"],
 )
 
 # name: bf16, fp32, fp8 TFLOP/s; GB; GB/s of memory; GB/s of NVLink (PCIe 4.0 x16 for the last two)
@@ -99,8 +110,8 @@ DEVICES = {
         _gpu("h100", 989.4, 66.9, 1978.9, 80, 3350, 900),
         _gpu("h200", 989.4, 66.9, 1978.9, 141, 4800, 900),
         _gpu("b200", 2250, 75, 4500, 180, 8000, 1800),
-        _gpu("l40s", 362.05, 91.6, 733, 48, 864, 64),
-        _gpu("rtx4090", 165.2, 82.6, 330.3, 24, 1008, 64),
+        _gpu("l40s", 362.05, 91.6, 733, 48, 864, 64, "pcie"),
+        _gpu("rtx4090", 165.2, 82.6, 330.3, 24, 1008, 64, "pcie"),
         _CPU,
     )
 }

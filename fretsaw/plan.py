@@ -10,21 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fretsaw.hardware import Device, find_device
-from fretsaw.model.config import BlockConfig, ModelConfig, blocks_from_names
+from fretsaw.model.config import ModelConfig, blocks_from_names
 from fretsaw.model.size import (
     BYTES_PER_ELEMENT,
     block_flops,
-    block_kv_bytes,
-    block_params,
-    embedding_params,
     forward_flops,
     head_flops,
     num_params,
 )
 from fretsaw.progress import format_seconds
+from fretsaw.puzzle.roofline import roofline_table
 from fretsaw.puzzle.search import Infeasible, Solution, search_table, smallest_cost
 from fretsaw.puzzle.space import default_alternatives
-from fretsaw.puzzle.table import Alternative, Table
+from fretsaw.puzzle.table import Table
 from fretsaw.scenario import MIB, Scenario, limits, parse_targets
 
 EFFICIENCY = 0.4  # of peak FLOP/s that training and scoring reach
@@ -33,10 +31,8 @@ SEQUENCE = 256  # tokens a calibration and distillation sequence has
 CHUNK = 1024  # tokens whose logits are in memory at once
 MICRO_BATCH = 2048  # tokens of one distillation micro-batch
 EVAL_TOKENS = 131_072
-LAUNCHES = {"attention": 6, "ffn": 4, "head": 2}  # kernels of a subblock
 COST_SAMPLES = 9  # interleaved measurements of a cost
 SPEEDUPS = (1.25, 1.5, 2.0, 3.0)
-UNITS = {"prefill_ms": "ms", "decode_ms": "ms", "memory_mib": "MiB", "params": "parameters"}
 
 Alternatives = tuple[Sequence[str], Sequence[str]]
 
@@ -85,99 +81,6 @@ class Plan:
     infeasible: str | None  # why there is none
     stages: tuple[StagePlan, ...]
     front: tuple[Point, ...]
-
-
-# --- roofline -------------------------------------------------------------------------------------
-
-
-def roofline_table(config: ModelConfig, alternatives: Alternatives, scenario: Scenario) -> Table:
-    """Predict prefill_ms, decode_ms, memory_mib and params of every alternative of every layer.
-
-    Time of a pass over n tokens = max(FLOPs / peak, (weights + keys and values) / bandwidth) +
-    launches, plus an all-reduce a subblock where there are several devices; decode is `out` such
-    passes at the middle context, in + out / 2. Memory = weights + keys and values of batch x
-    (in + out) tokens. The score is a proxy: the share of the parent's block parameters removed.
-    """
-    parent_params = sum(block_params(config, block).total for block in config.blocks)
-    attention, ffn = alternatives
-    halves: dict[tuple[str, str], tuple[float, dict[str, float]]] = {}
-    for name in attention:
-        block = BlockConfig.from_names(name, "ffn_none")
-        halves["attention", name] = _subblock(config, block, "attention", scenario)
-    for name in ffn:
-        block = BlockConfig.from_names("attn_none", name)
-        halves["ffn", name] = _subblock(config, block, "ffn", scenario)
-    layers = []
-    for own in config.blocks:
-        size = block_params(config, own)
-        parents = {"attention": size.attention, "ffn": size.ffn}
-        layer: dict[str, dict[str, Alternative]] = {"attention": {}, "ffn": {}}
-        for (subblock, name), (params, costs) in halves.items():
-            removed = (parents[subblock] - params) / parent_params
-            layer[subblock][name] = Alternative(removed, costs)
-        layers.append(layer)
-    return Table(tuple(layers), _fixed(config, scenario), UNITS)
-
-
-def _subblock(
-    config: ModelConfig, block: BlockConfig, subblock: str, scenario: Scenario
-) -> tuple[float, dict[str, float]]:
-    """Return the parameters and the costs of a block of which only one subblock is there."""
-    params = block_params(config, block).total
-    if not params:
-        return 0.0, dict.fromkeys(UNITS, 0.0)
-    weight_bytes = params * BYTES_PER_ELEMENT[scenario.dtype]
-    kv_bytes = block_kv_bytes(config, block, scenario.dtype)
-
-    def pass_s(num_tokens: int, context: float, kv_tokens: float) -> float:
-        flops = num_tokens * block_flops(config, block, context=context).total
-        moved = weight_bytes + kv_tokens * kv_bytes
-        return _pass_s(config, scenario, flops, moved, num_tokens, LAUNCHES[subblock])
-
-    batch, tokens_in, tokens_out = scenario.batch, scenario.prompt_tokens, scenario.output_tokens
-    middle = tokens_in + tokens_out / 2
-    return params, {
-        "prefill_ms": 1e3 * pass_s(batch * tokens_in, tokens_in / 2, batch * tokens_in),
-        "decode_ms": 1e3 * tokens_out * pass_s(batch, middle, batch * middle),
-        "memory_mib": (weight_bytes + kv_bytes * batch * (tokens_in + tokens_out)) / MIB,
-        "params": params,
-    }
-
-
-def _fixed(config: ModelConfig, scenario: Scenario) -> dict[str, float]:
-    """Costs of embeddings, final norm and head; a prefill needs one token's logits a request."""
-    width = BYTES_PER_ELEMENT[scenario.dtype]
-    head_s = _pass_s(
-        config,
-        scenario,
-        scenario.batch * head_flops(config),
-        config.vocab_size * config.hidden_size * width,
-        scenario.batch,
-        LAUNCHES["head"],
-    )
-    params = embedding_params(config)
-    return {
-        "prefill_ms": 1e3 * head_s,
-        "decode_ms": 1e3 * scenario.output_tokens * head_s,
-        "memory_mib": params * width / MIB,
-        "params": params,
-    }
-
-
-def _pass_s(
-    config: ModelConfig,
-    scenario: Scenario,
-    flops: float,
-    moved_bytes: float,
-    num_tokens: int,
-    launches: int,
-) -> float:
-    device = find_device(scenario.device)
-    compute_s = flops / device.flops(scenario.dtype)
-    memory_s = moved_bytes / device.total_bandwidth
-    hidden_bytes = num_tokens * config.hidden_size * BYTES_PER_ELEMENT[scenario.dtype]
-    link_s = device.all_reduce_s(hidden_bytes)
-    return max(compute_s, memory_s) + launches * device.launch_s + link_s
 
 
 def _front(table: Table, parent: dict[str, float]) -> tuple[Point, ...]:
@@ -276,16 +179,18 @@ def _score(work: _Work) -> StagePlan:
 
 
 def _cost(work: _Work, table: Table) -> StagePlan:
-    """Each distinct subblock is timed in stacks of four and of eight."""
+    """Each distinct subblock is timed in stacks of eight; a prefill warms up before it counts."""
     distinct = [a.costs for subblock in table.layers[0].values() for a in subblock.values()]
-    pass_ms = [c["prefill_ms"] + c["decode_ms"] / work.scenario.output_tokens for c in distinct]
+    pass_ms = [
+        2 * c["prefill_ms"] + 5 * c["decode_ms"] / work.scenario.output_tokens for c in distinct
+    ]
     largest = max(costs["memory_mib"] for costs in distinct)
     params_mib = max(c["params"] for c in distinct) * BYTES_PER_ELEMENT[work.scenario.dtype] / MIB
     return StagePlan(
         name="cost",
         weights_mib=8 * params_mib,
         activations_mib=8 * max(0.0, largest - params_mib),
-        seconds=COST_SAMPLES * 12 * sum(pass_ms) / 1e3,
+        seconds=COST_SAMPLES * 8 * sum(pass_ms) / 1e3,
         disk_mib=200 * len(distinct) / MIB,
     )
 
@@ -366,6 +271,7 @@ def make_plan(
     device that hardware.py does not list.
     """
     device, targets = find_device(scenario.device), parse_targets(target)
+    scenario.check_context(config.max_position_embeddings)
     alternatives = alternatives or default_alternatives(config)
     table = roofline_table(config, alternatives, scenario)
     own = roofline_table(config, _own_names(config), scenario)

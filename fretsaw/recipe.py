@@ -27,6 +27,7 @@ from fretsaw.puzzle.settings import (
 )
 from fretsaw.report.settings import ReportSettings
 from fretsaw.rl.settings import RlSettings
+from fretsaw.scenario import parse_scenarios
 from fretsaw.sft.settings import SftSettings
 
 
@@ -109,7 +110,12 @@ STAGES: dict[str, StageKind] = {
         "measure every alternative's time at a scenario",
         "fretsaw.puzzle.cost:cost",
         CostSettings,
-        {"parent": _PARENT},
+        {
+            "parent": _PARENT,
+            "measured": "a cost folder whose timings are taken over",
+            "refit": "benches whose children's times the costs are fitted to as well",
+        },
+        frozenset({"measured", "refit"}),
     ),
     "search": StageKind(
         "choose the best child that meets a target, exactly",
@@ -236,11 +242,13 @@ def compression(
 
     The first three stages depend on the parent alone; the others stand in a folder of the target's
     own, so that a second target adds a folder and reruns nothing before the search. With `bld`
-    the alternatives are trained before they are scored.
+    the alternatives are trained before they are scored. Of several scenarios, which are costed
+    together, the first is the one that is benched.
     """
     at = under or slug(target)
     ranked = {"parent": parent, "corpus": corpus, "ranking": "rank"}
     library = {"library": "bld"} if bld else {}
+    first = scenario if "/" not in scenario else str(parse_scenarios(scenario)[0])
     return [
         Stage("rank", rank or RankSettings(), {"parent": parent, "corpus": corpus}),
         *([Stage("bld", bld, {**ranked})] if bld else []),
@@ -264,7 +272,7 @@ def compression(
         ),
         Stage(
             f"{at}/bench",
-            bench or BenchSettings(scenario=scenario),
+            bench or BenchSettings(scenario=first),
             {"parent": parent, "child": f"{at}/distill", "search": f"{at}/search"},
         ),
         Stage(

@@ -1,11 +1,12 @@
 """What a model is to be served for, and what a child must reach: `Scenario` and `Target`.
 
-A scenario is "batch=64,in=1024,out=1024,dtype=bf16,device=h100". A target is a list such as
-"1.5x decode, 60% memory"; a speed-up is tokens/s at the scenario, so every speed is printed next to
-it. Standard library only.
+A scenario is "batch=64,in=1024,out=1024,dtype=bf16,device=h100"; where several are meant, numbers
+are joined by slashes, batch=1/8/64. A target is a list such as "1.5x decode, 60% memory"; a
+speed-up is tokens/s at the scenario, so every speed is printed next to it. Standard library only.
 """
 
 import difflib
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -61,8 +62,31 @@ class Scenario:
             fields[_KEYS[key]] = int(value) if is_number else value
         return cls(**fields)  # type: ignore[arg-type]
 
+    def check_context(self, longest: int) -> None:
+        """Raise where prompt and output do not fit into a model's context of `longest` tokens."""
+        row = self.prompt_tokens + self.output_tokens
+        if row > longest:
+            raise ValueError(
+                f"scenario: in={self.prompt_tokens} and out={self.output_tokens} are {row} tokens "
+                f"a row, but the model's context is {longest}; lower in or out"
+            )
+
     def __str__(self) -> str:
         return ",".join(f"{key}={getattr(self, field)}" for key, field in _KEYS.items())
+
+
+def parse_scenarios(text: str) -> tuple[Scenario, ...]:
+    """Read scenarios that differ in numbers: "batch=1/8/64,in=64/1024" is every combination.
+
+    They come in the order written, the last key varying fastest. Raises as `Scenario.parse` does.
+    """
+    choices = [[""]]
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        key, equals, value = part.partition("=")
+        values = value.split("/") if key.strip() in ("batch", "in", "out") else [value]
+        choices.append([f"{key}{equals}{one}" for one in values])
+    combined = (Scenario.parse(",".join(parts)) for parts in itertools.product(*choices))
+    return tuple(dict.fromkeys(combined))
 
 
 _KEYS = {

@@ -62,7 +62,7 @@ def recipe(fast: bool | None = None, target: str = "1.5x decode") -> list[Stage]
             rank=RankSettings(tokens=calibration),
             score=ScoreSettings(repair_tokens=calibration, tokens=calibration // 2),
             assemble=AssembleSettings(tokens=calibration),
-            cost=CostSettings(scenario=SCENARIO, rounds=3 if fast else 5),
+            cost=CostSettings(scenario=SCENARIO, rounds=5 if fast else 9),
             distill=DistillSettings(train=replace(train, tokens=heal_tokens, update=healing)),
             evaluate=evaluate,
             bench=BenchSettings(scenario=SCENARIO, rounds=5 if fast else 9),

@@ -13,6 +13,8 @@ def test_every_device_is_plausible():
         assert min(device.flops(d) for d in ("fp32", "bf16", "fp16", "fp8", "int8")) > 0
         assert 1 < device.flops("bf16") / device.memory_bandwidth < 1000  # FLOPs a byte
         assert device.memory_bytes >= 8e9
+    by_link = [DEVICES[name].all_reduce_latency_s for name in ("h100", "l40s", "cpu")]
+    assert by_link == sorted(by_link)
 
 
 def test_eight_devices_add_up():
@@ -21,7 +23,8 @@ def test_eight_devices_add_up():
     assert eight.total_memory_bytes == 8 * one.memory_bytes
     assert eight.total_bandwidth == 8 * one.memory_bandwidth
     # A ring moves 2 * 7/8 of the bytes out and as many in: 3.5e9 bytes at 900e9 a second.
-    assert eight.all_reduce_s(1e9) == pytest.approx(3.5 / 900)
+    assert eight.transfer_s(1e9) == pytest.approx(3.5 / 900)
+    assert eight.all_reduce_s(1e9) == pytest.approx(3.5 / 900 + eight.all_reduce_latency_s)
     assert one.all_reduce_s(1e9) == 0
     assert find_device("rtx4090").count == 1
 

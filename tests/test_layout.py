@@ -114,6 +114,12 @@ def test_plan_search_and_status_need_no_torch(tmp_path: Path) -> None:
     assert plan.returncode == 0, plan.stderr
     assert "1.5x decode" in plan.stdout
 
+    roofline = ("--engine", "roofline", "--scenario", "batch=4,in=64,out=64,device=h100x2")
+    parent, out = str(tmp_path / "model"), str(tmp_path / "costs")
+    cost = without_torch("cost", "--parent", parent, *roofline, "--out", out)
+    assert cost.returncode == 0, cost.stderr
+    assert '"gqa2"' in (tmp_path / "costs/costs.json").read_text()
+
     table = tmp_path / "table.json"
     table.write_text(
         '{"fixed": {"runtime_ms": 1}, "layers": [{"block":'

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fretsaw.scenario import Scenario, limits, parse_targets
+from fretsaw.scenario import Scenario, limits, parse_scenarios, parse_targets
 
 TEXT = "batch=64,in=1024,out=512,dtype=bf16,device=h100"
 
@@ -77,3 +77,23 @@ def test_refused_targets_give_the_grammar(text):
 def test_a_target_on_an_unmeasured_cost_is_refused():
     with pytest.raises(ValueError, match="needs the parent's prefill_ms"):
         limits(parse_targets("1.2x throughput"), {"decode_ms": 900.0})
+
+
+def test_slashes_stand_for_every_combination() -> None:
+    found = parse_scenarios("batch=1/8, in=64,out=32/64,dtype=fp32,device=cpu")
+    assert [str(scenario) for scenario in found] == [
+        "batch=1,in=64,out=32,dtype=fp32,device=cpu",
+        "batch=1,in=64,out=64,dtype=fp32,device=cpu",
+        "batch=8,in=64,out=32,dtype=fp32,device=cpu",
+        "batch=8,in=64,out=64,dtype=fp32,device=cpu",
+    ]
+    assert parse_scenarios("batch=4") == (Scenario(batch=4),)
+    for wrong in ("batch=1/", "batch=1/x", "dtype=fp32/bf16"):
+        with pytest.raises(ValueError, match="scenario:"):
+            parse_scenarios(wrong)
+
+
+def test_a_context_that_is_too_short() -> None:
+    Scenario(prompt_tokens=60, output_tokens=40).check_context(100)
+    with pytest.raises(ValueError, match="101 tokens a row, but the model's context is 100"):
+        Scenario(prompt_tokens=60, output_tokens=41).check_context(100)

@@ -9,7 +9,7 @@ from typing import Any
 from fretsaw.artifact import write_json
 from fretsaw.bench.settings import BenchSettings
 from fretsaw.checkpoint import folder as checkpoint
-from fretsaw.engine.engine import Engine
+from fretsaw.engine.engine import PAGE_SIZE, Engine
 from fretsaw.engine.sequence import Request
 from fretsaw.engine.timing import torch_dtype
 from fretsaw.model.decoder import Decoder
@@ -37,7 +37,8 @@ def bench(settings: BenchSettings, inputs: Mapping[str, Path], run: StageRun) ->
         # The parent once more: how far two runs of the same model differ is the noise floor.
         rounds[-1]["parent again"] = serve(models["parent"], scenario)
         run.step(i + 1, row=False)
-    result: dict[str, Any] = {"scenario": str(scenario), "rounds": rounds}
+    choices = [[b.attention_name, b.ffn_name] for b in models["child"].config.blocks]
+    result: dict[str, Any] = {"scenario": str(scenario), "choices": choices, "rounds": rounds}
     for phase in ("prefill", "decode"):
         ms = f"{phase}_ms"
         ratios = [r["parent"][ms] / r["child"][ms] for r in rounds]
@@ -92,6 +93,8 @@ def serve(model: Decoder, scenario: Scenario) -> dict[str, float]:
         chunk_tokens=scenario.batch * scenario.prompt_tokens,  # so that the phases stay apart
         reuses_prefixes=False,
     )
+    row = scenario.prompt_tokens + scenario.output_tokens
+    engine.touch(scenario.batch * -(-row // PAGE_SIZE))
     for _ in engine.generate(requests):
         pass
     stats = engine.stats()

@@ -190,6 +190,15 @@ class Engine:
         for sequence in self._scheduler.waiting:
             sequence.num_computed = len(sequence.token_ids) - 1
 
+    def touch(self, num_pages: int) -> None:
+        """Write the first pages once, for timing alone.
+
+        Memory that serves has been written before; what never was takes time to write and none to
+        read. Pages are given out from the first.
+        """
+        for tensor in (*self._runner.keys, *self._runner.values):
+            tensor[:num_pages].fill_(0.01)
+
     def generate(self, requests: Sequence[Request]) -> Generator[Event, None, None]:
         """Yield tokens as they are made, until all requests have ended; each one's are in order.
 

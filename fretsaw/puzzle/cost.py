@@ -1,259 +1,250 @@
-"""The cost stage: measured prefill and decode time of every alternative, memory in closed form.
+"""The cost stage: what every alternative takes in time and memory, at one or several scenarios.
 
-Timed are stacks of n and of 2n equal blocks, each alternative beside the parent's other half, the
-parent itself and a few random children, all interleaved. One additive model is fitted to all of
-them; how well it foretells a child it has not seen is written beside the costs. Every measurement
-is kept as it is made, under a key of shape, scenario and hardware, so a resumed run sees the same.
+Times are measured in the engine that serves (ours, or a vLLM server) on a few models of random
+weights, and taken apart by one additive model; or they are a roofline's, which needs no device.
+How well the sums foretell children they have not seen is written beside them. What `fretsaw bench`
+measured of a finished child can be given back, and the costs are fitted again with it.
 """
 
-import json
-import random
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
-from fretsaw.artifact import canonical_json, write_json
+from fretsaw.artifact import write_json
 from fretsaw.checkpoint import folder as checkpoint
-from fretsaw.engine.timing import (
-    Load,
-    describe_hardware,
-    time_decode,
-    time_prefill,
-    torch_dtype,
-)
-from fretsaw.model.config import BlockConfig, ModelConfig
-from fretsaw.model.decoder import Decoder
-from fretsaw.model.size import BYTES_PER_ELEMENT, block_kv_bytes, block_params, embedding_params
-from fretsaw.puzzle.settings import CostSettings, SpaceSettings
-from fretsaw.puzzle.space import layer_alternatives
-from fretsaw.scenario import Scenario
+from fretsaw.hardware import find_device
+from fretsaw.model.config import ModelConfig
+from fretsaw.progress import say
+from fretsaw.puzzle import additive, probes
+from fretsaw.puzzle.benched import Benched, check_benched
+from fretsaw.puzzle.measurements import Measurements, Times, key_of
+from fretsaw.puzzle.memory import fixed_memory, memory_costs
+from fretsaw.puzzle.roofline import PHASES, roofline_costs
+from fretsaw.puzzle.roofline_fit import fit_roofline, points_of
+from fretsaw.puzzle.served import Served
+from fretsaw.puzzle.settings import CostSettings
+from fretsaw.scenario import Scenario, parse_scenarios
 from fretsaw.stage import StageRun
 
-COSTS = "costs.json"
-FIXED = "fixed"  # what every model pays: embeddings, head, sampling, dispatch
-PHASES: dict[str, Callable[[Decoder, Load], float]] = {
-    "prefill_ms": time_prefill,
-    "decode_ms": time_decode,
-}
+if TYPE_CHECKING:
+    from fretsaw.puzzle.embedded import Embedded
+
+COSTS, MEASUREMENTS = "costs.json", "measurements.json"
+UNITS = {"prefill_ms": "ms", "decode_ms": "ms", "memory_mib": "MiB", "params": "1"}
+Rounds = Mapping[str, Sequence[Times]]  # every round's times, by model
 
 
 def cost(settings: CostSettings, inputs: Mapping[str, Path], run: StageRun) -> dict[str, Any]:
     """Write the time, memory and parameters of every alternative and of what is fixed."""
     config = checkpoint.read_config(inputs["parent"])
-    scenario = Scenario.parse(settings.scenario)
-    load = Load(scenario.batch, scenario.prompt_tokens, scenario.output_tokens)
-    dtype = torch_dtype(scenario.dtype)
-    kept = Entries(run.resume_folder / COSTS)
+    scenarios = parse_scenarios(settings.scenario)
+    for scenario in scenarios:
+        scenario.check_context(config.max_position_embeddings)
+    kept = Measurements(run.resume_folder / COSTS)
+    if "measured" in inputs:
+        kept.take_over(inputs["measured"] / MEASUREMENTS)
+    names = probes.alternative_names(config, settings.space)
+    benched = [Benched.read(path, key) for key, path in inputs.items() if key.startswith("refit")]
+    check_benched(benched, scenarios, names, config.num_hidden_layers)
 
-    # --- what is timed: stacks of equal blocks, the parent, a few random children -----------------
-    names = sorted(
-        {n for b in config.blocks for pair in layer_alternatives(b, settings.space) for n in pair}
-    )
-    models = {
-        f"{block.attention_name} {block.ffn_name} x{depth}": [block] * depth
-        for block in _blocks_beside_the_parents(config, names)
-        for depth in (settings.layers, 2 * settings.layers)
-    }
-    models["parent"] = list(config.blocks)
-    models |= _random_children(config, settings.space, settings.probes, run.seed)
-
-    # --- interleaved measurement ------------------------------------------------------------------
-    run.progress.start("timing", settings.rounds * len(models), unit="model")
-    hardware = describe_hardware(run.device)
-    measured: dict[str, list[dict[str, float]]] = {name: [] for name in models}
-    num_done = 0
-    for round_index in range(settings.rounds):
-        for name, blocks in models.items():
-            num_done += 1
-            shapes = [(block.attention_name, block.ffn_name) for block in blocks]
-            key = canonical_json([str(scenario), hardware, _shape(config), shapes, round_index])
-            if key not in kept:
-                decoder = _random_decoder(config, blocks, dtype, run.device)
-                kept.add(key, {phase: f(decoder, load) for phase, f in PHASES.items()})
-            measured[name].append(kept[key])
-            run.step(num_done, row=False)
-
-    # --- one additive model of all of them --------------------------------------------------------
-    times = {phase: drift_free_medians(measured, phase) for phase in PHASES}
-    fits = {phase: fit_additive(models, times[phase]) for phase in PHASES}
-    left_out = {phase: left_out_errors(models, times[phase]) for phase in PHASES}
-    fixed: dict[str, float] = {phase: fits[phase][FIXED] for phase in PHASES}
-    alternatives = {
-        name: {
-            **{phase: fits[phase].get(name, 0.0) for phase in PHASES},
-            **_closed_form(config, name, scenario),
+    if settings.engine == "roofline":
+        if benched:
+            raise ValueError("--refit: a roofline has no times to fit again; leave --refit out")
+        hardware: Any = {"device": scenarios[0].device}
+        sets = _by_roofline(config, names, scenarios, kept)
+    else:
+        models = {
+            **probes.stacks(config, names, settings.layers),
+            **probes.whole_models(config, settings.space, settings.probes, run.seed),
         }
-        for name in names
-    }
-    memory = embedding_params(config)
-    fixed["memory_mib"] = memory * BYTES_PER_ELEMENT[scenario.dtype] / 2**20
-    fixed["params"] = memory
-    write_json(
-        run.folder / COSTS,
-        {
-            "scenario": str(scenario),
-            "hardware": hardware,
-            "units": {"prefill_ms": "ms", "decode_ms": "ms", "memory_mib": "MiB", "params": "1"},
-            "fixed": fixed,
-            "alternatives": alternatives,
-            "parent": {phase: times[phase]["parent"] for phase in PHASES},
-            "left_out_error": left_out,
-        },
-    )
-    write_json(run.folder / "measurements.json", kept.values)
+        engine, models = _engine(settings, config, models, scenarios[0], inputs["parent"], run)
+        hardware = engine.hardware
+        rounds = _measure(engine, config, models, scenarios, settings.rounds, kept, run)
+        sets = [
+            _by_measurement(
+                config,
+                names,
+                scenario,
+                models,
+                rounds[scenario],
+                [child for child in benched if child.scenario == scenario],
+                is_interleaved=engine.is_interleaved,
+            )
+            for scenario in scenarios
+        ]
+
+    # Whoever needs one scenario reads the first at the top; `scenarios` holds them all.
+    shared = {"engine": settings.engine, "hardware": hardware, "units": UNITS}
+    write_json(run.folder / COSTS, {**shared, **sets[0], "scenarios": sets})
+    write_json(run.folder / MEASUREMENTS, kept.values)
+    for costs in sets:
+        _tell(costs)
+    errors = {phase: sets[0]["left_out_error"][phase].values() for phase in PHASES}
     return {
         "alternatives": len(names),
-        **{
-            f"left_out_error_{phase}": max(left_out[phase].values(), default=0.0)
-            for phase in PHASES
-        },
+        **{f"left_out_error_{phase}": max(errors[phase], default=0.0) for phase in PHASES},
     }
 
 
-def _blocks_beside_the_parents(config: ModelConfig, names: list[str]) -> list[BlockConfig]:
-    """Return every alternative in a block whose other half is the parent's own."""
-    whole = [b for b in config.blocks if b.attention != "none" and b.ffn != "none"]
-    own = Counter(whole or config.blocks).most_common(1)[0][0]
-    blocks = [
-        BlockConfig.from_names(own.attention_name, name)
-        if name.startswith("ffn")
-        else BlockConfig.from_names(name, own.ffn_name)
-        for name in names
-    ]
-    return list(dict.fromkeys(blocks))
+# --- measured -------------------------------------------------------------------------------------
 
 
-def drift_free_medians(
-    measured: Mapping[str, list[dict[str, float]]], phase: str
-) -> dict[str, float]:
-    """Return each model's median over rounds, each round taken relative to its own mean.
+def _engine(
+    settings: CostSettings,
+    config: ModelConfig,
+    models: probes.Models,
+    scenario: Scenario,
+    parent: Path,
+    run: StageRun,
+) -> tuple["Embedded | Served", probes.Models]:
+    """Return what opens models for timing, and the models as that engine takes them."""
+    if settings.engine == "embedded":
+        from fretsaw.puzzle.embedded import Embedded
 
-    A machine that slows down for a while slows a whole round; what is left is how models compare.
-    """
-    table = np.array([[entry[phase] for entry in entries] for entries in measured.values()])
-    level = table.mean(axis=0)
-    medians = np.median(table / level, axis=1) * np.median(level)
-    return dict(zip(measured, medians.tolist(), strict=True))
-
-
-def fit_additive(
-    models: Mapping[str, list[BlockConfig]], times: Mapping[str, float]
-) -> dict[str, float]:
-    """Return cost by name (and what is fixed) of time = fixed + sum of the parts of all layers.
-
-    Non-negative least squares of the relative error, over stacks of n and 2n layers and whole
-    models alike: so a part's cost is what one more of it adds among neighbours as they are served.
-    """
-    from scipy.optimize import nnls
-
-    parts = sorted(
-        {name for blocks in models.values() for block in blocks for name in _names_of(block)}
+        return Embedded(config, scenario.dtype, run.device), probes.without_twins(models)
+    models = probes.with_first_attention(models, probes.own_block(config))
+    models = probes.without_twins(models)
+    served = Served(
+        config,
+        models,
+        folder=run.resume_folder / "models",
+        parent=parent,
+        scenario=scenario,
+        command=settings.server_command,
+        url=settings.server_url,
+        deadline_s=settings.server_deadline_s,
     )
-    counts = {
-        model: Counter(name for block in blocks for name in _names_of(block))
-        for model, blocks in models.items()
+    return served, models
+
+
+def _measure(
+    engine: "Embedded | Served",
+    config: ModelConfig,
+    models: probes.Models,
+    scenarios: Sequence[Scenario],
+    num_rounds: int,
+    kept: Measurements,
+    run: StageRun,
+) -> Mapping[Scenario, Rounds]:
+    """Time every model at every scenario in every round, but for what is kept already."""
+    total = num_rounds * len(models) * len(scenarios)
+    run.progress.start("timing", total, unit="measurement")
+    measured: dict[Scenario, dict[str, list[Times]]] = {
+        scenario: {name: [] for name in models} for scenario in scenarios
     }
-    design = np.array([[1.0, *(counts[model][part] for part in parts)] for model in models])
-    measured = np.array([times[model] for model in models])
-    solution, _ = nnls(design / measured[:, None], np.ones(len(measured)))
-    return dict(zip([FIXED, *parts], solution.tolist(), strict=True))
+    num_done = 0
+    for name, rounds in _visits(models, num_rounds, engine.is_interleaved):
+        keys = {
+            (r, scenario): key_of(scenario, engine.hardware, config, models[name], r)
+            for r in rounds
+            for scenario in scenarios
+        }
+        missing = [where for where, key in keys.items() if key not in kept]
+        num_done += len(keys) - len(missing)
+        if missing:
+            with engine.open(name, models[name]) as time:
+                for r, scenario in missing:
+                    kept.add(keys[r, scenario], time(scenario, r))
+                    num_done += 1
+                    run.step(num_done, row=False)
+        for (_, scenario), key in keys.items():
+            measured[scenario][name].append(kept[key])
+    return measured
 
 
-def left_out_errors(
-    models: Mapping[str, list[BlockConfig]], times: Mapping[str, float]
-) -> dict[str, float]:
-    """Return the relative error of each random child's time when the fit has not seen it."""
-    errors = {}
-    for child in (name for name in models if name.startswith("child")):
-        fit = fit_additive({m: blocks for m, blocks in models.items() if m != child}, times)
-        names = [name for block in models[child] for name in _names_of(block)]
-        predicted = fit[FIXED] + sum(fit.get(name, 0.0) for name in names)
-        errors[child] = abs(predicted / times[child] - 1)
-    return errors
+def _visits(
+    models: probes.Models, num_rounds: int, is_interleaved: bool
+) -> Iterator[tuple[str, range]]:
+    """Yield which model is opened next, and the rounds it is timed for: one, or all at once."""
+    if is_interleaved:
+        for r in range(num_rounds):
+            yield from ((name, range(r, r + 1)) for name in models)
+    else:
+        yield from ((name, range(num_rounds)) for name in models)
 
 
-def _names_of(block: BlockConfig) -> list[str]:
-    """Return the parts of a block that take time."""
-    return [n for n in (block.attention_name, block.ffn_name) if not n.endswith("_none")]
+def _by_measurement(
+    config: ModelConfig,
+    names: Sequence[str],
+    scenario: Scenario,
+    models: probes.Models,
+    rounds: Rounds,
+    benched: Sequence[Benched],
+    *,
+    is_interleaved: bool,
+) -> dict[str, Any]:
+    """Return the costs at a scenario: one additive model of all times, and how far it errs."""
+    all_models = {**models, **{child.name: child.blocks for child in benched}}
+    children = [m for m in models if m.startswith(probes.CHILD)] + [b.name for b in benched]
+    whole = [probes.PARENT, *children]
+    fits, parent, left_out, noise = {}, {}, {}, {}
+    refit: dict[str, dict[str, Any]] = {child.name: {} for child in benched}
+    for phase in PHASES:
+        of_phase = {m: [times[phase] for times in rounds[m]] for m in models}
+        times, noise[phase] = additive.round_medians(of_phase, is_interleaved=is_interleaved)
+        parent[phase] = times[probes.PARENT]
+        before = additive.fit_additive(models, times, whole)
+        times |= {child.name: parent[phase] * child.ratios[phase] for child in benched}
+        fits[phase] = additive.fit_additive(all_models, times, whole)
+        left_out[phase] = additive.left_out_errors(all_models, times, whole, children)
+        for child in benched:
+            refit[child.name][phase] = {
+                "measured": times[child.name],
+                "foreseen": additive.predict(before, child.blocks),
+                "refitted": additive.predict(fits[phase], child.blocks),
+            }
+    costs: dict[str, Any] = {
+        "scenario": str(scenario),
+        "fixed": {phase: fits[phase][additive.FIXED] for phase in PHASES}
+        | fixed_memory(config, scenario),
+        "alternatives": {
+            name: {phase: fits[phase].get(name, 0.0) for phase in PHASES}
+            | memory_costs(config, name, scenario)
+            for name in names
+        },
+        "parent": parent,
+        "left_out_error": left_out,
+        "noise_floor": {phase: statistics.median(noise[phase].values()) for phase in PHASES},
+        "noise": noise,
+    }
+    return costs | ({"refit": refit} if benched else {})
 
 
-class Entries:
-    """Measurements on disk, one line each, written as they are made."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.values: dict[str, dict[str, float]] = {}
-        if path.is_file():
-            for line in path.read_text().splitlines():
-                with_key = _parse_line(line)
-                if with_key:
-                    self.values[with_key[0]] = with_key[1]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.values
-
-    def __getitem__(self, key: str) -> dict[str, float]:
-        return self.values[key]
-
-    def add(self, key: str, value: dict[str, float]) -> None:
-        """Keep one measurement."""
-        self.values[key] = value
-        with self.path.open("a") as file:
-            file.write(json.dumps([key, value]) + "\n")
+# --- not measured ---------------------------------------------------------------------------------
 
 
-def _parse_line(line: str) -> tuple[str, dict[str, float]] | None:
-    try:
-        key, value = json.loads(line)
-    except ValueError:  # the line that was being written when the process was killed
-        return None
-    return key, value
+def _by_roofline(
+    config: ModelConfig, names: Sequence[str], scenarios: Sequence[Scenario], kept: Measurements
+) -> list[dict[str, Any]]:
+    """Return the costs at each scenario by roofline; fitted where times are at hand."""
+    device, constants = scenarios[0].device, None
+    if kept.values:
+        points = points_of(config, kept, device)
+        constants = fit_roofline(points, find_device(device), scenarios[0].dtype)
+    sets = []
+    for scenario in scenarios:
+        fixed, alternatives = roofline_costs(config, names, scenario, constants)
+        parts = [n for b in config.blocks for n in (b.attention_name, b.ffn_name)]
+        sets.append(
+            {
+                "scenario": str(scenario),
+                "fixed": fixed,
+                "alternatives": alternatives,
+                "parent": {p: fixed[p] + sum(alternatives[n][p] for n in parts) for p in PHASES},
+                "left_out_error": {phase: {} for phase in PHASES},
+            }
+        )
+    return sets
 
 
-def _alone(name: str) -> BlockConfig:
-    is_ffn = name.startswith("ffn")
-    return BlockConfig.from_names("attn_none" if is_ffn else name, name if is_ffn else "ffn_none")
-
-
-def _shape(config: ModelConfig) -> list[int]:
-    return [config.hidden_size, config.num_attention_heads, config.head_dim, config.vocab_size]
-
-
-def _random_children(
-    config: ModelConfig, space: SpaceSettings, count: int, seed: int
-) -> dict[str, list[BlockConfig]]:
-    chooser = random.Random(seed)
-    return {
-        f"child {i}": [
-            BlockConfig.from_names(
-                *(chooser.choice(names) for names in layer_alternatives(block, space))
+def _tell(costs: Mapping[str, Any]) -> None:
+    """Print how well children that the fit has not seen are foretold."""
+    for phase in PHASES:
+        errors = list(costs["left_out_error"][phase].values())
+        if errors:
+            say(
+                f"cost: {phase.removesuffix('_ms')} of {len(errors)} children left out foretold "
+                f"within {statistics.median(errors):.1%} at the median, {max(errors):.1%} at most "
+                f"(noise {costs['noise_floor'][phase]:.1%}) at {costs['scenario']}"
             )
-            for block in config.blocks
-        ]
-        for i in range(count)
-    }
-
-
-def _random_decoder(
-    config: ModelConfig, blocks: list[BlockConfig], dtype: torch.dtype, device: str
-) -> Decoder:
-    """Return a decoder of these shapes; times do not depend on the weights."""
-    with torch.device(device):
-        decoder = Decoder(replace(config, blocks=tuple(blocks)))
-    return decoder.to(dtype).eval().requires_grad_(False)
-
-
-def _closed_form(config: ModelConfig, name: str, scenario: Scenario) -> dict[str, float]:
-    block = _alone(name) if not name.endswith("_none") else None
-    if block is None:
-        return {"memory_mib": 0.0, "params": 0}
-    params = block_params(config, block).total
-    cached = scenario.batch * (scenario.prompt_tokens + scenario.output_tokens)
-    num_bytes = params * BYTES_PER_ELEMENT[scenario.dtype]
-    num_bytes += block_kv_bytes(config, block, scenario.dtype) * cached
-    return {"memory_mib": num_bytes / 2**20, "params": params}

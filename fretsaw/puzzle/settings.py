@@ -156,18 +156,26 @@ class ScoreSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CostSettings:
-    """Measure prefill and decode time of every alternative at a scenario."""
+    """Measure prefill and decode time of every alternative at one or several scenarios."""
 
     space: SpaceSettings = field(default_factory=SpaceSettings)
     """The alternatives."""
     scenario: str = "batch=64,in=64,out=64,dtype=fp32,device=cpu"
-    """What is served, and on what."""
+    """What is served, and on what; batch=1/8/64 and in=64/1024 stand for every combination."""
+    engine: Literal["embedded", "vllm", "roofline"] = "embedded"
+    """What is timed: our engine, a vLLM server, or nothing (closed forms for a known device)."""
     rounds: int = 9
     """Interleaved repetitions; the median counts."""
     layers: int = 4
     """Stacks of this many and twice as many layers are timed; their difference is the cost."""
     probes: int = 4
     """Whole random children timed beside the parent."""
+    server_command: str = ""
+    """With vllm: what serves a folder, with {model} and {port} in it; empty: it runs already."""
+    server_url: str = "http://127.0.0.1:{port}"
+    """With vllm: where it answers; {port} and {index} tell the models' servers apart."""
+    server_deadline_s: float = 600.0
+    """With vllm: how long a server may take to start, and to answer."""
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.layers < 1 or self.probes < 0:
@@ -175,6 +183,8 @@ class CostSettings:
                 f"rounds {self.rounds}, layers {self.layers}, probes {self.probes}; "
                 "give at least one round and one layer"
             )
+        if self.server_deadline_s <= 0:
+            raise ValueError(f"server_deadline_s {self.server_deadline_s}: must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True)

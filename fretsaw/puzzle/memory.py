@@ -1,0 +1,74 @@
+"""What devices hold of a network, in closed form: weights, keys and values, shared out among n.
+
+In tensor parallel heads, key-value heads and FFN widths are divided; norms are held by each device.
+Standard library only.
+"""
+
+from dataclasses import replace
+
+from fretsaw.model.config import BlockConfig, ModelConfig
+from fretsaw.model.size import BYTES_PER_ELEMENT, block_kv_bytes, block_params, embedding_params
+from fretsaw.puzzle.probes import subblock
+from fretsaw.scenario import MIB, Scenario
+
+
+def share(config: ModelConfig, block: BlockConfig, count: int) -> tuple[ModelConfig, BlockConfig]:
+    """Return the network and the block that one of `count` devices holds.
+
+    Fewer key-value heads than devices are held several times over, as engines do.
+    """
+    heads, kv, width = (
+        config.num_attention_heads,
+        block.num_key_value_heads,
+        block.intermediate_size,
+    )
+    wrong = None
+    if heads % count:
+        wrong = f"{heads} query heads"
+    elif kv and kv % count and count % kv:
+        wrong = f"{kv} key-value heads"
+    elif width % count:
+        wrong = f"an FFN of width {width}"
+    elif config.hidden_size % count:
+        wrong = f"a hidden size of {config.hidden_size}"
+    if wrong:
+        raise ValueError(
+            f"scenario: {wrong} cannot be divided among {count} devices in tensor parallel; choose "
+            "another number of devices, or leave such alternatives out of the space"
+        )
+    shared = replace(
+        block,
+        num_key_value_heads=max(kv // count, 1) if kv else 0,
+        intermediate_size=width // count,
+    )
+    return replace(config, num_attention_heads=heads // count, blocks=(shared,)), shared
+
+
+def memory_costs(
+    config: ModelConfig, name: str, scenario: Scenario, count: int = 1
+) -> dict[str, float]:
+    """Return `params`, and `memory_mib` of weights and of batch * (in + out) tokens' KV.
+
+    Memory is of all devices together, with what each of them holds a copy of.
+    """
+    if name.endswith("_none"):
+        return {"memory_mib": 0.0, "params": 0}
+    whole = subblock(name)
+    local, block = share(config, whole, count)
+    cached = scenario.batch * (scenario.prompt_tokens + scenario.output_tokens)
+    local_bytes = held_params(local, block, count) * BYTES_PER_ELEMENT[scenario.dtype]
+    local_bytes += block_kv_bytes(local, block, scenario.dtype) * cached
+    return {"memory_mib": count * local_bytes / MIB, "params": block_params(config, whole).total}
+
+
+def fixed_memory(config: ModelConfig, scenario: Scenario) -> dict[str, float]:
+    """Return memory and parameters of embeddings, head and final norm."""
+    params = embedding_params(config)
+    return {"memory_mib": params * BYTES_PER_ELEMENT[scenario.dtype] / MIB, "params": params}
+
+
+def held_params(local: ModelConfig, block: BlockConfig, count: int) -> float:
+    """Return the parameters one device holds: its share of the matrices, and the norm."""
+    params, hidden = block_params(local, block).total, local.hidden_size
+    is_linear = "linear" in (block.attention, block.ffn)
+    return (params - hidden) / count + hidden if is_linear else params

@@ -1,0 +1,179 @@
+"""Costs from closed forms alone: FLOPs, bytes, launches and all-reduces, on a known device.
+
+Time of a pass on each of n devices in tensor parallel is
+
+    max(FLOPs / (efficiency * peak), bytes / (efficiency * bandwidth)) + launches + all-reduces
+
+Heads, key-value heads and FFN widths are divided by n; every subblock that is there ends in one
+all-reduce of the hidden states. Efficiencies are 1 unless fitted: what is possible, not what will
+be measured. Standard library only.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
+
+from fretsaw.hardware import Device, find_device
+from fretsaw.model.config import ModelConfig
+from fretsaw.model.size import (
+    BYTES_PER_ELEMENT,
+    block_flops,
+    block_kv_bytes,
+    block_params,
+    head_flops,
+)
+from fretsaw.puzzle.memory import fixed_memory, held_params, memory_costs, share
+from fretsaw.puzzle.probes import subblock
+from fretsaw.puzzle.table import Alternative, Table
+from fretsaw.scenario import Scenario
+
+LAUNCHES = {"attention": 6, "ffn": 4, "head": 2}  # kernels of a subblock
+UNITS = {"prefill_ms": "ms", "decode_ms": "ms", "memory_mib": "MiB", "params": "parameters"}
+PHASES = ("prefill_ms", "decode_ms")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What each device does for one part of a network, in one phase of a scenario."""
+
+    flops: float
+    moved_bytes: float  # weights, keys and values read
+    launches: float
+    all_reduces: float
+    reduced_bytes: float  # in all of them together
+
+    def times(self, count: float) -> "Work":
+        """Return the work of doing it `count` times over."""
+        return Work(*(count * value for value in astuple(self)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constants:
+    """What no datasheet states; a device's own estimates, or fitted on measured times."""
+
+    flops_efficiency: float = 1.0
+    bandwidth_efficiency: float = 1.0
+    launch_s: float
+    all_reduce_s: float  # latency of one, whatever its size
+
+    @classmethod
+    def of(cls, device: Device) -> "Constants":
+        """Return the device's estimates, at full efficiency."""
+        return cls(launch_s=device.launch_s, all_reduce_s=device.all_reduce_latency_s)
+
+
+def seconds(work: Work, device: Device, dtype: str, constants: Constants) -> float:
+    """Return the time of some work, by the formula above."""
+    compute_s = work.flops / (constants.flops_efficiency * device.flops(dtype) / device.count)
+    memory_s = work.moved_bytes / (constants.bandwidth_efficiency * device.memory_bandwidth)
+    link_s = work.all_reduces * constants.all_reduce_s + device.transfer_s(work.reduced_bytes)
+    return max(compute_s, memory_s) + work.launches * constants.launch_s + link_s
+
+
+# --- costs ----------------------------------------------------------------------------------------
+
+
+def roofline_costs(
+    config: ModelConfig,
+    names: Iterable[str],
+    scenario: Scenario,
+    constants: Constants | None = None,
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Return what every child pays, and the costs of each alternative by name.
+
+    Raises ValueError for an unknown device and for sizes that do not divide among several.
+    """
+    device = find_device(scenario.device)
+    chosen = constants or Constants.of(device)
+
+    def milliseconds(work: Work) -> float:
+        return 1e3 * seconds(work, device, scenario.dtype, chosen)
+
+    fixed = {phase: milliseconds(fixed_work(config, scenario, phase)) for phase in PHASES}
+    alternatives = {}
+    for name in names:
+        times = {
+            phase: milliseconds(subblock_work(config, name, scenario, phase)) for phase in PHASES
+        }
+        alternatives[name] = times | memory_costs(config, name, scenario, device.count)
+    return fixed | fixed_memory(config, scenario), alternatives
+
+
+def roofline_table(
+    config: ModelConfig, alternatives: tuple[Sequence[str], Sequence[str]], scenario: Scenario
+) -> Table:
+    """Return a search table of every layer by roofline.
+
+    The score is a proxy: the share of the parent's block parameters that is removed.
+    """
+    fixed, costs = roofline_costs(config, {n for names in alternatives for n in names}, scenario)
+    parent_params = sum(block_params(config, block).total for block in config.blocks)
+    layers = []
+    for own in config.blocks:
+        size = block_params(config, own)
+        halves = zip(("attention", "ffn"), (size.attention, size.ffn), alternatives, strict=True)
+        layers.append(
+            {
+                half: {
+                    name: Alternative((params - costs[name]["params"]) / parent_params, costs[name])
+                    for name in names
+                }
+                for half, params, names in halves
+            }
+        )
+    return Table(tuple(layers), fixed, UNITS)
+
+
+# --- work -----------------------------------------------------------------------------------------
+
+
+def subblock_work(config: ModelConfig, name: str, scenario: Scenario, phase: str) -> Work:
+    """Return what each device does for one alternative in a whole phase.
+
+    Decoding is `out` passes at the middle context, in + out / 2; a prompt's mean causal context is
+    half of it.
+    """
+    if name.endswith("_none"):
+        return Work(0, 0, 0, 0, 0)
+    count = find_device(scenario.device).count
+    local, block = share(config, subblock(name), count)
+    tokens, context, kv_tokens, num_passes = _pass(scenario, phase)
+    weights = held_params(local, block, count)
+    flops = block_flops(local, block, context=context).total
+    if "linear" in name:
+        flops /= count
+    width = BYTES_PER_ELEMENT[scenario.dtype]
+    kv_bytes = block_kv_bytes(local, block, scenario.dtype)
+    return Work(
+        flops=tokens * flops,
+        moved_bytes=weights * width + kv_tokens * kv_bytes,
+        launches=LAUNCHES["ffn" if name.startswith("ffn") else "attention"],
+        all_reduces=float(count > 1),
+        reduced_bytes=tokens * config.hidden_size * width,
+    ).times(num_passes)
+
+
+def fixed_work(config: ModelConfig, scenario: Scenario, phase: str) -> Work:
+    """Return what each device does outside the blocks: the head, for one token of every request.
+
+    Several devices share the vocabulary, so the embeddings are summed and the logits gathered.
+    """
+    count = find_device(scenario.device).count
+    width = BYTES_PER_ELEMENT[scenario.dtype]
+    tokens, _, _, num_passes = _pass(scenario, phase)
+    gathered = scenario.batch * config.vocab_size / 2  # gathering is half of summing
+    return Work(
+        flops=scenario.batch * head_flops(config) / count,
+        moved_bytes=config.vocab_size * config.hidden_size * width / count,
+        launches=LAUNCHES["head"],
+        all_reduces=2.0 * (count > 1),
+        reduced_bytes=(tokens * config.hidden_size + gathered) * width,
+    ).times(num_passes)
+
+
+def _pass(scenario: Scenario, phase: str) -> tuple[int, float, float, int]:
+    """Return tokens, mean context, tokens whose keys and values are read, number of passes."""
+    batch, tokens_in, tokens_out = scenario.batch, scenario.prompt_tokens, scenario.output_tokens
+    if phase == "prefill_ms":
+        return batch * tokens_in, tokens_in / 2, batch * tokens_in, 1
+    middle = tokens_in + tokens_out / 2
+    return batch, middle, batch * middle, tokens_out
