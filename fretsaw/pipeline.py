@@ -126,9 +126,7 @@ def run(stages: list[Stage], options: RunOptions, *, dry_run: bool = False) -> N
                 "device": where["device"],
                 "dtype": where["dtype"],
                 "force": force,
-                "workers": dataclasses.asdict(
-                    options.workers if STAGES[stage.kind].has_workers else ALONE
-                ),
+                "workers": dataclasses.asdict(_workers(stage, options)),
             },
             out / ".requests" / f"{stage.name.replace('/', '.')}.json",
         )
@@ -138,6 +136,12 @@ def run(stages: list[Stage], options: RunOptions, *, dry_run: bool = False) -> N
     for stage in stages:
         if stage.kind == "report" and stage.name in chosen:
             say(f"the report: {out / stage.name / 'report.html'}")
+
+
+def _workers(stage: Stage, options: RunOptions) -> Workers:
+    """Return the stage's workers; costs are measured here, unless `cost` alone is told else."""
+    shares = STAGES[stage.kind].has_workers and stage.kind != "cost"
+    return options.workers if shares else ALONE
 
 
 def _check_stages(stages: Sequence[Stage], options: RunOptions) -> None:

@@ -116,6 +116,7 @@ STAGES: dict[str, StageKind] = {
             "refit": "benches whose children's times the costs are fitted to as well",
         },
         frozenset({"measured", "refit"}),
+        has_workers=True,
     ),
     "search": StageKind(
         "choose the best child that meets a target, exactly",

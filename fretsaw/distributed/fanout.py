@@ -48,6 +48,7 @@ def fan_out(
     *,
     device: str = "cpu",
     check: Callable[[], None] = lambda: None,
+    is_timing: bool = False,
 ) -> Iterator[MapTasks]:
     """Open a pool: yield what maps tasks to results, in the order in which they are done.
 
@@ -55,11 +56,20 @@ def fan_out(
     several times a second while tasks go on; what it raises ends the pool. What a task raises is
     raised, with the worker's traceback as a note. Raises `RuntimeError` where a task's workers died
     again and again. The workers are gone when the block ends, however it ends.
+
+    With `is_timing` a task has a machine to itself and all the threads that this process has;
+    raises `ValueError` where two would share one.
     """
+    if is_timing and not workers.ray and workers.workers > 1:
+        raise ValueError(
+            f"--workers {workers.workers}: what is measured here is time, and processes of one "
+            "machine would slow one another; leave it at 0, or give --ray with nodes of the same "
+            "hardware"
+        )
     if workers.ray:
         from fretsaw.distributed.ray import ray_pool
 
-        with ray_pool(prepare, workers, device=device, check=check) as map_tasks:
+        with ray_pool(prepare, workers, device, check, is_timing=is_timing) as map_tasks:
             yield map_tasks
     elif workers.workers > 1:
         processes = Processes(prepare, workers.workers, device, check)

@@ -11,7 +11,7 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,12 @@ PROBE = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False)"
 
 @contextlib.contextmanager
 def ray_pool(
-    prepare: Prepare, workers: Workers, *, device: str, check: Callable[[], None]
+    prepare: Prepare,
+    workers: Workers,
+    device: str,
+    check: Callable[[], None],
+    *,
+    is_timing: bool = False,
 ) -> Iterator[MapTasks]:
     """Open a pool over a Ray cluster; a task takes one CPU, on cuda one GPU as well."""
     try:
@@ -55,7 +60,12 @@ def ray_pool(
     )
     signal.signal(signal.SIGTERM, stop)  # Ray puts its own in place, which would not save
     try:
-        yield RayPool(prepare, workers.workers, device, check).map
+        num_gpus = int(device.startswith("cuda"))
+        pool = RayPool(prepare, workers.workers, check, {"num_cpus": 1, "num_gpus": num_gpus})
+        if is_timing:
+            pool.num_threads = torch.get_num_threads()
+            pool.resources["num_cpus"] = cpus_of_each(ray.nodes())  # all: nobody else has room
+        yield pool.map
     finally:
         ray.shutdown()  # ends the job's workers on all nodes
 
@@ -84,30 +94,49 @@ def require_answer(address: str, deadline_s: float = DEADLINE_S) -> None:
         raise ValueError(f"--ray {address}: Ray does not connect ({reason}); {remedy}")
 
 
-class RayPool:
-    """A Ray cluster that this process is connected to."""
-
-    def __init__(self, prepare: Prepare, limit: int, device: str, check: Callable[[], None]):
-        self.pickled, self.limit, self.device, self.check = (
-            pickle.dumps(prepare),
-            limit,
-            device,
-            check,
+def cpus_of_each(nodes: Sequence[Mapping[str, Any]]) -> float:
+    """Return the CPUs that every node has, which must be as many, on a machine of its own."""
+    able = [node for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
+    hosts = [node["NodeManagerHostname"] for node in able]
+    shared = sorted({host for host in hosts if hosts.count(host) > 1})
+    if shared:
+        raise ValueError(
+            f"--ray: {hosts.count(shared[0])} nodes are on one machine, {shared[0]}, and would "
+            "slow one another while time is measured; start one node a machine"
         )
+    cpus = sorted({node["Resources"]["CPU"] for node in able})
+    if len(cpus) != 1:
+        raise ValueError(
+            f"--ray: nodes with {' and '.join(f'{n:g}' for n in cpus) or 'no'} CPUs; what is "
+            "measured must be of one hardware, so give nodes that are alike"
+        )
+    return cpus[0]
+
+
+class RayPool:
+    """A Ray cluster that this process is connected to; each task takes `resources` of it."""
+
+    def __init__(
+        self,
+        prepare: Prepare,
+        limit: int,
+        check: Callable[[], None],
+        resources: dict[str, float],
+    ):
+        self.pickled, self.limit, self.check = pickle.dumps(prepare), limit, check
+        self.resources, self.num_threads = resources, 1
 
     def map(self, tasks: Sequence[Any], hear: Hear = ignore) -> Iterator[tuple[int, Any]]:
         """Hand the tasks to Ray; what they say on the way is not heard."""
         import ray
         from ray.exceptions import RayError
 
-        do = ray.remote(_do).options(
-            num_cpus=1, num_gpus=int(self.device.startswith("cuda")), max_retries=MAX_LOSSES
-        )
+        do = ray.remote(_do).options(max_retries=MAX_LOSSES, **self.resources)
         todo = iter(enumerate(tasks))
         under_way: dict[Any, int] = {}
         while True:
             for index, task in todo:
-                under_way[do.remote(self.pickled, task)] = index
+                under_way[do.remote(self.pickled, task, self.num_threads)] = index
                 if len(under_way) == self.limit:
                     break
             if not under_way:
@@ -124,9 +153,9 @@ class RayPool:
                 yield index, value
 
 
-def _do(pickled: bytes, task: Any) -> tuple[str, Any]:
+def _do(pickled: bytes, task: Any, num_threads: int) -> tuple[str, Any]:
     """Do one task in a process of Ray's, which keeps what it has prepared for the next."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(num_threads)
     return attempt(lambda: _prepared(pickled)(task, lambda said: None))
 
 
