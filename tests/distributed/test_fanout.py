@@ -47,7 +47,6 @@ def test_every_task_is_done_once_whoever_does_it(tmp_path: Path, count: int) -> 
 def test_a_dead_workers_task_is_done_by_another(tmp_path: Path) -> None:
     with fan_out(partial(fanned.squares, tmp_path), TWO) as map_tasks:
         assert sorted(map_tasks([1, "die once", 2])) == [(0, 1), (1, 121), (2, 4)]
-        assert len(pids(tmp_path, "prepared")) == 3
         for pid in filter(is_alive, pids(tmp_path, "prepared")):  # they are idle now
             os.kill(pid, signal.SIGKILL)
         assert sorted(map_tasks([3, 4])) == [(0, 9), (1, 16)]
