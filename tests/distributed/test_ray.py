@@ -64,7 +64,7 @@ def test_two_nodes_score_as_one_worker_does(tiny: Path, tmp_path: Path, address:
     inputs = {name: tiny / name for name in ("parent", "corpus", "ranking")}
     score(settings, inputs, stage_run(tmp_path / "one", workers=Workers(workers=1)))
 
-    run = stage_run(tmp_path / "ray", workers=Workers(ray=address))
+    run = stage_run(tmp_path / "ray", workers=Workers(ray=address, workers=2))
     plain, handler, killed = run.step, signal.getsignal(signal.SIGTERM), []
 
     def step(at: int, *arguments, **options) -> None:
