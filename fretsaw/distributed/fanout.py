@@ -32,8 +32,6 @@ Tell = Callable[[Any], None]  # what a task says of itself while it goes on
 Do = Callable[[Any, Tell], Any]  # (task, tell) -> result
 Prepare = Callable[[], Do]  # called once a worker
 Hear = Callable[[int, Any], None]  # (index of a task, what it says)
-
-
 MapTasks = Callable[..., Iterator[tuple[int, Any]]]  # (tasks, hear) -> (index, result)
 
 

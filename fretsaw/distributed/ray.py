@@ -11,6 +11,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -132,15 +133,12 @@ class RayPool:
         from ray.exceptions import RayError
 
         do = ray.remote(_do).options(max_retries=MAX_LOSSES, **self.resources)
-        todo = iter(enumerate(tasks))
+        todo = deque(range(len(tasks)))
         under_way: dict[Any, int] = {}
-        while True:
-            for index, task in todo:
-                under_way[do.remote(self.pickled, task, self.num_threads)] = index
-                if len(under_way) == self.limit:
-                    break
-            if not under_way:
-                return
+        while todo or under_way:
+            while todo and len(under_way) < (self.limit or len(tasks)):
+                index = todo.popleft()
+                under_way[do.remote(self.pickled, tasks[index], self.num_threads)] = index
             self.check()
             for done in ray.wait(list(under_way), timeout=CHECK_EVERY_S)[0]:
                 index = under_way.pop(done)

@@ -85,7 +85,8 @@ def bld(settings: BldSettings, inputs: Mapping[str, Path], run: StageRun) -> dic
         steps[tasks[index][0]], metrics = said
         run.step(sum(steps.values()), metrics)
 
-    prepare = partial(distiller, settings, inputs, run.folder, run.device, run.dtype, run.seed)
+    folder = run.folder.absolute()  # a worker may stand elsewhere
+    prepare = partial(distiller, settings, inputs, folder, run.device, run.dtype, run.seed)
     with fan_out(prepare, run.workers, device=run.device, check=run.check) as map_tasks:
         for index, errors in map_tasks(tasks, hear):
             layer, _ = tasks[index]

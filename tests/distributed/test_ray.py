@@ -67,7 +67,7 @@ def test_two_nodes_score_as_one_worker_does(tiny: Path, tmp_path: Path, cluster:
     inputs = {name: tiny / name for name in ("parent", "corpus", "ranking")}
     score(settings, inputs, stage_run(tmp_path / "one", workers=Workers(workers=1)))
 
-    run = stage_run(tmp_path / "ray", workers=Workers(ray=cluster.address))
+    run = stage_run(tmp_path / "ray", workers=Workers(ray=cluster.address, workers=2))
     plain, handler, killed = run.step, signal.getsignal(signal.SIGTERM), []
 
     def step(at: int, *arguments, **options) -> None:
