@@ -14,7 +14,7 @@ from fretsaw.checkpoint.folder import resolve
 from fretsaw.progress import format_seconds, say
 from fretsaw.recipe import FILES, STAGES, Stage
 from fretsaw.settings import override
-from fretsaw.workers import ALONE, Workers
+from fretsaw.workers import HERE, Workers
 
 RUN_FILE = "run.json"
 
@@ -39,7 +39,7 @@ class RunOptions:
     only: str | None = None
     start_from: str | None = None
     force_from: str | None = None
-    workers: Workers = ALONE  # of the stages that have some
+    workers: Workers = HERE  # of the stages whose tasks can be shared out
 
 
 def settle(device: str, dtype: str) -> tuple[str, str]:
@@ -127,7 +127,7 @@ def run(stages: list[Stage], options: RunOptions, *, dry_run: bool = False) -> N
                 "dtype": where["dtype"],
                 "force": force,
                 "workers": dataclasses.asdict(
-                    options.workers if STAGES[stage.kind].has_workers else ALONE
+                    options.workers if STAGES[stage.kind].has_workers else HERE
                 ),
             },
             out / ".requests" / f"{stage.name.replace('/', '.')}.json",
