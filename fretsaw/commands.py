@@ -14,7 +14,7 @@ import tyro
 
 from fretsaw.sampling import Sampling
 from fretsaw.serve.settings import Limits
-from fretsaw.workers import ALONE, Workers
+from fretsaw.workers import HERE, Workers
 
 Checkpoint = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
 Repeated = Annotated[list[str], tyro.conf.UseAppendAction]
@@ -73,7 +73,7 @@ def stage(name: str, argv: list[str]) -> None:
         ("settings", kind.settings, dataclasses.field(default_factory=kind.settings)),
     ]
     if kind.has_workers:
-        fields.append(("workers", Workers, dataclasses.field(default=ALONE)))
+        fields.append(("workers", Workers, dataclasses.field(default=HERE)))
     cls = dataclasses.make_dataclass(name, fields, kw_only=True)
     description = f"{kind.summary}."
     if name == "search":
@@ -105,7 +105,7 @@ def stage(name: str, argv: list[str]) -> None:
         common.out,
         device=device,
         dtype=dtype,
-        workers=getattr(options, "workers", ALONE),
+        workers=getattr(options, "workers", HERE),
     )
 
 
@@ -176,7 +176,7 @@ class Steering:
     """Make this stage and all after it again, whatever is there."""
     set: Repeated = dataclasses.field(default_factory=list)
     """A setting to change, as stage.key=value; may be given again."""
-    workers: Workers = ALONE
+    workers: Workers = HERE
     dry_run: bool = False
     """Print the resolved settings and what would run, as JSON, and do nothing."""
 

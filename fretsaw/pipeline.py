@@ -14,7 +14,7 @@ from fretsaw.checkpoint.folder import resolve
 from fretsaw.progress import format_seconds, say
 from fretsaw.recipe import FILES, STAGES, Stage
 from fretsaw.settings import override
-from fretsaw.workers import ALONE, Workers
+from fretsaw.workers import HERE, Workers
 
 RUN_FILE = "run.json"
 
@@ -39,7 +39,7 @@ class RunOptions:
     only: str | None = None
     start_from: str | None = None
     force_from: str | None = None
-    workers: Workers = ALONE  # of the stages that have some
+    workers: Workers = HERE  # of the stages whose tasks can be shared out
 
 
 def settle(device: str, dtype: str) -> tuple[str, str]:
@@ -141,7 +141,7 @@ def run(stages: list[Stage], options: RunOptions, *, dry_run: bool = False) -> N
 def _workers(stage: Stage, options: RunOptions) -> Workers:
     """Return the stage's workers; costs are measured here, unless `cost` alone is told else."""
     shares = STAGES[stage.kind].has_workers and stage.kind != "cost"
-    return options.workers if shares else ALONE
+    return options.workers if shares else HERE
 
 
 def _check_stages(stages: Sequence[Stage], options: RunOptions) -> None:

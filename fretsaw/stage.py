@@ -10,7 +10,7 @@ from typing import Any
 
 from fretsaw import artifact
 from fretsaw.progress import Progress, format_seconds, say
-from fretsaw.workers import ALONE, Workers
+from fretsaw.workers import HERE, Workers
 
 
 class Interrupted(Exception):
@@ -26,7 +26,7 @@ class StageRun:
     device: str
     dtype: str  # of matrix work: "fp32" or "bf16"; weights that are trained stay fp32
     progress: Progress
-    workers: Workers = ALONE
+    workers: Workers = HERE
     stop_requested: bool = False
 
     @property
@@ -59,7 +59,7 @@ def execute(
     device: str,
     dtype: str,
     force: bool = False,
-    workers: Workers = ALONE,
+    workers: Workers = HERE,
 ) -> dict[str, Any]:
     """Run a stage unless its result is there; return the manifest either way."""
     reason = "made again" if force else artifact.staleness(out, request)

@@ -18,4 +18,4 @@ class Workers:
             raise ValueError(f"--workers {self.workers}: give 0 or a number of processes")
 
 
-ALONE = Workers()
+HERE = Workers()
