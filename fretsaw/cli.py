@@ -59,25 +59,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"fretsaw {version('fretsaw')}")
         return 0
+    from fretsaw.peers import Peers
     from fretsaw.pipeline import StageFailed
+    from fretsaw.progress import say
     from fretsaw.stage import Interrupted
 
+    peers = Peers.from_environment()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        _refuse_peers(argv[0], peers.size)
         command(argv[0])(argv[1:])
     except StageFailed as failed:
         return failed.code if failed.code > 0 else 1
     except (Interrupted, KeyboardInterrupt):
-        print("fretsaw: interrupted; the same command goes on from here", file=sys.stderr)
+        say("fretsaw: interrupted; the same command goes on from here")
         return EXIT_INTERRUPTED
     except Exception as error:
         is_users = isinstance(error, ValueError | FileNotFoundError | PermissionError)
         is_full = _is_disk_full(error)
         if os.environ.get("FRETSAW_DEBUG") or not (is_users or is_full):
             raise
-        print(f"fretsaw: {DISK_FULL if is_full else error}", file=sys.stderr)
+        where = f" (rank {peers.rank})" if peers.rank else ""
+        print(f"fretsaw{where}: {DISK_FULL if is_full else error}", file=sys.stderr)
         return EXIT_USER
     return 0
+
+
+def _refuse_peers(name: str, num_processes: int) -> None:
+    """Raise where torchrun starts several of what is one process's work."""
+    from fretsaw.recipe import STAGES
+
+    together = [stage for stage, kind in STAGES.items() if kind.is_distributed]
+    if num_processes > 1 and name not in (*together, "stage"):
+        raise ValueError(
+            f"{name}: torchrun starts {num_processes} processes, but this runs in one; start it "
+            f"without torchrun (those that train run in several: {', '.join(together)})"
+        )
 
 
 def _is_disk_full(error: BaseException | None) -> bool:

@@ -48,11 +48,9 @@ def _parse(cls: type, name: str, argv: list[str], description: str) -> Any:
 
 def stage(name: str, argv: list[str]) -> None:
     """Run one stage from the command line; its options are its settings' fields."""
-    from fretsaw import artifact
     from fretsaw.checkpoint.folder import resolve
-    from fretsaw.pipeline import settle
+    from fretsaw.launch import run_stage
     from fretsaw.recipe import STAGES
-    from fretsaw.stage import execute
 
     if name == "search" and any(arg.split("=")[0] in ("--library", "--limit") for arg in argv):
         return _search_file(argv)
@@ -81,6 +79,8 @@ def stage(name: str, argv: list[str]) -> None:
             " To search a table of other measurements instead: fretsaw search --library TABLE.json "
             "--limit NAME=VALUE --out DIR."
         )
+    if kind.is_distributed:
+        description += f" On several processes: torchrun --nproc-per-node 2 -m fretsaw {name} ..."
     options = _parse(cls, name, argv, description)
     inputs: dict[str, Path] = {}
     settings = options.settings
@@ -94,17 +94,14 @@ def stage(name: str, argv: list[str]) -> None:
         elif value is not None:
             inputs[input_name] = resolve(value)
     common = options.common
-    device, dtype = common.device, common.dtype
-    computes = name not in ("search", "report") and getattr(settings, "engine", "") != "roofline"
-    if computes and "auto" in (device, dtype):
-        device, dtype = artifact.recorded_precision(common.out) or settle(device, dtype)
-    execute(
-        kind.load(),
-        artifact.Request.of(name, settings, inputs, common.seed),
+    run_stage(
+        name,
         settings,
-        common.out,
-        device=device,
-        dtype=dtype,
+        inputs,
+        seed=common.seed,
+        out=common.out,
+        device=common.device,
+        dtype=common.dtype,
         workers=getattr(options, "workers", HERE),
     )
 
@@ -176,6 +173,11 @@ class Steering:
     """Make this stage and all after it again, whatever is there."""
     set: Repeated = dataclasses.field(default_factory=list)
     """A setting to change, as stage.key=value; may be given again."""
+    nproc: int = 1
+    """Processes of each stage that trains; short for --launcher "torchrun --nproc-per-node N"."""
+    launcher: str = ""
+    """What starts the stages that train: a command that runs Python, such as "torchrun
+    --nproc-per-node 8" or "srun --nodes 2 torchrun ..."."""
     workers: Workers = HERE
     dry_run: bool = False
     """Print the resolved settings and what would run, as JSON, and do nothing."""
@@ -279,9 +281,16 @@ def _run_stages(name: str, stages: list, common: Common, steering: Steering) -> 
         start_from=steering.start_from,
         force_from=steering.force_from,
         workers=steering.workers,
+        launcher=steering.launcher or _torchrun(steering.nproc),
     )
     stages = pipeline.apply_overrides(stages, steering.set)
     pipeline.run(stages, options, dry_run=steering.dry_run)
+
+
+def _torchrun(nproc: int) -> str:
+    if nproc < 1:
+        raise ValueError(f"--nproc {nproc}: at least one process is needed")
+    return f"torchrun --standalone --nproc-per-node {nproc}" if nproc > 1 else ""
 
 
 def _spell_out_from(argv: list[str]) -> list[str]:
@@ -302,6 +311,10 @@ class PlanOptions:
     """Tokens of ranking, repair and scoring."""
     distill_tokens: int = 1_000_000_000
     """Tokens of healing."""
+    seq_len: int = 256
+    """Tokens of one row of text."""
+    micro_batch_tokens: int = 2048
+    """Tokens of one forward and backward of healing."""
 
 
 def plan(argv: list[str]) -> None:
@@ -322,6 +335,8 @@ def plan(argv: list[str]) -> None:
         target=options.target,
         calibration_tokens=options.calibration_tokens,
         distill_tokens=options.distill_tokens,
+        seq_len=options.seq_len,
+        micro_batch_tokens=options.micro_batch_tokens,
     )
     print(render_plan(plan))
 

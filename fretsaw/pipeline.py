@@ -39,16 +39,8 @@ class RunOptions:
     only: str | None = None
     start_from: str | None = None
     force_from: str | None = None
+    launcher: str = ""  # of the stages that run in several processes; by default the stage's own
     workers: Workers = HERE  # of the stages whose tasks can be shared out
-
-
-def settle(device: str, dtype: str) -> tuple[str, str]:
-    """Return a device and a dtype for "auto"; torch is imported only where something is open."""
-    if "auto" not in (device, dtype):
-        return device, dtype
-    from fretsaw.training.precision import settle as measure
-
-    return measure(device, dtype)
 
 
 def apply_overrides(stages: list[Stage], overrides: Sequence[str]) -> list[Stage]:
@@ -129,6 +121,7 @@ def run(stages: list[Stage], options: RunOptions, *, dry_run: bool = False) -> N
                 "workers": dataclasses.asdict(_workers(stage, options)),
             },
             out / ".requests" / f"{stage.name.replace('/', '.')}.json",
+            _launcher(stage, options),
         )
         if code != 0:
             raise StageFailed(stage.name, code)
@@ -136,6 +129,10 @@ def run(stages: list[Stage], options: RunOptions, *, dry_run: bool = False) -> N
     for stage in stages:
         if stage.kind == "report" and stage.name in chosen:
             say(f"the report: {out / stage.name / 'report.html'}")
+
+
+def _launcher(stage: Stage, options: RunOptions) -> str:
+    return (options.launcher if STAGES[stage.kind].is_distributed else "") or stage.launcher
 
 
 def _workers(stage: Stage, options: RunOptions) -> Workers:
@@ -187,7 +184,7 @@ def _claim(out: Path, stages: Sequence[Stage], options: RunOptions) -> dict[str,
             raise artifact.Refused(
                 f"{out}: not empty and not a fretsaw run; it is left as it is, choose another --out"
             )
-        device, dtype = settle(options.device, options.dtype)
+        device, dtype = launch.settle(options.device, options.dtype)
         where = {"name": options.name, "seed": options.seed, "device": device, "dtype": dtype}
         known = []
     out.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from fretsaw.distill.budget import USABLE, Rung, first_that_fits, ladder
 from fretsaw.hardware import Device, find_device
 from fretsaw.model.config import ModelConfig, blocks_from_names
 from fretsaw.model.size import (
@@ -24,12 +25,13 @@ from fretsaw.puzzle.search import Infeasible, Solution, search_table, smallest_c
 from fretsaw.puzzle.space import default_alternatives
 from fretsaw.puzzle.table import Table
 from fretsaw.scenario import MIB, Scenario, limits, parse_targets
+from fretsaw.training.memory import trained_bytes
 
 EFFICIENCY = 0.4  # of peak FLOP/s that training and scoring reach
 DISK_BYTES_PER_S = 1e9
-SEQUENCE = 256  # tokens a calibration and distillation sequence has
+SEQUENCE = 256  # tokens a calibration and distillation sequence has, by default
 CHUNK = 1024  # tokens whose logits are in memory at once
-MICRO_BATCH = 2048  # tokens of one distillation micro-batch
+MICRO_BATCH = 2048  # tokens of one distillation micro-batch, by default
 EVAL_TOKENS = 131_072
 COST_SAMPLES = 9  # interleaved measurements of a cost
 SPEEDUPS = (1.25, 1.5, 2.0, 3.0)
@@ -80,6 +82,7 @@ class Plan:
     child: Solution | None  # the one at the target
     infeasible: str | None  # why there is none
     stages: tuple[StagePlan, ...]
+    rungs: tuple[Rung, ...]  # settings of the distillation, the plainest first
     front: tuple[Point, ...]
 
 
@@ -115,6 +118,7 @@ class _Work:
     alternatives: Alternatives
     calibration_tokens: int
     distill_tokens: int
+    seq_len: int
 
     def weights_mib(self, config: ModelConfig) -> float:
         """Weights as every stage loads them, in fp32 whatever the scenario serves."""
@@ -145,7 +149,7 @@ class _Work:
 
     def forward_flops(self, config: ModelConfig) -> float:
         """FLOPs of one token in a sequence, its mean causal context being half of that."""
-        return forward_flops(config, context=SEQUENCE / 2)
+        return forward_flops(config, context=self.seq_len / 2)
 
 
 def _rank(work: _Work) -> StagePlan:
@@ -163,7 +167,7 @@ def _rank(work: _Work) -> StagePlan:
 def _score(work: _Work) -> StagePlan:
     """Replay: a candidate of layer i runs layers i to the last, and the head."""
     parent, num_candidates = work.parent, sum(len(names) - 1 for names in work.alternatives)
-    per_block = [block_flops(parent, b, context=SEQUENCE / 2).total for b in parent.blocks]
+    per_block = [block_flops(parent, b, context=work.seq_len / 2).total for b in parent.blocks]
     replayed = sum((i + 1) * flops for i, flops in enumerate(per_block))
     heads = parent.num_hidden_layers * head_flops(parent)
     teacher = work.forward_flops(parent) + heads
@@ -216,27 +220,27 @@ def _assemble(work: _Work) -> StagePlan:
     )
 
 
-def _distill(work: _Work) -> StagePlan:
-    """The student's forward and backward (twice that), and the teacher's forward.
+def _distill(work: _Work, rung: Rung) -> StagePlan:
+    """The student's forward and backward (twice that), and the live teacher's forward.
 
-    All in fp32: both networks' weights, gradients, two moments, and the inside of every block,
-    since nothing is recomputed. On disk: the child, and while it runs two resume states of weights
-    and moments and the best weights.
+    Blocks that are run again cost one forward more. On disk: the child, and while it runs two
+    resume states of weights and moments and the best weights.
     """
-    parent, child = work.parent, work.child
-    student = num_params(child)
-    flops = 3 * work.forward_flops(child) + work.forward_flops(parent)
-    inside = sum(8 * child.hidden_size + 4 * b.intermediate_size for b in child.blocks)
-    kept = 4 * MICRO_BATCH * (inside + parent.hidden_size * parent.num_hidden_layers) / MIB
-    child_mib = num_params(child) * BYTES_PER_ELEMENT[work.scenario.dtype] / MIB
+    held, shape = rung.bytes, rung.shape
+    passes = 4 if shape.activation_checkpointing else 3
+    flops = passes * work.forward_flops(work.child)
+    flops += work.forward_flops(work.parent) if shape.teacher is not None else 0
+    weights, optimizer = held.weights + held.teacher, held.gradients + held.moments
+    child_mib = num_params(work.child) * BYTES_PER_ELEMENT[work.scenario.dtype] / MIB
+    trained, moments = trained_bytes(work.child, shape.update, shape.lora)
     return StagePlan(
         name="distill",
-        weights_mib=work.weights_mib(parent) + work.weights_mib(child),
-        activations_mib=kept,
-        optimizer_mib=12 * student / MIB,
-        logits_mib=work.logits_mib,
+        weights_mib=weights / MIB,
+        activations_mib=(held.peak - weights - optimizer - held.logits) / MIB,
+        optimizer_mib=optimizer / MIB,
+        logits_mib=held.logits / MIB,
         seconds=work.seconds(work.distill_tokens * flops),
-        disk_mib=child_mib + 28 * student / MIB,
+        disk_mib=child_mib + (2 * (trained + moments) + trained) / MIB,
     )
 
 
@@ -262,6 +266,8 @@ def make_plan(
     target: str,
     calibration_tokens: int,
     distill_tokens: int,
+    seq_len: int = SEQUENCE,
+    micro_batch_tokens: int = MICRO_BATCH,
     alternatives: Alternatives | None = None,
 ) -> Plan:
     """Foresee the compression of a parent, in seconds and without its weights.
@@ -291,6 +297,14 @@ def make_plan(
         alternatives,
         calibration_tokens,
         distill_tokens,
+        seq_len,
+    )
+    rungs = ladder(
+        work.child,
+        config,
+        dtype=scenario.dtype,
+        micro_batch_tokens=micro_batch_tokens,
+        seq_len=seq_len,
     )
     attention, ffn = alternatives
     return Plan(
@@ -309,9 +323,10 @@ def make_plan(
             _cost(work, table),
             _search(work),
             _assemble(work),
-            _distill(work),
+            _distill(work, first_that_fits(rungs, device.total_memory_bytes) or rungs[-1]),
             _eval(work),
         ),
+        rungs=tuple(rungs),
         front=_front(table, parent_costs),
     )
 
@@ -367,6 +382,7 @@ def render_plan(plan: Plan) -> str:
         _costs_line("parent", parent),
     ]
     lines.append(_costs_line("child", plan.child.costs) if plan.child else f"{plan.infeasible}")
+    lines += _rung_lines(plan)
     lines += ["", "reachable by roofline (quality unknown: most parameters kept is only a proxy):"]
     lines.append(f"{'speed-up':<24}{'params kept':>14}{'memory kept':>14}")
     for p in plan.front:
@@ -376,6 +392,29 @@ def render_plan(plan: Plan) -> str:
         else:
             lines.append(f"{label:<24}{p.params_share:>14.1%}{p.memory_share:>14.1%}")
     return "\n".join(lines)
+
+
+def _rung_lines(plan: Plan) -> list[str]:
+    """Say what the distillation holds with ever more frugal settings, and which is planned for."""
+    memory, shape = plan.device.total_memory_bytes, plan.rungs[0].shape
+    lines = [
+        "",
+        f"healing in micro-batches of {shape.micro_batch_tokens:,} and rows of {shape.seq_len:,}",
+        "(options of `fretsaw distill`, each with those above it)",
+        f"{'memory MiB':>10}{'host MiB':>10}",
+    ]
+    chosen, before = first_that_fits(plan.rungs, memory), ""
+    for rung in plan.rungs:
+        option = rung.options.removeprefix(before).strip() or "(none)"
+        mark = "  <- the plainest that fits" if rung is chosen else ""
+        held, host = rung.bytes.peak / MIB, rung.bytes.host / MIB
+        lines.append(f"{held:>10,.0f}{host:>10,.0f}  {option}{mark}")
+        before = rung.options
+    if chosen is None:
+        lines.append(
+            f"(none fits {USABLE:.0%} of {plan.scenario.device}; take smaller micro-batches)"
+        )
+    return lines
 
 
 def _costs_line(name: str, costs: dict[str, float]) -> str:

@@ -12,14 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from fretsaw.artifact import write_json
+from fretsaw.peers import Peers
 
 STATUS_EVERY_S = 1.0
 PLAIN_LINE_EVERY_S = 15.0
 
 
 def say(message: str) -> None:
-    """Print one line for the user, on stderr so that results stay alone on stdout."""
-    print(message, file=sys.stderr, flush=True)
+    """Print one line for the user, on stderr so that results stay alone on stdout.
+
+    Of several processes that run one stage only rank 0 speaks.
+    """
+    if Peers.from_environment().rank == 0:
+        print(message, file=sys.stderr, flush=True)
 
 
 def format_seconds(seconds: float) -> str:
@@ -48,7 +53,7 @@ class Progress:
         self.close()
         self.phase, self.total, self._first_step, self.unit = phase, total, step, unit
         self._phase_started = time.monotonic()
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and Peers.from_environment().rank == 0:
             self._open_bar(step)
         else:
             say(f"{self.stage}: {phase}, {total - step} {unit}s")

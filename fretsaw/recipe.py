@@ -15,7 +15,12 @@ from typing import Any
 
 from fretsaw.bench.settings import BenchSettings
 from fretsaw.corpus.settings import CorpusSettings
-from fretsaw.distill.settings import DistillSettings, PretrainSettings
+from fretsaw.distill.settings import (
+    CptSettings,
+    DistillSettings,
+    PretrainSettings,
+    TeachSettings,
+)
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.puzzle.settings import (
     AssembleSettings,
@@ -41,6 +46,7 @@ class StageKind:
     inputs: dict[str, str]  # name -> what it is
     optional: frozenset[str] = frozenset()
     has_workers: bool = False  # independent tasks, which workers can share
+    is_distributed: bool = False  # runs in several processes when torchrun starts it
 
     def load(self) -> Callable[..., dict[str, Any]]:
         """Import the function, and torch with it."""
@@ -70,6 +76,7 @@ STAGES: dict[str, StageKind] = {
         "fretsaw.distill.train:pretrain",
         PretrainSettings,
         {"corpus": _CORPUS},
+        is_distributed=True,
     ),
     "rank": StageKind(
         "rank FFN channels and key-value heads",
@@ -137,12 +144,31 @@ STAGES: dict[str, StageKind] = {
         },
         frozenset({"library"}),
     ),
+    "teach": StageKind(
+        "store what the parent says of the text that distill will read",
+        "fretsaw.distill.teacher:teach",
+        TeachSettings,
+        {"parent": _PARENT, "corpus": _CORPUS},
+    ),
     "distill": StageKind(
         "heal the child by distillation from its parent",
         "fretsaw.distill.train:distill",
         DistillSettings,
-        {"child": "the checkpoint to train", "parent": _PARENT, "corpus": _CORPUS},
-        frozenset({"parent"}),
+        {
+            "child": "the checkpoint to train",
+            "parent": _PARENT,
+            "corpus": _CORPUS,
+            "teacher": "the parent's answers, made by `fretsaw teach`, in place of the parent",
+        },
+        frozenset({"parent", "teacher"}),
+        is_distributed=True,
+    ),
+    "cpt": StageKind(
+        "continue pretraining a checkpoint on text",
+        "fretsaw.distill.train:continue_pretraining",
+        CptSettings,
+        {"model": "the checkpoint to train", "corpus": _CORPUS},
+        is_distributed=True,
     ),
     "eval": StageKind(
         "held-out loss, agreement with the parent, task accuracy",
@@ -162,6 +188,7 @@ STAGES: dict[str, StageKind] = {
         SftSettings,
         {"model": "the checkpoint to tune", "data": "conversations: JSONL or parquet files"},
         frozenset({"data"}),
+        is_distributed=True,
     ),
     "rl": StageKind(
         "reinforce right answers: GRPO on graded problems",
@@ -203,11 +230,15 @@ STAGES: dict[str, StageKind] = {
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a recipe. `name` is its folder; inputs name earlier stages, or are paths."""
+    """One step of a recipe. `name` is its folder; inputs name earlier stages, or are paths.
+
+    `launcher` is the command that runs Python on it, such as "torchrun --nproc-per-node 8".
+    """
 
     name: str
     settings: Any
     inputs: dict[str, str | Path | list[str | Path]] = field(default_factory=dict)
+    launcher: str = "python"
 
     @property
     def kind(self) -> str:

@@ -14,16 +14,16 @@ from fretsaw.workers import HERE, Workers
 def stage_run(folder: Path, *, seed: int = 0, workers: Workers = HERE) -> StageRun:
     """Return what a stage is given when a test calls its function directly."""
     folder.mkdir(parents=True, exist_ok=True)
-    return StageRun(folder, seed, "cpu", "fp32", Progress("test", folder), workers)
+    return StageRun(folder, seed, "cpu", "fp32", Progress("test", folder), workers=workers)
 
 
 def stopped_at(step: int, run: StageRun, go: Callable[[StageRun], object]) -> None:
     """Run a stage until it has done `step` steps, where it is asked to stop as by SIGTERM."""
     plain = run.step
 
-    def stopping(at: int, metrics: dict | None = None, *, row: bool = True) -> None:
-        plain(at, metrics, row=row)
-        run.stop_requested = at + 1 >= step  # so that the next step saves, reports and stops
+    def stopping(at: int, metrics: dict | None = None, **options) -> None:
+        plain(at, metrics, **options)
+        run.stop_requested = at + 1 >= step  # so that the next step reports, saves and stops
 
     run.step = stopping  # type: ignore[method-assign]
     run.stop_requested = step == 1

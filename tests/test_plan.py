@@ -109,3 +109,34 @@ def test_a_70b_is_planned_within_seconds_and_100_columns():
     assert time.monotonic() - started < 5
     assert "70.6B parameters, 80 layers" in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("config", "device", "options"),
+    [
+        (llama_8b(), "h100", "--master bf16"),
+        (
+            ModelConfig.uniform(
+                num_hidden_layers=16, num_key_value_heads=8, intermediate_size=8192,
+                vocab_size=128256, hidden_size=2048, num_attention_heads=32, head_dim=64,
+                tie_word_embeddings=True,
+            ),
+            "rtx4090",
+            "--states int8",
+        ),
+    ],
+    ids=["8B on 80 GB", "1B on 24 GB"],
+)  # fmt: skip
+def test_a_child_heals_on_one_device_with_the_settings_named(config, device, options):
+    scenario = Scenario.parse(f"device={device}")
+    plan = make_plan(
+        config, scenario=scenario, target="1.5x decode", calibration_tokens=65_536,
+        distill_tokens=10_000_000, seq_len=2048, micro_batch_tokens=2048,
+    )  # fmt: skip
+    assert f"{options}  <- the plainest that fits" in render_plan(plan)
+    (distill,) = [stage for stage in plan.stages if stage.name == "distill"]
+    assert distill.memory_mib * MIB < 0.95 * find_device(device).memory_bytes
+    (chosen,) = [rung for rung in plan.rungs if rung.options.endswith(options)]
+    assert distill.memory_mib * MIB == pytest.approx(chosen.bytes.peak)
+    peaks = [rung.bytes.peak for rung in plan.rungs]
+    assert peaks == sorted(peaks, reverse=True)

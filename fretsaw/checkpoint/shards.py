@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from fretsaw.artifact import write_json
 
@@ -94,6 +95,11 @@ def _open(file: Path) -> safe_open:
         ) from error
 
 
+def _whole(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 def write_tensors(
     folder: Path,
     tensors: Mapping[str, Tensor],
@@ -103,7 +109,8 @@ def write_tensors(
 ) -> None:
     """Write one file, or shards with an index where one would exceed `max_shard_bytes`.
 
-    Tensors are cast shard by shard, so no more than one shard is held twice.
+    Tensors are cast shard by shard, so no more than one shard is held twice. Those that are split
+    over processes are gathered one at a time, in order; the others must take part.
     """
     shards: list[list[str]] = [[]]
     shard_bytes = total_bytes = 0
@@ -118,7 +125,7 @@ def write_tensors(
     weight_map: dict[str, str] = {}
     for i, names in enumerate(shards, 1):
         file = SINGLE if len(shards) == 1 else f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        cast = {name: tensors[name].detach().to("cpu", dtype).contiguous() for name in names}
+        cast = {name: _whole(tensors[name]).to("cpu", dtype).contiguous() for name in names}
         save_file(cast, folder / file, metadata={"format": "pt"})
         weight_map.update(dict.fromkeys(names, file))
     if len(shards) > 1:

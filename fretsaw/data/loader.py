@@ -82,7 +82,7 @@ def batch(
     Every window is seen once an epoch; a batch may end one epoch and begin the next.
     """
     windows = order(num_windows(tokens, seq_len), batch_size, seed=seed, step=step)
-    return _gather(tokens, windows, seq_len)
+    return gather(tokens, windows, seq_len)
 
 
 def order(num_items: int, per_step: int, *, seed: int, step: int) -> list[int]:
@@ -103,7 +103,7 @@ def rows(
             f"data: {num_rows} rows of seq_len {seq_len} asked for, but {len(tokens)} tokens make "
             f"{available}; give more text or ask for fewer rows"
         )
-    return _gather(tokens, range(num_rows), seq_len)
+    return gather(tokens, range(num_rows), seq_len)
 
 
 def first_rows(path: Path, seq_len: int, max_tokens: int) -> Int64[np.ndarray, "rows {seq_len}+1"]:
@@ -112,8 +112,9 @@ def first_rows(path: Path, seq_len: int, max_tokens: int) -> Int64[np.ndarray, "
     return rows(tokens, seq_len, min(max(1, max_tokens // seq_len), num_windows(tokens, seq_len)))
 
 
-def _gather(
+def gather(
     tokens: Tokens, windows: Iterable[int], seq_len: int
 ) -> Int64[np.ndarray, "rows {seq_len}+1"]:
+    """Return the rows of the given windows."""
     cut = [tokens[window * seq_len : (window + 1) * seq_len + 1] for window in windows]
     return np.stack(cut).astype(np.int64)

@@ -1,8 +1,8 @@
 """One training loop, read downward: pretraining, continued pretraining and distillation."""
 
+import bisect
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +14,37 @@ from torch import Tensor
 from fretsaw import artifact
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
-from fretsaw.distill.settings import DistillSettings, PretrainSettings, TrainSettings
+from fretsaw.distill.objective import Objective, heldout_figures, losses
+from fretsaw.distill.phases import phase_configs
+from fretsaw.distill.settings import (
+    CptSettings,
+    DistillSettings,
+    Phase,
+    PretrainSettings,
+    TrainSettings,
+)
+from fretsaw.distill.teacher import CachedTeacher, open_cache, teacher_of_rows
+from fretsaw.distributed import fsdp
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Decoder
-from fretsaw.model.size import num_params
+from fretsaw.progress import say
 from fretsaw.stage import StageRun
 from fretsaw.tokenizer import Tokenizer
-from fretsaw.training.losses import cosine_distance, cross_entropy, kl_divergence
-from fretsaw.training.optimizer import apply_gradients, build_optimizers
-from fretsaw.training.precision import autocast
-from fretsaw.training.state import TrainingState, save_tensors
-
-STATE_BYTES_PER_PARAMETER = 16  # weights and two moments in float32, and the best weights
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What is minimised: a weighted sum of three terms, two of which need a teacher."""
-
-    kl: float = 0.0
-    cosine: float = 0.0
-    lm: float = 1.0
+from fretsaw.training.blocks import prepare_blocks
+from fretsaw.training.lora import adapt, merge
+from fretsaw.training.memory import trained_bytes
+from fretsaw.training.optimizer import (
+    build_optimizers,
+    clear_gradient,
+    clip_gradient,
+    forget,
+    rate_factor,
+    take_step,
+)
+from fretsaw.training.schedule import rewarm
+from fretsaw.training.settings import SpikeSettings
+from fretsaw.training.spikes import Snapshots, is_spike
+from fretsaw.training.state import TrainingState, load_tensors, save_tensors
 
 
 def pretrain(
@@ -56,21 +66,22 @@ def pretrain(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_ids=tokenizer.eos_token_ids,
     )
-    student = Decoder(config).to(run.device)
+    student = Decoder(config).to(run.load_device)
     student.init_weights(run.seed)
+    student.to(_dtype(settings.train))
     metrics = train(student, None, inputs["corpus"], Objective(), settings.train, run)
-    checkpoint.write(student, run.folder, like=inputs["corpus"])
+    fsdp.write_whole(
+        student,
+        run.peers,
+        lambda: checkpoint.write(student, run.folder, like=inputs["corpus"]),
+    )
     return metrics
 
 
 def distill(settings: DistillSettings, inputs: Mapping[str, Path], run: StageRun) -> dict[str, Any]:
     """Heal a child: train it to agree with its parent, and never return it worse than it came."""
-    student = checkpoint.load(inputs["child"], device=run.device)
-    teacher = None
-    if settings.needs_teacher:
-        if "parent" not in inputs:
-            raise ValueError("distill: no parent; give --parent, or set both teacher terms to 0")
-        teacher = checkpoint.load(inputs["parent"], device=run.device)
+    teacher = _teacher(settings, inputs, run)
+    student = checkpoint.load(inputs["child"], device=run.load_device, dtype=_dtype(settings.train))
     objective = Objective(settings.kl_weight, settings.cosine_weight, settings.lm_weight)
     metrics = train(
         student,
@@ -83,13 +94,76 @@ def distill(settings: DistillSettings, inputs: Mapping[str, Path], run: StageRun
     )
     like = inputs["parent" if "parent" in inputs else "child"]
     dtype = checkpoint.read_dtype(like)
-    checkpoint.write(student, run.folder, like=inputs["child"], dtype=dtype)
+    fsdp.write_whole(
+        student,
+        run.peers,
+        lambda: checkpoint.write(student, run.folder, like=inputs["child"], dtype=dtype),
+    )
     return metrics
+
+
+def continue_pretraining(
+    settings: CptSettings, inputs: Mapping[str, Path], run: StageRun
+) -> dict[str, Any]:
+    """Go on training any checkpoint on text."""
+    dtype = checkpoint.read_dtype(inputs["model"])
+    student = checkpoint.load(inputs["model"], device=run.load_device, dtype=_dtype(settings.train))
+    metrics = train(
+        student,
+        None,
+        inputs["corpus"],
+        Objective(),
+        settings.train,
+        run,
+        keep_best=settings.keep_best,
+    )
+    fsdp.write_whole(
+        student,
+        run.peers,
+        lambda: checkpoint.write(student, run.folder, like=inputs["model"], dtype=dtype),
+    )
+    return metrics
+
+
+def _teacher(
+    settings: DistillSettings, inputs: Mapping[str, Path], run: StageRun
+) -> Decoder | CachedTeacher | None:
+    """Return what the child learns from: the live parent, its cache, or nothing."""
+    if not settings.needs_teacher:
+        return None
+    if "teacher" not in inputs:
+        if "parent" not in inputs:
+            raise ValueError(
+                "distill: no parent; give --parent or --teacher, or set both teacher terms to 0"
+            )
+        dtype = torch.bfloat16 if settings.teacher_dtype == "bf16" else torch.float32
+        return checkpoint.load(inputs["parent"], device=run.load_device, dtype=dtype)
+    if settings.cosine_weight:
+        raise ValueError(
+            f"cosine_weight: {settings.cosine_weight}, but a cache holds no hidden states; set it "
+            "to 0, or give --parent without --teacher"
+        )
+    loop = settings.train
+    if loop.lengths:
+        raise ValueError(f"lengths: {loop.lengths}, but a cache holds rows of one length")
+    return open_cache(
+        inputs["teacher"],
+        inputs,
+        seq_len=loop.seq_len,
+        tokens=loop.num_steps * loop.batch_tokens,
+        heldout_tokens=loop.heldout_tokens,
+        seed=run.seed,
+    )
+
+
+def _dtype(settings: TrainSettings) -> torch.dtype:
+    """Return what the trained weights are held in."""
+    return torch.bfloat16 if settings.update.master == "bf16" else torch.float32
 
 
 def train(
     student: Decoder,
-    teacher: Decoder | None,
+    teacher: Decoder | CachedTeacher | None,
     corpus: Path,
     objective: Objective,
     settings: TrainSettings,
@@ -100,136 +174,180 @@ def train(
     """Train `student` in place; return held-out figures before and after.
 
     The loss of a step is the sum over its tokens divided by their global number, however they are
-    cut into micro-batches. With `keep_best` the student ends with the weights whose held-out
-    figure (KL where there is a teacher, else cross-entropy) was best, its first ones included.
+    cut into micro-batches and dealt to processes. With `keep_best` the student ends with the
+    weights whose held-out figure (KL where there is a teacher, else cross-entropy) was best, its
+    first ones included; where there are several phases, best of the last one. `state.step` counts
+    batches, lost ones too: a batch is a function of (seed, step) whatever a rollback threw away.
     """
     # --- set-up -----------------------------------------------------------------------------------
-    tokens = loader.read_tokens(corpus / "train.npy")
-    heldout = _to_tensor(
-        loader.first_rows(corpus / "heldout.npy", settings.seq_len, settings.heldout_tokens),
-        run.device,
+    phases, update, spikes = settings.phases, settings.update, settings.spikes
+    is_live = isinstance(teacher, Decoder)
+    configs = phase_configs(
+        student.config, phases, teacher.config.max_position_embeddings if is_live else None
     )
-    artifact.require_disk(run.folder, 2 * STATE_BYTES_PER_PARAMETER * num_params(student.config))
-    if teacher is not None:
+    if run.peers.size > 1 and settings.lora.lora_rank:
+        raise ValueError(
+            f"lora_rank {settings.lora.lora_rank}: works in one process, but {run.peers.size} were "
+            "started; start it without torchrun, or train all weights"
+        )
+    for phase in phases:  # before anything is done
+        what = f"batch_tokens {settings.batch_tokens} at seq_len {phase.seq_len}"
+        run.peers.share(settings.batch_tokens // phase.seq_len, what)
+    tokens = loader.read_tokens(corpus / "train.npy")
+    weights, moments = trained_bytes(student.config, update, settings.lora)
+    num_kept = 3 if spikes.max_rollbacks else 0
+    artifact.require_disk(run.folder, int(3 * (weights + moments) + (1 + num_kept) * weights))
+    if is_live:
         teacher.eval().requires_grad_(False)
-    optimizers = build_optimizers(student, settings.update)
-    state = TrainingState(run.resume_folder, student, optimizers)
-    best_path = run.resume_folder / "best.pt"
-    rows = settings.batch_tokens // settings.seq_len
-    micro_rows = settings.micro_batch_tokens // settings.seq_len
-    if settings.compile:
-        torch._dynamo.config.recompile_limit = 64  # one graph per distinct block shape
-        for block in student.model.layers:
-            block.compile()
+    prepare_blocks(student, compile=settings.compile, recompute=settings.activation_checkpointing)
+    trained = adapt(student, settings.lora, run.seed) if settings.lora.lora_rank else student
+    if run.peers.size > 1:
+        fsdp.shard(student, run.peers, run.device)
+        if is_live:
+            fsdp.shard(teacher, run.peers, run.device)
+    optimizers = build_optimizers(trained, update, seed=run.seed)
+    state = TrainingState(run.resume_folder, trained, optimizers, peers=run.peers)
+    snapshots = Snapshots(run.resume_folder, run.peers)
+    best_path = run.resume_folder / "best"
+    figure_name = "kl" if teacher is not None else "loss"
+
+    def measure(phase: Phase) -> dict[str, float]:
+        held = loader.first_rows(corpus / "heldout.npy", phase.seq_len, settings.heldout_tokens)
+        micro_rows = settings.micro_batch_tokens // phase.seq_len
+        rows = _to_tensor(held, run.device)
+        return heldout_figures(student, teacher, rows, micro_rows, run.dtype, run.peers)
 
     # --- state ------------------------------------------------------------------------------------
-    if not state.resume():
-        before = heldout_figures(student, teacher, heldout, micro_rows, run.dtype)
-        state.scalars = {f"before_{name}": value for name, value in before.items()}
-        state.scalars["best"] = before["kl" if teacher is not None else "loss"]
-        if keep_best:
-            save_tensors(best_path, student.state_dict())
-        state.save()
+    if state.resume():
+        snapshots.drop_after(num_done(state))
     run.progress.rewind(state.step)
-    phase = "distilling" if teacher is not None else "training"
-    run.progress.start(phase, settings.num_steps, step=state.step)
+    label = "distilling" if teacher is not None else "training"
+    run.progress.start(label, settings.num_steps + num_lost(state), step=state.step)
 
     # --- loop -------------------------------------------------------------------------------------
-    saved_at = time.monotonic()
-    while state.step < settings.num_steps:
+    while (done := num_done(state)) < settings.num_steps:
         started = time.monotonic()
-        window = loader.batch(
-            tokens, seed=run.seed, step=state.step, batch_size=rows, seq_len=settings.seq_len
-        )
+        index = bisect.bisect_right(settings.phase_ends, done)
+        phase = phases[index]
+        student.set_context(configs[index])
+        if state.scalars.get("phase") != index:
+            before = measure(phase)
+            prefix = f"phase{index}_before" if index else "before"
+            state.scalars |= {f"{prefix}_{name}": value for name, value in before.items()}
+            state.scalars |= {"phase": index, "best": before[figure_name]}
+            if keep_best:
+                save_tensors(best_path, trained.state_dict(), run.peers)
+            if phase.fresh:
+                forget(optimizers)
+                state.scalars["restarted"] = done
+            state.recent = []
+            if spikes.max_rollbacks:
+                snapshots.save(done, trained.state_dict())
+            state.save()
+
+        rows = settings.batch_tokens // phase.seq_len
+        micro_rows = settings.micro_batch_tokens // phase.seq_len
+        available = loader.num_windows(tokens, phase.seq_len)
+        windows = loader.order(available, rows, seed=run.seed, step=state.step)
         sums: dict[str, float] = {}
-        for micro in _to_tensor(window, run.device).split(micro_rows):
-            loss, terms = losses(student, teacher, micro, objective, run.dtype)
+        share = windows[run.peers.share(rows, "batch_tokens")]
+        for at in range(0, len(share), micro_rows):
+            own = share[at : at + micro_rows]
+            micro = _to_tensor(loader.gather(tokens, own, phase.seq_len), run.device)
+            taught = teacher_of_rows(teacher, own, run.device)
+            loss, terms = losses(student, taught, micro, objective, run.dtype)
             (loss / settings.batch_tokens).backward()
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value.item()
+        sums = run.peers.total(sums)
         metrics = {name: value / settings.batch_tokens for name, value in sums.items()}
-        metrics |= apply_gradients(
-            student,
-            optimizers,
-            settings.update,
-            step=state.step,
-            num_steps=settings.num_steps,
-        )
-        state.step += 1
+        norm = metrics["grad_norm"] = clip_gradient(trained, update)
 
-        is_last = state.step == settings.num_steps
-        if is_last or state.step % settings.heldout_interval == 0:
-            figures = heldout_figures(student, teacher, heldout, micro_rows, run.dtype)
-            metrics |= {f"heldout_{name}": value for name, value in figures.items()}
-            figure = figures["kl" if teacher is not None else "loss"]
-            if keep_best and figure < state.scalars["best"]:
-                state.scalars |= {"best": figure, "best_step": state.step}
-                save_tensors(best_path, student.state_dict())
+        figures = [objective.weigh(metrics), norm]
+        if spikes.max_rollbacks and is_spike(
+            state.recent, figures, mads=spikes.spike_mads, window=spikes.spike_window
+        ):
+            go_back(state, snapshots, spikes, figures, since=(0, *settings.phase_ends)[index])
+            metrics["rollback_to"] = float(num_done(state))
+            run.progress.start(label, settings.num_steps + num_lost(state), step=state.step)
+            run.step(state.step, metrics, save=state.save)
+            snapshots.drop_after(num_done(state))
+            continue
+        state.recent = [*state.recent, figures][-spikes.spike_window :]
+        factor = rate_factor(update, step=done, num_steps=settings.num_steps)
+        if "restarted" in state.scalars:
+            factor *= rewarm(done - int(state.scalars["restarted"]), spikes.rewarm_steps)
+        metrics["lr"] = take_step(optimizers, update, norm, factor, step=state.step)
+        state.step, done = state.step + 1, done + 1
+
+        is_last = done == settings.num_steps
+        if is_last or done % settings.heldout_interval == 0:
+            measured = measure(phase)
+            metrics |= {f"heldout_{name}": value for name, value in measured.items()}
+            if keep_best and measured[figure_name] < state.scalars["best"]:
+                state.scalars |= {"best": measured[figure_name], "best_step": state.step}
+                save_tensors(best_path, trained.state_dict(), run.peers)
         metrics["tokens_per_s"] = settings.batch_tokens / (time.monotonic() - started)
-        if is_last or run.stop_requested or time.monotonic() - saved_at > settings.save_every_s:
-            state.save()
-            saved_at = time.monotonic()
-        run.step(state.step, metrics)
+        is_snapshot = spikes.max_rollbacks > 0 and done % spikes.snapshot_every == 0
+        if is_snapshot:
+            snapshots.save(done, trained.state_dict())
+        save_every_s = 0.0 if is_snapshot else settings.save_every_s
+        run.step(state.step, metrics, save=state.save, save_every_s=save_every_s)
+        if is_snapshot:
+            snapshots.trim()
 
     # --- the weights worth keeping ----------------------------------------------------------------
+    student.set_context(configs[-1])
     if keep_best:
-        student.load_state_dict(torch.load(best_path, map_location=run.device, weights_only=True))
-    after = heldout_figures(student, teacher, heldout, micro_rows, run.dtype)
+        load_tensors(best_path, trained.state_dict(), run.peers)
+    if settings.lora.lora_rank:
+        merge(student)
+    after = measure(phases[-1])
+    kept = {name: v for name, v in state.scalars.items() if name not in ("phase", "restarted")}
     return {
-        **state.scalars,
+        **kept,
         **{f"heldout_{name}": value for name, value in after.items()},
         "tokens": settings.num_steps * settings.batch_tokens,
     }
 
 
-def losses(
-    student: Decoder,
-    teacher: Decoder | None,
-    window: Int[Tensor, "rows seq_plus_1"],
-    objective: Objective,
-    dtype: str,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the weighted loss and its terms, each summed over the tokens of `window`."""
-    token_ids, targets = window[:, :-1], window[:, 1:]
-    student_states: list[Tensor] | None = [] if teacher is not None and objective.cosine else None
-    with autocast(student.device, dtype):
-        hidden = student.hidden_states(token_ids, collect=student_states).flatten(0, 1)
-        head = student.head_weight
-        terms = {}
-        if objective.lm:
-            terms["lm"] = cross_entropy(hidden, head, targets.flatten())
-        if teacher is not None:
-            teacher_states: list[Tensor] = []
-            with torch.no_grad():
-                target = teacher.hidden_states(token_ids, collect=teacher_states).flatten(0, 1)
-            if objective.kl:
-                terms["kl"] = kl_divergence(target, teacher.head_weight, hidden, head)
-            if student_states:
-                pairs = zip(teacher_states, student_states, strict=True)
-                distances = [cosine_distance(t.flatten(0, 1), s.flatten(0, 1)) for t, s in pairs]
-                terms["cosine"] = torch.stack(distances).sum()
-    weights = {"kl": objective.kl, "cosine": objective.cosine, "lm": objective.lm}
-    loss = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
-    return loss, {name: value.detach() for name, value in terms.items()}
+def num_lost(state: TrainingState) -> int:
+    """Return how many steps rollbacks threw away."""
+    return int(state.scalars.get("lost", 0))
 
 
-@torch.no_grad()
-def heldout_figures(
-    student: Decoder,
-    teacher: Decoder | None,
-    heldout: Int[Tensor, "rows seq_plus_1"],
-    micro_rows: int,
-    dtype: str,
-) -> dict[str, float]:
-    """Return held-out cross-entropy and, with a teacher, KL from it, in nats a token."""
-    objective = Objective(kl=1.0 if teacher is not None else 0.0, lm=1.0)
-    sums: dict[str, float] = {}
-    for micro in heldout.split(micro_rows):
-        _, terms = losses(student, teacher, micro, objective, dtype)
-        for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + value.item()
-    num_tokens = heldout[:, 1:].numel()
-    return {"loss" if name == "lm" else name: value / num_tokens for name, value in sums.items()}
+def num_done(state: TrainingState) -> int:
+    """Return how many steps count."""
+    return state.step - num_lost(state)
+
+
+def go_back(
+    state: TrainingState,
+    snapshots: Snapshots,
+    spikes: SpikeSettings,
+    figures: Sequence[float],
+    *,
+    since: int,
+) -> None:
+    """Return to earlier weights with a fresh optimizer; the batches since are not seen again.
+
+    `since` is where the phase began, which a rollback never leaves. Raises `ValueError` once
+    `max_rollbacks` of them are used up.
+    """
+    num_before = int(state.scalars.get("rollbacks", 0))
+    what = f"step {state.step}: loss {figures[0]:.4g} with a gradient norm of {figures[1]:.4g}"
+    if num_before >= spikes.max_rollbacks:
+        raise ValueError(
+            f"{what} is a spike after {num_before} rollbacks; lower learning_rate, look at the "
+            "text of these steps, or raise max_rollbacks"
+        )
+    back_to = snapshots.restore(state.model, since)
+    say(f"{what} is a spike; back to the weights after {back_to} steps, with other batches")
+    clear_gradient(state.optimizers)
+    forget(state.optimizers)
+    state.step += 1
+    lost = state.step - back_to
+    state.scalars |= {"rollbacks": num_before + 1, "lost": lost, "restarted": back_to}
 
 
 def _to_tensor(rows: np.ndarray, device: str) -> Int[Tensor, "rows seq_plus_1"]:

@@ -97,6 +97,11 @@ class Decoder(nn.Module):
         """Where the weights are."""
         return self.model.embed_tokens.weight.device
 
+    def set_context(self, config: ModelConfig) -> None:
+        """Take a config's context length and rotary frequencies; the weights stay."""
+        if config != self.config:
+            self.config, self._inv_freq = config, rope_inv_freq(config)
+
     def context(
         self,
         batch_size: int,

@@ -64,7 +64,6 @@ def reinforce(settings: RlSettings, inputs: Mapping[str, Path], run: StageRun) -
     run.progress.start("reinforcing", settings.num_updates, step=state.step, unit="update")
 
     # --- loop -------------------------------------------------------------------------------------
-    saved_at = time.monotonic()
     while state.step < settings.num_updates:
         started = time.monotonic()
         index, part = divmod(state.step, settings.updates_per_rollout)
@@ -97,10 +96,7 @@ def reinforce(settings: RlSettings, inputs: Mapping[str, Path], run: StageRun) -
             figures = _heldout_figures(engine, tokenizer, toggle, heldout, settings, "heldout")
             metrics |= figures
             state.scalars |= figures
-        if is_last or run.stop_requested or time.monotonic() - saved_at > settings.save_every_s:
-            state.save()
-            saved_at = time.monotonic()
-        run.step(state.step, metrics)
+        run.step(state.step, metrics, save=state.save, save_every_s=settings.save_every_s)
 
     checkpoint.write(model, run.folder, like=inputs["model"])
     return {**state.scalars, "rollouts": settings.num_rollouts}

@@ -23,8 +23,10 @@ from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader, world
 from fretsaw.data.pack import Batch, batch_of, pack
 from fretsaw.data.records import Record, read_records
+from fretsaw.distributed import fsdp
 from fretsaw.model.decoder import Decoder
 from fretsaw.model.size import num_params
+from fretsaw.peers import ALONE, Peers
 from fretsaw.progress import say
 from fretsaw.sft.settings import MAX_ROW, SftSettings
 from fretsaw.stage import StageRun
@@ -49,7 +51,7 @@ def tune(settings: SftSettings, inputs: Mapping[str, Path], run: StageRun) -> di
     """Teach a checkpoint the chat format and the toggle, with the tokens it lacks added."""
     # --- set-up -----------------------------------------------------------------------------------
     tokenizer = Tokenizer.from_folder(inputs["model"])
-    model = checkpoint.load(inputs["model"], device=run.device)
+    model = checkpoint.load(inputs["model"], device=run.load_device)
     checkpoint.check_tokenizer(tokenizer, model.config)
     check_tags(tokenizer)
     # A model that has no toggle yet is taught v1's.
@@ -71,55 +73,59 @@ def tune(settings: SftSettings, inputs: Mapping[str, Path], run: StageRun) -> di
         raise ValueError("sft: no conversations are left; give more, or a longer seq_len")
     rows = pack([len(example.token_ids) for example in train], row_len)
     rows_per_step = min(len(rows), max(1, settings.batch_tokens // row_len))
+    own_rows = run.peers.share(rows_per_step, f"batch_tokens {settings.batch_tokens}")
     micro_rows = max(1, settings.micro_batch_tokens // row_len)
     num_steps = -(-settings.epochs * len(rows) // rows_per_step)
     heldout_every = settings.heldout_every or max(1, num_steps // 10)
     artifact.require_disk(run.folder, 2 * STATE_BYTES_PER_PARAMETER * num_params(model.config))
+    if run.peers.size > 1:
+        fsdp.shard(model, run.peers, run.device)
     optimizers = build_optimizers(model, settings.update)
-    state = TrainingState(run.resume_folder, model, optimizers)
+    state = TrainingState(run.resume_folder, model, optimizers, peers=run.peers)
 
     # --- state ------------------------------------------------------------------------------------
     if not state.resume():
-        before = heldout_losses(model, heldout, row_len, micro_rows, run.dtype)
+        before = heldout_losses(model, heldout, row_len, micro_rows, run.dtype, run.peers)
         state.scalars = {f"before_{name}": value for name, value in before.items()}
         state.save()
     run.progress.rewind(state.step)
     run.progress.start("tuning", num_steps, step=state.step)
 
     # --- loop -------------------------------------------------------------------------------------
-    saved_at = time.monotonic()
     while state.step < num_steps:
         started = time.monotonic()
         chosen = loader.order(len(rows), rows_per_step, seed=run.seed, step=state.step)
+        own = chosen[own_rows]
         batches = [
-            batch_examples(train, [rows[i] for i in chosen[at : at + micro_rows]], row_len)
-            for at in range(0, len(chosen), micro_rows)
+            batch_examples(train, [rows[i] for i in own[at : at + micro_rows]], row_len)
+            for at in range(0, len(own), micro_rows)
         ]
-        num_targets = sum(len(batch.targets) for batch in batches)
+        num_targets = sum(run.peers.gather(sum(len(batch.targets) for batch in batches)))
         total = 0.0
         for batch in batches:
             loss = -packed_logprobs(model, *batch.arrays, dtype=run.dtype).sum() / num_targets
             loss.backward()
             total += loss.item()
-        metrics = {"loss": total, "targets": float(num_targets)}
+        metrics = {"loss": sum(run.peers.gather(total)), "targets": float(num_targets)}
         metrics |= apply_gradients(
             model, optimizers, settings.update, step=state.step, num_steps=num_steps
         )
         state.step += 1
         is_last = state.step == num_steps
         if is_last or state.step % heldout_every == 0:
-            figures = heldout_losses(model, heldout, row_len, micro_rows, run.dtype)
+            figures = heldout_losses(model, heldout, row_len, micro_rows, run.dtype, run.peers)
             measured = {f"heldout_{name}": value for name, value in figures.items()}
             metrics |= measured
             state.scalars |= measured
         num_tokens = sum(len(train[i].token_ids) for row in chosen for i in rows[row])
         metrics["tokens_per_s"] = num_tokens / (time.monotonic() - started)
-        if is_last or run.stop_requested or time.monotonic() - saved_at > settings.save_every_s:
-            state.save()
-            saved_at = time.monotonic()
-        run.step(state.step, metrics)
+        run.step(state.step, metrics, save=state.save, save_every_s=settings.save_every_s)
 
-    checkpoint.write(model, run.folder, tokenizer=tokenizer, toggle=toggle)
+    fsdp.write_whole(
+        model,
+        run.peers,
+        lambda: checkpoint.write(model, run.folder, tokenizer=tokenizer, toggle=toggle),
+    )
     return {
         **state.scalars,
         "rows": len(train),
@@ -196,18 +202,28 @@ def batch_examples(
 
 @torch.no_grad()
 def heldout_losses(
-    model: Decoder, examples: Sequence[Example], row_len: int, micro_rows: int, dtype: str
+    model: Decoder,
+    examples: Sequence[Example],
+    row_len: int,
+    micro_rows: int,
+    dtype: str,
+    peers: Peers = ALONE,
 ) -> dict[str, float]:
     """Return the mean loss of the held-out answers by mode, nats a token."""
     figures = {}
     for mode in MODES:
         own = [example for example in examples if example.mode == mode]
         rows = pack([len(example.token_ids) for example in own], row_len)
-        total, num_targets = 0.0, 0
-        for at in range(0, len(rows), micro_rows):
+        sums = {"loss": 0.0, "targets": 0.0}
+        for at, counts in peers.rounds(range(0, len(rows), micro_rows)):
             batch = batch_examples(own, rows[at : at + micro_rows], row_len)
-            total -= packed_logprobs(model, *batch.arrays, dtype=dtype).sum().item()
-            num_targets += len(batch.targets)
-        if num_targets:
-            figures[f"loss_{mode}"] = total / num_targets
+            loss = -packed_logprobs(model, *batch.arrays, dtype=dtype).sum().item()
+            if counts:
+                sums = {
+                    "loss": sums["loss"] + loss,
+                    "targets": sums["targets"] + len(batch.targets),
+                }
+        sums = peers.total(sums)
+        if sums["targets"]:
+            figures[f"loss_{mode}"] = sums["loss"] / sums["targets"]
     return figures

@@ -16,8 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fretsaw.model.decoder import Decoder
 from fretsaw.training.precision import autocast
-
-MAX_LOGITS = 1 << 25  # elements of one chunk of logits: 128 MiB in float32
+from fretsaw.training.settings import MAX_LOGITS
 
 
 def _over_chunks(
@@ -101,6 +100,52 @@ def kl_divergence(
         return kl_from_log_probs(teacher, student).sum()
 
     sums = _over_chunks(loss, teacher_head.shape[0], teacher_hidden, student_hidden)
+    return torch.stack(sums).sum()
+
+
+@torch.no_grad()
+def top_k(
+    hidden: Float[Tensor, "tokens hidden"], head_weight: Float[Tensor, "vocab hidden"], k: int
+) -> tuple[Float[Tensor, "tokens k_plus_1"], Int64[Tensor, "tokens k"]]:
+    """Return the k largest log-probabilities with, last, the log of what all others have together.
+
+    With k = vocab nothing is left for the others, whose log is then -inf.
+    """
+
+    pairs = []
+    for piece in hidden.split(max(1, MAX_LOGITS // head_weight.shape[0])):
+        logits = F.linear(piece, head_weight).float()
+        largest, ids = logits.topk(k, dim=-1)
+        others = logits.scatter(-1, ids, -torch.inf).logsumexp(-1, keepdim=True)
+        total = logits.logsumexp(-1, keepdim=True)
+        pairs.append((torch.cat([largest, others], -1) - total, ids))
+    log_probs, ids = zip(*pairs, strict=True)
+    return torch.cat(log_probs), torch.cat(ids)
+
+
+def kl_from_top_k(
+    teacher: Float[Tensor, "tokens k_plus_1"],
+    ids: Int64[Tensor, "tokens k"],
+    student_hidden: Float[Tensor, "tokens hidden"],
+    student_head: Float[Tensor, "vocab hidden"],
+) -> Float[Tensor, ""]:
+    """Return the summed KL over the teacher's top k tokens and one bucket for all others, in nats.
+
+    sum_{v in top k} p(v) (log p(v) - log q(v)) + P (log P - log Q), with P and Q what teacher and
+    student leave to the other tokens; `teacher` ends with log P. Exact where k = vocab; else it is
+    at most the whole KL, by the log-sum inequality.
+    """
+
+    def loss(teacher: Tensor, ids: Tensor, hidden: Tensor) -> Tensor:
+        logits = F.linear(hidden, student_head).float()
+        total = logits.logsumexp(-1, keepdim=True)
+        student = logits.gather(-1, ids) - total
+        if ids.shape[1] < logits.shape[1]:
+            others = logits.scatter(-1, ids, -torch.inf).logsumexp(-1, keepdim=True)
+            student = torch.cat([student, others - total], -1)
+        return kl_from_log_probs(teacher[:, : student.shape[1]], student).sum()
+
+    sums = _over_chunks(loss, student_head.shape[0], teacher, ids, student_hidden)
     return torch.stack(sums).sum()
 
 

@@ -12,3 +12,8 @@ def warmup_cosine(step: int, *, num_steps: int, num_warmup: int, min_ratio: floa
         return (step + 1) / num_warmup
     progress = (step + 1 - num_warmup) / max(1, num_steps - num_warmup)
     return min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def rewarm(steps_since: int, num_steps: int) -> float:
+    """Return the factor after a fresh optimizer: linear from 1/num_steps to 1 in `num_steps`."""
+    return min(1.0, (steps_since + 1) / num_steps)

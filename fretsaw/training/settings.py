@@ -3,6 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
+MAX_LOGITS = 1 << 25  # elements of one chunk of logits: 128 MiB in float32
+MOMENT_BLOCK = 128  # elements of a row that share one 8-bit scale
+MOMENT_SLICE = 1 << 24  # elements updated at once: 64 MiB for each float32 copy
+SMALL_PARAMETER = 4096  # up to this size, norms above all, moments stay float32
+
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateSettings:
@@ -26,13 +31,85 @@ class UpdateSettings:
     """AdamW's second moment."""
     grad_clip: float = 1.0
     """Largest norm of the gradient."""
+    states: Literal["fp32", "bf16", "int8"] = "fp32"
+    """How AdamW's two moments are kept: 8, 4 or about 2 bytes a parameter."""
+    master: Literal["fp32", "bf16"] = "fp32"
+    """How the trained weights are kept; bf16 has no copy beside it and rounds at random."""
+    offload: bool = False
+    """Keep the moments in the host's memory."""
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate: {self.learning_rate!r}; must be positive")
         if not 0 <= self.warmup_ratio <= 1:
             raise ValueError(f"warmup_ratio: {self.warmup_ratio!r}; lies in 0 to 1")
+        if self.is_lean and self.optimizer == "muon":
+            raise ValueError(
+                f"optimizer: 'muon' with states {self.states!r}, master {self.master!r}, offload "
+                f"{self.offload!r}; Muon keeps fp32 on the device, take adamw"
+            )
+
+    @property
+    def is_lean(self) -> bool:
+        """Whether anything of AdamW is kept other than in fp32 on the device."""
+        return self.states != "fp32" or self.master != "fp32" or self.offload
 
     def num_warmup(self, num_steps: int) -> int:
         """Return the steps of the warm-up, at least one."""
         return max(1, round(self.warmup_ratio * num_steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """Train small factors beside frozen matrices instead of the weights (arXiv 2106.09685)."""
+
+    lora_rank: int = 0
+    """Rank of the factors; 0 trains all weights."""
+    lora_alpha: float = 32.0
+    """The factors' product counts alpha / rank times."""
+    lora_matrices: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+        "linear_attn",
+        "linear_mlp",
+    )
+    """The matrices that get factors, by the last part of their names."""
+
+    def __post_init__(self) -> None:
+        if self.lora_rank < 0:
+            raise ValueError(f"lora_rank: {self.lora_rank!r}; is 0 (all weights) or more")
+        if self.lora_rank and not self.lora_matrices:
+            raise ValueError("lora_matrices: none, so nothing would be trained; name some")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpikeSettings:
+    """Go back when the loss or the gradient jumps, and on with other batches."""
+
+    max_rollbacks: int = 0
+    """How often a run may go back; 0 never does, and a gradient that is not finite ends it."""
+    spike_mads: float = 30.0
+    """A spike is above the median by this many median absolute deviations."""
+    spike_window: int = 64
+    """Steps that median and deviation are taken over; half of them must have passed."""
+    snapshot_every: int = 50
+    """Steps between the weights that can be gone back to; a rollback takes the last but one."""
+    rewarm_steps: int = 10
+    """Steps over which the rate rises again after a fresh optimizer."""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("max_rollbacks", 0),
+            ("spike_window", 4),
+            ("snapshot_every", 1),
+            ("rewarm_steps", 1),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: {getattr(self, name)!r}; is at least {least}")
+        if not self.spike_mads > 0:
+            raise ValueError(f"spike_mads: {self.spike_mads!r}; must be positive")

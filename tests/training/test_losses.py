@@ -56,3 +56,41 @@ def test_chunks_give_the_same_loss_and_gradient(monkeypatch) -> None:
     for a, b in zip(whole, both(), strict=True):
         # The logits are cast to float32 before the softmax, so agreement ends there.
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_kl_from_the_whole_vocabulary_is_the_dense_one() -> None:
+    hidden, head = torch.randn(20, 8), torch.randn(30, 8)
+    student = torch.randn(20, 8, requires_grad=True)
+    dense = losses.kl_divergence(hidden, head, student, head)
+    (dense_gradient,) = torch.autograd.grad(dense, student)
+    log_probs, ids = losses.top_k(hidden, head, 30)
+    assert (log_probs[:, -1] == -math.inf).all()
+    listed = losses.kl_from_top_k(log_probs, ids, student, head)
+    (gradient,) = torch.autograd.grad(listed, student)
+    torch.testing.assert_close(listed, dense, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradient, dense_gradient, rtol=1e-5, atol=1e-5)
+
+
+def test_kl_from_top_k_by_hand() -> None:
+    # p = (1/2, 1/4, 1/4), q = (1/3, 1/3, 1/3); listed is the first, the others share a bucket:
+    # 1/2 ln(3/2) + 1/2 ln(3/4)
+    teacher, student = torch.tensor([[math.log(2), 0.0, 0.0]]), torch.zeros(1, 3)
+    log_probs, ids = losses.top_k(teacher, torch.eye(3), 1)
+    assert ids.tolist() == [[0]]
+    torch.testing.assert_close(log_probs.exp(), torch.tensor([[0.5, 0.5]]))
+    total = losses.kl_from_top_k(log_probs, ids, student, torch.eye(3))
+    assert math.isclose(total.item(), 0.5 * math.log(1.5) + 0.5 * math.log(0.75), rel_tol=1e-5)
+
+
+def test_kl_from_top_k_grows_to_the_dense_one(monkeypatch) -> None:
+    hidden, head, student = torch.randn(20, 8), torch.randn(30, 8), torch.randn(20, 8)
+    dense = losses.kl_divergence(hidden, head, student, head).item()
+    sums = [
+        losses.kl_from_top_k(*losses.top_k(hidden, head, k), student, head).item()
+        for k in (1, 3, 10, 29)
+    ]
+    assert sums == sorted(sums)
+    assert sums[-1] <= dense + 1e-4
+    monkeypatch.setattr(losses, "MAX_LOGITS", 30 * 3)
+    chunked = losses.kl_from_top_k(*losses.top_k(hidden, head, 10), student, head).item()
+    assert math.isclose(chunked, sums[2], rel_tol=1e-5)

@@ -1,0 +1,125 @@
+"""States: bitwise back, whole or absent, an older one where the newest is damaged."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fretsaw.training.optimizer import apply_gradients, build_optimizers
+from fretsaw.training.settings import UpdateSettings
+from fretsaw.training.state import TrainingState, load_tensors, read_rest, save_tensors
+
+
+class Layers(nn.Module):
+    """Two matrices, one for Muon by its name, and a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(6, 4, bias=False), nn.RMSNorm(4)])
+        self.head = nn.Linear(4, 3, bias=False)
+
+    def named_parameters(self, *args, **kwargs):
+        return [(f"model.{name}", p) for name, p in super().named_parameters(*args, **kwargs)]
+
+
+def fresh(folder: Path, optimizer: str) -> TrainingState:
+    torch.manual_seed(0)
+    model = Layers()
+    settings = UpdateSettings(optimizer=optimizer)  # type: ignore[arg-type]
+    return TrainingState(folder, model, build_optimizers(model, settings))
+
+
+def advance(state: TrainingState, optimizer: str, num_steps: int) -> None:
+    settings = UpdateSettings(optimizer=optimizer)  # type: ignore[arg-type]
+    for _ in range(num_steps):
+        generator = torch.Generator().manual_seed(state.step)
+        model = state.model
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        apply_gradients(model, state.optimizers, settings, step=state.step, num_steps=10)
+        state.step += 1
+
+
+def weights(state: TrainingState) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in state.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_resumed_state_goes_on_bitwise(tmp_path: Path, optimizer: str) -> None:
+    whole = fresh(tmp_path / "a", optimizer)
+    advance(whole, optimizer, 6)
+    state = fresh(tmp_path / "b", optimizer)
+    advance(state, optimizer, 3)
+    state.scalars = {"best": 1 / 3}
+    state.save()
+    resumed = fresh(tmp_path / "b", optimizer)
+    assert resumed.resume()
+    assert (resumed.step, resumed.scalars) == (3, {"best": 1 / 3})
+    advance(resumed, optimizer, 3)
+    expected = weights(whole)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(resumed).items())
+
+
+def three_states(folder: Path) -> TrainingState:
+    state = fresh(folder, "adamw")
+    for _ in range(3):
+        advance(state, "adamw", 1)
+        state.save()
+    return state
+
+
+def test_the_last_two_states_are_kept(tmp_path: Path) -> None:
+    three_states(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize("name", ["rest.pt", ".metadata", "__0_0.distcp"])
+@pytest.mark.parametrize("damage", [cut, Path.unlink])
+def test_a_damaged_newest_state_gives_way_to_the_one_before(
+    tmp_path: Path, name: str, damage
+) -> None:
+    three_states(tmp_path)
+    damage(tmp_path / "step-00000003" / name)
+    state = fresh(tmp_path, "adamw")
+    assert state.resume()
+    assert state.step == 2
+    twice = fresh(tmp_path / "other", "adamw")
+    advance(twice, "adamw", 2)
+    expected = weights(twice)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(state).items())
+
+
+def test_without_any_readable_state_a_run_starts_or_says_so(tmp_path: Path) -> None:
+    assert not fresh(tmp_path, "adamw").resume()
+    three_states(tmp_path)
+    for folder in tmp_path.glob("step-*"):
+        cut(folder / "__0_0.distcp")
+    assert not fresh(tmp_path, "adamw").resume()
+    # Garbage of the right size is met only while the weights are being read over.
+    for folder in tmp_path.glob("step-*"):
+        shutil.rmtree(folder)
+    three_states(tmp_path)
+    for folder in tmp_path.glob("step-*"):
+        file = folder / "__0_0.distcp"
+        file.write_bytes(b"?" * file.stat().st_size)
+    with pytest.raises(ValueError, match="no saved state can be read; remove it"):
+        fresh(tmp_path, "adamw").resume()
+
+
+def test_tensors_are_replaced_whole(tmp_path: Path) -> None:
+    """What a kill leaves at any moment of a second save can still be read."""
+    path, read = tmp_path / "best", torch.zeros(3)
+    save_tensors(path, {"x": torch.ones(3)})
+    (tmp_path / ".best.tmp").mkdir()  # killed while writing
+    save_tensors(path, {"x": torch.full((3,), 2.0)}, step=7)
+    assert [p.name for p in tmp_path.iterdir()] == ["best"]
+    path.rename(tmp_path / ".best.old")  # killed between two names
+    assert (read_rest(path) or {})["step"] == 7
+    load_tensors(path, {"x": read})
+    assert read.tolist() == [2.0, 2.0, 2.0]
