@@ -1,5 +1,6 @@
 """Tasks on several processes: nothing is lost, nothing depends on how many there are."""
 
+import json
 import os
 import signal
 import subprocess
@@ -108,6 +109,35 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     wait_until(lambda: not any(map(is_alive, pids(tmp_path, "asleep"))))
+
+
+def test_workers_of_a_run_are_recorded_and_change_nothing(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.py").write_text(
+        "from fretsaw.puzzle.settings import ScoreSettings, SpaceSettings\n"
+        "from fretsaw.recipe import Stage\n"
+        "SPACE = SpaceSettings(kv_heads=(2,), ffn_percents=(), linear=False)\n"
+        "SCORE = ScoreSettings(space=SPACE, repair_tokens=512, tokens=256, seq_len=64)\n"
+        f"INPUTS = {{n: {str(tiny)!r} + '/' + n for n in ('parent', 'corpus', 'ranking')}}\n"
+        "def recipe():\n"
+        "    return [Stage('score', SCORE, INPUTS)]\n"
+    )
+    command = [sys.executable, "-m", "fretsaw", "run", "recipe.py", "--out", "run"]
+    command += ["--device", "cpu", "--dtype", "fp32"]
+    path = str(Path(__file__).parents[2])
+
+    def run(*options: str) -> str:
+        environment = os.environ | {"PYTHONPATH": path}
+        result = subprocess.run(
+            [*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stderr
+
+    run("--workers", "2")
+    manifest = json.loads((tmp_path / "run/score/manifest.json").read_text())
+    assert manifest["run"]["workers"] == 2
+    assert "workers" not in manifest["settings"]
+    assert "score: done" in run()
 
 
 def wait_until(condition, deadline_s: float = 60) -> None:
