@@ -14,6 +14,7 @@ import tyro
 
 from fretsaw.sampling import Sampling
 from fretsaw.serve.settings import Limits
+from fretsaw.workers import HERE, Workers
 
 Checkpoint = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
 Repeated = Annotated[list[str], tyro.conf.UseAppendAction]
@@ -71,6 +72,8 @@ def stage(name: str, argv: list[str]) -> None:
         ("common", Common),
         ("settings", kind.settings, dataclasses.field(default_factory=kind.settings)),
     ]
+    if kind.has_workers:
+        fields.append(("workers", Workers, dataclasses.field(default=HERE)))
     cls = dataclasses.make_dataclass(name, fields, kw_only=True)
     description = f"{kind.summary}."
     if name == "search":
@@ -101,6 +104,7 @@ def stage(name: str, argv: list[str]) -> None:
         out=common.out,
         device=common.device,
         dtype=common.dtype,
+        workers=getattr(options, "workers", HERE),
     )
 
 
@@ -176,6 +180,7 @@ class Steering:
     launcher: str = ""
     """What starts the stages that train: a command that runs Python, such as "torchrun
     --nproc-per-node 8" or "srun --nodes 2 torchrun ..."."""
+    workers: Workers = HERE
     dry_run: bool = False
     """Print the resolved settings and what would run, as JSON, and do nothing."""
 
@@ -280,6 +285,7 @@ def _run_stages(name: str, stages: list, common: Common, steering: Steering) -> 
         only=steering.only,
         start_from=steering.start_from,
         force_from=steering.force_from,
+        workers=steering.workers,
         launcher=steering.launcher or _torchrun(steering.nproc),
     )
     stages = pipeline.apply_overrides(stages, steering.set)

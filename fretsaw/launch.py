@@ -17,6 +17,7 @@ from fretsaw.peers import Peers
 from fretsaw.recipe import STAGES
 from fretsaw.settings import build
 from fretsaw.stage import execute
+from fretsaw.workers import HERE, Workers
 
 
 def start(request: dict[str, Any], path: Path, launcher: str = "python") -> int:
@@ -56,6 +57,7 @@ def run_request(path: Path) -> None:
         device=request["device"],
         dtype=request["dtype"],
         force=request["force"],
+        workers=Workers(**request["workers"]),
     )
 
 
@@ -69,6 +71,7 @@ def run_stage(
     device: str,
     dtype: str,
     force: bool = False,
+    workers: Workers = HERE,
 ) -> None:
     """Execute a stage in this process and those that torchrun started beside it, if any."""
     kind, peers = STAGES[name], Peers.from_environment()
@@ -92,6 +95,7 @@ def run_stage(
         dtype=dtype,
         force=force,
         peers=peers,
+        workers=workers,
     )
     if peers.size > 1:
         mesh.leave()

@@ -14,6 +14,7 @@ from fretsaw.checkpoint.folder import resolve
 from fretsaw.progress import format_seconds, say
 from fretsaw.recipe import FILES, STAGES, Stage
 from fretsaw.settings import override
+from fretsaw.workers import HERE, Workers
 
 RUN_FILE = "run.json"
 
@@ -39,6 +40,7 @@ class RunOptions:
     start_from: str | None = None
     force_from: str | None = None
     launcher: str = ""  # of the stages that run in several processes; by default the stage's own
+    workers: Workers = HERE  # of the stages whose tasks can be shared out
 
 
 def apply_overrides(stages: list[Stage], overrides: Sequence[str]) -> list[Stage]:
@@ -116,6 +118,7 @@ def run(stages: list[Stage], options: RunOptions, *, dry_run: bool = False) -> N
                 "device": where["device"],
                 "dtype": where["dtype"],
                 "force": force,
+                "workers": dataclasses.asdict(_workers(stage, options)),
             },
             out / ".requests" / f"{stage.name.replace('/', '.')}.json",
             _launcher(stage, options),
@@ -130,6 +133,12 @@ def run(stages: list[Stage], options: RunOptions, *, dry_run: bool = False) -> N
 
 def _launcher(stage: Stage, options: RunOptions) -> str:
     return (options.launcher if STAGES[stage.kind].is_distributed else "") or stage.launcher
+
+
+def _workers(stage: Stage, options: RunOptions) -> Workers:
+    """Return the stage's workers; costs are measured here, unless `cost` alone is told else."""
+    shares = STAGES[stage.kind].has_workers and stage.kind != "cost"
+    return options.workers if shares else HERE
 
 
 def _check_stages(stages: Sequence[Stage], options: RunOptions) -> None:

@@ -47,6 +47,7 @@ class StageKind:
     settings: type
     inputs: dict[str, str]  # name -> what it is
     optional: frozenset[str] = frozenset()
+    has_workers: bool = False  # independent tasks, which workers can share
     is_distributed: bool = False  # runs in several processes when torchrun starts it
     several: frozenset[str] = frozenset({"data"})  # inputs that may be lists
 
@@ -99,6 +100,7 @@ STAGES: dict[str, StageKind] = {
             "library": "where pairs start, made by `fretsaw bld`",
         },
         frozenset({"search", "library"}),
+        has_workers=True,
     ),
     "score": StageKind(
         "score every alternative: what replacing it alone does",
@@ -113,6 +115,7 @@ STAGES: dict[str, StageKind] = {
             "library": _LIBRARY,
         },
         frozenset({"costs", "problems", "library"}),
+        has_workers=True,
     ),
     "cost": StageKind(
         "measure every alternative's time at a scenario",
@@ -125,6 +128,7 @@ STAGES: dict[str, StageKind] = {
         },
         frozenset({"measured", "refit"}),
         several=frozenset({"refit"}),
+        has_workers=True,
     ),
     "search": StageKind(
         "choose the best child that meets a target, exactly",

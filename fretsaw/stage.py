@@ -5,13 +5,14 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fretsaw import artifact
 from fretsaw.peers import ALONE, Peers
 from fretsaw.progress import Progress, format_seconds, say
+from fretsaw.workers import HERE, Workers
 
 ERROR = "error.txt"
 
@@ -30,6 +31,7 @@ class StageRun:
     dtype: str  # of matrix work: "fp32" or "bf16"; weights that are trained stay fp32
     progress: Progress
     peers: Peers = ALONE
+    workers: Workers = HERE
     stop_requested: bool = False
     saved_at: float = field(default_factory=time.monotonic)
 
@@ -69,6 +71,11 @@ class StageRun:
         if is_stopping:
             raise Interrupted
 
+    def check(self) -> None:
+        """Let a stop that was asked for take effect between steps, where this process is alone."""
+        if self.stop_requested:
+            raise Interrupted
+
 
 StageFunction = Callable[[Any, Mapping[str, Path], StageRun], dict[str, Any]]
 
@@ -83,6 +90,7 @@ def execute(
     dtype: str,
     force: bool = False,
     peers: Peers = ALONE,
+    workers: Workers = HERE,
 ) -> dict[str, Any]:
     """Run a stage unless its result is there; return the manifest either way.
 
@@ -95,7 +103,7 @@ def execute(
         return artifact.read_manifest(out)
     folder = peers.on_first(lambda: _open(out, request, device, dtype, force=force))
     progress = Progress(request.stage, folder if is_first else None)
-    run = StageRun(folder, request.seed, device, dtype, progress, peers)
+    run = StageRun(folder, request.seed, device, dtype, progress, peers, workers)
 
     def request_stop(signal_number: int, frame: object) -> None:
         if run.stop_requested and signal_number == signal.SIGINT and peers.size == 1:
@@ -116,7 +124,7 @@ def execute(
         for stop, handler in zip(stops, previous, strict=True):
             signal.signal(stop, handler)
     seconds = time.monotonic() - started
-    extra = {"device": device, "dtype": dtype, "processes": peers.size}
+    extra = {"device": device, "dtype": dtype, "processes": peers.size, **asdict(workers)}
     manifest = peers.on_first(
         lambda: artifact.complete(out, request, metrics, seconds=seconds, extra=extra)
     )

@@ -8,12 +8,13 @@ import pytest
 from fretsaw.progress import Progress
 from fretsaw.rollout.table import Row
 from fretsaw.stage import Interrupted, StageRun
+from fretsaw.workers import HERE, Workers
 
 
-def stage_run(folder: Path, *, seed: int = 0) -> StageRun:
+def stage_run(folder: Path, *, seed: int = 0, workers: Workers = HERE) -> StageRun:
     """Return what a stage is given when a test calls its function directly."""
     folder.mkdir(parents=True, exist_ok=True)
-    return StageRun(folder, seed, "cpu", "fp32", Progress("test", folder))
+    return StageRun(folder, seed, "cpu", "fp32", Progress("test", folder), workers=workers)
 
 
 def stopped_at(step: int, run: StageRun, go: Callable[[StageRun], object]) -> None:

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fretsaw"
 
 FLOORS = [
-    {"artifact", "progress", "hardware", "stage", "peers"},
+    {"artifact", "progress", "hardware", "stage", "peers", "workers"},
     {"settings", "model", "tokenizer", "scenario", "sampling", "chat", "chat_template"},
     {"checkpoint", "distributed", "data", "training", "engine", "verify"},
     {"rollout"},

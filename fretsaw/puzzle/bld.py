@@ -9,6 +9,7 @@ FFN of a layer together. A layer is a task of its own: a pure function of (paren
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from fretsaw.artifact import write_json
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.checkpoint.llama import DTYPE_NAMES
+from fretsaw.distributed.fanout import Tell, fan_out
 from fretsaw.model.attention import AttentionContext
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Block, Decoder
@@ -67,38 +69,30 @@ def bld(settings: BldSettings, inputs: Mapping[str, Path], run: StageRun) -> dic
                 "bld: a library is where training in pairs starts; give --search with it"
             )
         check_trained(inputs["library"], inputs)
-    parent = checkpoint.load(inputs["parent"], device=run.device).requires_grad_(False)
-    config, num_steps = parent.config, settings.num_steps
-    sort_parent(parent, read_orders(inputs["ranking"], config.num_hidden_layers))
-    stored = getattr(torch, DTYPE_NAMES[checkpoint.read_dtype(inputs["parent"])])
-    text = Text(parent, inputs["corpus"], settings, run.seed)
+    config, num_steps = checkpoint.read_config(inputs["parent"]), settings.num_steps
     if "search" in inputs:
         candidates = coupled(config, inputs["search"], cross=settings.cross)
     else:
         candidates = [decoupled(config, settings, i) for i in range(config.num_hidden_layers)]
     finished = [run.resume_folder / f"layer-{i:03d}.json" for i in range(config.num_hidden_layers)]
-    step = num_steps * sum(path.is_file() for path in finished)
-    run.progress.rewind(step)
-    run.progress.start("training", num_steps * len(finished), step=step)
+    steps = {i: num_steps for i, path in enumerate(finished) if path.is_file()}
+    tasks = [(i, candidates[i]) for i in range(len(finished)) if i not in steps]
+    run.progress.rewind(sum(steps.values()))
+    run.progress.start("training", num_steps * len(finished), step=sum(steps.values()))
 
     # --- layers -----------------------------------------------------------------------------------
-    for layer, path in enumerate(finished):
-        if path.is_file():
-            continue
-        weights, errors = distill_layer(
-            parent,
-            layer,
-            candidates[layer],
-            text,
-            settings,
-            dtype=run.dtype,
-            start=read_trained(inputs["library"], layer) if "library" in inputs else {},
-            tell=lambda done, metrics, before=step: run.step(before + done, metrics),
-        )
-        write_trained(layer_file(run.folder, layer), weights, stored)
-        write_json(path, errors)
-        step += num_steps
-        run.step(step)
+    def hear(index: int, said: tuple[int, dict[str, float]]) -> None:
+        steps[tasks[index][0]], metrics = said
+        run.step(sum(steps.values()), metrics)
+
+    folder = run.folder.absolute()  # a worker may stand elsewhere
+    prepare = partial(distiller, settings, inputs, folder, run.device, run.dtype, run.seed)
+    with fan_out(prepare, run.workers, device=run.device, check=run.check) as map_tasks:
+        for index, errors in map_tasks(tasks, hear):
+            layer, _ = tasks[index]
+            write_json(finished[layer], errors)
+            steps[layer] = num_steps
+            run.step(sum(steps.values()))
 
     # --- what came of it --------------------------------------------------------------------------
     layers = [json.loads(path.read_text()) for path in finished]
@@ -155,6 +149,38 @@ def coupled(config: ModelConfig, search: Path, *, cross: bool) -> list[list[Cand
 
 
 # --- one layer ------------------------------------------------------------------------------------
+
+
+def distiller(
+    settings: BldSettings,
+    inputs: Mapping[str, Path],
+    folder: Path,
+    device: str,
+    dtype: str,
+    seed: int,
+) -> Callable[[tuple[int, Sequence[Candidate]], Tell], Errors]:
+    """Open the parent and the texts; return what trains a layer and writes its weights."""
+    parent = checkpoint.load(inputs["parent"], device=device).requires_grad_(False)
+    sort_parent(parent, read_orders(inputs["ranking"], parent.config.num_hidden_layers))
+    stored = getattr(torch, DTYPE_NAMES[checkpoint.read_dtype(inputs["parent"])])
+    text = Text(parent, inputs["corpus"], settings, seed)
+
+    def distill(task: tuple[int, Sequence[Candidate]], tell: Tell) -> Errors:
+        layer, candidates = task
+        weights, errors = distill_layer(
+            parent,
+            layer,
+            candidates,
+            text,
+            settings,
+            dtype=dtype,
+            start=read_trained(inputs["library"], layer) if "library" in inputs else {},
+            tell=lambda step, metrics: tell((step, metrics)),
+        )
+        write_trained(layer_file(folder, layer), weights, stored)
+        return errors
+
+    return distill
 
 
 def distill_layer(

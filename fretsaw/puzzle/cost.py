@@ -41,6 +41,12 @@ def cost(settings: CostSettings, inputs: Mapping[str, Path], run: StageRun) -> d
     scenarios = parse_scenarios(settings.scenario)
     for scenario in scenarios:
         scenario.check_context(config.max_position_embeddings)
+    is_shared = bool(run.workers.ray) or run.workers.workers > 1
+    if is_shared and settings.engine != "embedded":
+        raise ValueError(
+            f"cost: with engine {settings.engine!r} there is no timing that workers could share; "
+            "leave out --workers and --ray"
+        )
     kept = Measurements(run.resume_folder / COSTS)
     if "measured" in inputs:
         kept.take_over(inputs["measured"] / MEASUREMENTS)
@@ -60,6 +66,10 @@ def cost(settings: CostSettings, inputs: Mapping[str, Path], run: StageRun) -> d
         }
         engine, models = _engine(settings, config, models, scenarios[0], inputs["parent"], run)
         hardware = engine.hardware
+        if is_shared:
+            from fretsaw.puzzle.nodes import measure_on_nodes
+
+            measure_on_nodes(config, models, scenarios, settings.rounds, kept, hardware, run)
         rounds = _measure(engine, config, models, scenarios, settings.rounds, kept, run)
         sets = [
             _by_measurement(

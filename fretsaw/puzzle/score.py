@@ -9,30 +9,24 @@ import itertools
 import json
 import random
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import Int
-from torch import Tensor
-
 from fretsaw.artifact import write_json
 from fretsaw.checkpoint import folder as checkpoint
-from fretsaw.data import loader
+from fretsaw.distributed.fanout import MapTasks, fan_out
 from fretsaw.model.config import BlockConfig, ModelConfig
-from fretsaw.model.decoder import Decoder
 from fretsaw.model.size import block_params
 from fretsaw.progress import say
-from fretsaw.puzzle.alternatives import calibrate, make_change, names_of
-from fretsaw.puzzle.exam import Exam
-from fretsaw.puzzle.library import Trained, sort_parent
-from fretsaw.puzzle.ranking import read_orders
-from fretsaw.puzzle.replay import KINDS, Replay, flop_bound
+from fretsaw.puzzle.alternatives import names_of
+from fretsaw.puzzle.replay import KINDS, flop_bound
 from fretsaw.puzzle.scoreboard import Names, Scoreboard
+from fretsaw.puzzle.scorer import Scorer, Task, heldout_rows
 from fretsaw.puzzle.settings import ScoreSettings
 from fretsaw.puzzle.space import layer_alternatives
 from fretsaw.puzzle.stability import unsettled
-from fretsaw.puzzle.trained import check_trained, read_trained
+from fretsaw.puzzle.trained import check_trained
 from fretsaw.stage import StageRun
 
 SCORES = "scores.json"
@@ -45,39 +39,35 @@ METRICS = {
 Jobs = dict[int, list[Names]]  # number of a subblock -> what to put from there on
 
 
-@torch.inference_mode()
 def score(settings: ScoreSettings, inputs: Mapping[str, Path], run: StageRun) -> dict[str, Any]:
     """Write every alternative's score with its standard error."""
-    parent = checkpoint.load(inputs["parent"], device=run.device)
-    config = parent.config
-    sort_parent(parent, read_orders(inputs["ranking"], config.num_hidden_layers))
-    heldout = inputs["corpus"] / "heldout.npy"
-    windows = torch.from_numpy(loader.first_rows(heldout, settings.seq_len, settings.tokens))
-    exam = None
-    if settings.metric == "accuracy":
-        exam = Exam(parent, inputs["parent"], settings, inputs.get("problems"), run.seed)
+    config = checkpoint.read_config(inputs["parent"])
+    num_rows = len(heldout_rows(settings, inputs))
     if "library" in inputs:
         check_trained(inputs["library"], inputs)
     board = Scoreboard(run.resume_folder / "scores.jsonl")
     jobs = all_jobs(config, settings, run.seed)
     metrics: dict[str, Any] = {"alternatives": sum(map(len, jobs.values()))}
 
-    for first, last in rounds(len(windows), settings.first_tokens // settings.seq_len):
-        rows = windows[first:last].to(run.device)
-        score_rows(parent, inputs, rows, first, jobs, settings, exam, board, run)
-        metrics["tokens"] = last * settings.seq_len
-        if last < len(windows):
-            needed, metrics["regret"] = unsettled(
-                _rows_of(board, config, settings), _costs(config, settings, inputs), seed=run.seed
-            )
-            if metrics["regret"] <= settings.regret:
-                break
-            jobs = {
-                at: [n for n in names if (at // 2, KINDS[at % 2], n[0]) in needed]
-                for at, names in jobs.items()
-            }
+    scorer = partial(Scorer, settings, inputs, run.device, run.seed)
+    with fan_out(scorer, run.workers, device=run.device, check=run.check) as map_tasks:
+        for first, last in rounds(num_rows, settings.first_tokens // settings.seq_len):
+            score_rows(map_tasks, (first, last), jobs, config, board, run)
+            metrics["tokens"] = last * settings.seq_len
+            if last < num_rows:
+                needed, metrics["regret"] = unsettled(
+                    _rows_of(board, config, settings),
+                    _costs(config, settings, inputs),
+                    seed=run.seed,
+                )
+                if metrics["regret"] <= settings.regret:
+                    break
+                jobs = {
+                    at: [n for n in names if (at // 2, KINDS[at % 2], n[0]) in needed]
+                    for at, names in jobs.items()
+                }
 
-    metrics["median_error"] = _median_error(board, settings, metrics["tokens"], len(windows))
+    metrics["median_error"] = _median_error(board, settings, metrics["tokens"], num_rows)
     layers = _layers(board, config, settings)
     _warn(layers)
     write_json(
@@ -119,60 +109,38 @@ def rounds(num_rows: int, first: int) -> Iterator[tuple[int, int]]:
 
 
 def score_rows(
-    parent: Decoder,
-    inputs: Mapping[str, Path],
-    windows: Int[Tensor, "rows seq_plus_1"],
-    first: int,
+    map_tasks: MapTasks,
+    rows: tuple[int, int],
     jobs: Jobs,
-    settings: ScoreSettings,
-    exam: Exam | None,
+    config: ModelConfig,
     board: Scoreboard,
     run: StageRun,
 ) -> None:
-    """Put the figures of all `jobs` on rows `first`, `first` + 1, ... onto the board."""
-    library, repairs = inputs.get("library"), settings.repair_tokens > 0
-    calibration = calibrate(
-        parent,
-        inputs["corpus"],
-        settings.repair_tokens or 2 * settings.seq_len,
-        settings.seq_len,
-        settings.batch_rows,
-    )
-    replay = Replay(parent, windows, settings.batch_rows)
-    run.progress.start("scoring", sum(map(len, jobs.values())), unit="alternative")
-    num_scored = 0
-    trained: Trained = {}
-    for at in range(2 * parent.config.num_hidden_layers):
-        if library is not None and at % 2 == 0:
-            trained = read_trained(library, at // 2)
-        scored = {}
-        for names in jobs.get(at, ()) if not board.has(first, at) else ():
-            change = make_change(
-                parent, names, calibration, ahead=settings.ahead, repair=repairs, trained=trained
-            )
-            states = replay.frontier.after(change.subblocks)
-            figures = replay.figures(states, at + len(change.subblocks)).as_lists()
-            if exam is not None and first == 0:
-                figures["accuracy"] = exam.lost(change).tolist()
-            scored[names] = {"ridges": list(change.ridges), "figures": figures}
-            run.step(num_scored + len(scored), {"kl": _mean(figures["kl"])}, row=False)
-        if not board.has(first, at):
-            _check_own(parent.config, at, scored)
-            board.add(first, at, scored)
-        num_scored += len(jobs.get(at, ()))
-        calibration.walk()
-        replay.frontier.walk()
+    """Have all `jobs` scored on `rows` (first and last) of the text, and put them on the board."""
+    open_jobs = {at: names for at, names in jobs.items() if not board.has(rows[0], at)}
+    tasks = [Task(rows, at, names) for at, several in open_jobs.items() for names in several]
+    total = sum(map(len, jobs.values()))
+    num_done = total - len(tasks)
+    run.progress.start("scoring", total, step=num_done, unit="alternative")
+    found: dict[int, dict[Names, dict]] = {at: {} for at in open_jobs}
+    for index, entry in map_tasks(tasks):
+        task, num_done = tasks[index], num_done + 1
+        found[task.at][task.names] = entry
+        _check_own(config, task, entry)
+        if len(found[task.at]) == len(open_jobs[task.at]):
+            in_order = {names: found[task.at][names] for names in open_jobs[task.at]}
+            board.add(rows[0], task.at, in_order)
+        run.step(num_done, {"kl": _mean(entry["figures"]["kl"])}, row=False)
 
 
-def _check_own(config: ModelConfig, at: int, scored: Mapping[Names, Mapping]) -> None:
+def _check_own(config: ModelConfig, task: Task, entry: Mapping[str, Any]) -> None:
     """Sorting and slicing are wrong where the parent's own subblock moves anything at all."""
-    own = names_of(config.blocks[at // 2])
-    for names in ((own[at % 2],), own):
-        if names in scored:
-            kl = _mean(scored[names]["figures"]["kl"])
-            assert kl == 0, (
-                f"layer {at // 2}: the parent's own {' '.join(names)} scores {kl}, not 0"
-            )
+    own = names_of(config.blocks[task.at // 2])
+    if task.names in ((own[task.at % 2],), own):
+        kl = _mean(entry["figures"]["kl"])
+        assert kl == 0, (
+            f"layer {task.at // 2}: the parent's own {' '.join(task.names)} scores {kl}, not 0"
+        )
 
 
 def _mean(values: list[float]) -> float:
@@ -185,7 +153,7 @@ def _mean(values: list[float]) -> float:
 def _layers(board: Scoreboard, config: ModelConfig, settings: ScoreSettings) -> list[dict]:
     """Return the scores of every layer: by subblock, or of whole blocks where `exact`."""
     layers: list[dict[str, dict[str, Any]]] = [{} for _ in config.blocks]
-    for at, names in board.rows:
+    for at, names in board.changes():
         if not settings.exact and len(names) == 2:
             continue
         kind = "block" if settings.exact else KINDS[at % 2]
@@ -209,7 +177,7 @@ def _joint(board: Scoreboard, metric: str) -> list[dict[str, Any]]:
             "joint": board.mean(at, names, metric),
             "sum": sum(board.mean(at + k, (name,), metric) for k, name in enumerate(names)),
         }
-        for at, names in board.rows
+        for at, names in board.changes()
         if len(names) == 2 and (at, names[:1]) in board.rows
     ]
 
@@ -255,10 +223,10 @@ def _warn(layers: list[dict]) -> None:
 
 def _rows_of(board: Scoreboard, config: ModelConfig, settings: ScoreSettings) -> list[dict]:
     layers: list[dict[str, dict[str, Any]]] = [{} for _ in config.blocks]
-    for (at, names), rows in board.rows.items():
+    for at, names in board.changes():
         if len(names) == 1:
             entries = layers[at // 2].setdefault(KINDS[at % 2], {})
-            entries[names[0]] = rows[settings.metric]
+            entries[names[0]] = board.rows[at, names][settings.metric]
     return layers
 
 

@@ -38,6 +38,10 @@ class Scoreboard:
             file.write(json.dumps([first, at, as_json]) + "\n")
         self._take(first, at, as_json)
 
+    def changes(self) -> list[tuple[int, Names]]:
+        """Return what is scored, in the order of the subblocks, whoever was done first."""
+        return sorted(self.rows, key=lambda key: key[0])
+
     def _take(self, first: int, at: int, scored: list) -> None:
         self._done.add((first, at))
         for names, entry in scored:

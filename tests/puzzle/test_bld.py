@@ -28,6 +28,7 @@ from fretsaw.puzzle.settings import AssembleSettings, BldSettings, SpaceSettings
 from fretsaw.puzzle.text import Text, Walk
 from fretsaw.puzzle.trained import read_trained
 from fretsaw.training.settings import UpdateSettings
+from fretsaw.workers import Workers
 
 SMALL = BldSettings(
     space=SpaceSettings(ffn_percents=(50, 25)),
@@ -123,6 +124,18 @@ def test_a_stopped_run_goes_on_to_the_same_files(tiny: Path, tmp_path: Path) -> 
     for name in ("bld.json", *(f"layer-{i:03d}.safetensors" for i in range(4))):
         whole, stopped = (tmp_path / folder / name for folder in ("whole", "stopped"))
         assert whole.read_bytes() == stopped.read_bytes(), name
+
+
+def test_any_number_of_workers_gives_the_same_files(tiny: Path, tmp_path: Path) -> None:
+    settings = replace(SMALL, tokens=1024)
+    for count in (1, 2):
+        run = stage_run(tmp_path / str(count), workers=Workers(workers=count))
+        bld(settings, inputs_of(tiny), run)
+    for name in ("bld.json", *(f"layer-{i:03d}.safetensors" for i in range(4))):
+        one, two = (tmp_path / folder / name for folder in ("1", "2"))
+        assert one.read_bytes() == two.read_bytes(), name
+    rows = (tmp_path / "2" / "metrics.jsonl").read_text().splitlines()
+    assert len(rows) == 4 * 2, "a row a step, of whichever process"
 
 
 def test_a_batch_is_a_function_of_seed_layer_and_step(tiny: Path, parent: Decoder) -> None:

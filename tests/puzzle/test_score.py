@@ -1,6 +1,7 @@
 """The whole score table of a small parent: gates, repair, resumption, exact and adaptive modes."""
 
 import json
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from fretsaw.puzzle.ranking import read_orders
 from fretsaw.puzzle.score import all_jobs, rounds, score
 from fretsaw.puzzle.settings import BldSettings, ScoreSettings, SpaceSettings
 from fretsaw.puzzle.stability import unsettled
+from fretsaw.stage import StageRun
+from fretsaw.workers import Workers
 
 SPACE = SpaceSettings(kv_heads=(2,), ffn_percents=(50, 25))
 SETTINGS = ScoreSettings(space=SPACE, repair_tokens=2048, tokens=1024, seq_len=64, batch_rows=4)
@@ -60,6 +63,30 @@ def test_scores_of_a_small_parent(inputs: dict[str, Path], tmp_path: Path) -> No
     (run.resume_folder / "scores.jsonl").write_text("".join(kept[:4]) + kept[4][:50])
     score(SETTINGS, inputs, run)
     assert read(tmp_path / "b") == scores
+
+
+def test_any_number_of_workers_gives_the_same_scores(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    settings = replace(SMALL, first_tokens=256, tokens=512, regret=-1.0)
+    score(settings, inputs, stage_run(tmp_path / "one", workers=Workers(workers=1)))
+    run = stage_run(tmp_path / "two", workers=Workers(workers=2))
+    killing_a_worker(run)
+    score(settings, inputs, run)
+    expected = (tmp_path / "one" / "scores.json").read_bytes()
+    assert (tmp_path / "two" / "scores.json").read_bytes() == expected
+
+
+def killing_a_worker(run: StageRun) -> None:
+    """Have one of the run's processes killed after its third step."""
+    plain = run.step
+
+    def step(at: int, *arguments, **options) -> None:
+        if at == 3:
+            multiprocessing.active_children()[0].kill()
+        plain(at, *arguments, **options)
+
+    run.step = step  # type: ignore[method-assign]
 
 
 def test_repair_pays_and_looks_ahead(inputs: dict[str, Path], tmp_path: Path) -> None:

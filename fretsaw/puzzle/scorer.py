@@ -1,0 +1,101 @@
+"""Who scores: the parent and its texts, opened once, and then one alternative after another."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from fretsaw.checkpoint import folder as checkpoint
+from fretsaw.data import loader
+from fretsaw.distributed.fanout import Tell
+from fretsaw.puzzle.alternatives import calibrate, make_change
+from fretsaw.puzzle.exam import Exam
+from fretsaw.puzzle.library import Trained, sort_parent
+from fretsaw.puzzle.ranking import read_orders
+from fretsaw.puzzle.replay import Replay
+from fretsaw.puzzle.scoreboard import Names
+from fretsaw.puzzle.settings import ScoreSettings
+from fretsaw.puzzle.trained import read_trained
+
+
+@dataclass(frozen=True)
+class Task:
+    """Names to put in place of the subblocks from number `at` on, judged on some rows of text."""
+
+    rows: tuple[int, int]
+    at: int
+    names: Names
+
+
+class Scorer:
+    """The parent and its texts, walking through its subblocks: scores one alternative at a time.
+
+    Tasks may come in any order; what lies behind costs a walk from the start.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, settings: ScoreSettings, inputs: Mapping[str, Path], device: str, seed: int):
+        self.settings, self.inputs = settings, inputs
+        self.parent = checkpoint.load(inputs["parent"], device=device)
+        sort_parent(
+            self.parent, read_orders(inputs["ranking"], self.parent.config.num_hidden_layers)
+        )
+        self.windows = heldout_rows(settings, inputs).to(device)
+        self.exam = None
+        if settings.metric == "accuracy":
+            self.exam = Exam(self.parent, inputs["parent"], settings, inputs.get("problems"), seed)
+        self.rows: tuple[int, int] | None = None
+        self.layer = -1
+        self.trained: Trained = {}  # of that layer
+
+    @torch.inference_mode()
+    def __call__(self, task: Task, tell: Tell) -> dict[str, Any]:
+        """Return an alternative's `figures` by name, lists over rows, and the repair's `ridges`."""
+        self._stand_before(task)
+        settings = self.settings
+        change = make_change(
+            self.parent,
+            task.names,
+            self.calibration,
+            ahead=settings.ahead,
+            repair=settings.repair_tokens > 0,
+            trained=self.trained,
+        )
+        states = self.replay.frontier.after(change.subblocks)
+        figures = self.replay.figures(states, task.at + len(change.subblocks)).as_lists()
+        if self.exam is not None and task.rows[0] == 0:
+            figures["accuracy"] = self.exam.lost(change).tolist()
+        return {"ridges": list(change.ridges), "figures": figures}
+
+    def _stand_before(self, task: Task) -> None:
+        """Walk both texts to the task's subblock, and read what its layer has been trained to."""
+        settings = self.settings
+        if task.rows != self.rows or task.at < self.replay.frontier.at:
+            self.calibration = calibrate(
+                self.parent,
+                self.inputs["corpus"],
+                settings.repair_tokens or 2 * settings.seq_len,
+                settings.seq_len,
+                settings.batch_rows,
+            )
+            rows = self.windows[slice(*task.rows)]
+            self.replay = Replay(self.parent, rows, settings.batch_rows)
+            self.rows = task.rows
+        while self.replay.frontier.at < task.at:
+            self.calibration.walk()
+            self.replay.frontier.walk()
+        if "library" in self.inputs and task.at // 2 != self.layer:
+            self.layer = task.at // 2
+            self.trained = read_trained(self.inputs["library"], self.layer)
+
+
+def heldout_rows(
+    settings: ScoreSettings, inputs: Mapping[str, Path]
+) -> Int[Tensor, "rows seq_plus_1"]:
+    """Return the text on which is scored."""
+    heldout = inputs["corpus"] / "heldout.npy"
+    return torch.from_numpy(loader.first_rows(heldout, settings.seq_len, settings.tokens))
