@@ -64,7 +64,7 @@ def make_inputs(root: Path, layers: int, tokens: int) -> dict[str, Path]:
 
 def run_in(folder: Path, workers: Workers = Workers(workers=1)) -> StageRun:  # noqa: B008
     folder.mkdir(parents=True, exist_ok=True)
-    return StageRun(folder, 0, "cpu", "fp32", Progress(folder.name, folder), workers)
+    return StageRun(folder, 0, "cpu", "fp32", Progress(folder.name, folder), workers=workers)
 
 
 def make(
