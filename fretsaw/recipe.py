@@ -247,12 +247,14 @@ STAGES: dict[str, StageKind] = {
             "child": "the healed child",
             "eval": "made by `fretsaw eval`",
             "bench": "made by `fretsaw bench`",
+            "library": _LIBRARY,
+            "verify": "made by `fretsaw verify`",
             "tuned": "the child tuned by `fretsaw sft`",
             "tuned_eval": "its `fretsaw eval`",
             "reasoner": "the child reinforced by `fretsaw rl`",
             "reasoner_eval": "its `fretsaw eval`",
         },
-        frozenset({"tuned", "tuned_eval", "reasoner", "reasoner_eval"}),
+        frozenset({"library", "verify", "tuned", "tuned_eval", "reasoner", "reasoner_eval"}),
     ),
 }
 
@@ -366,6 +368,8 @@ def compression(
                 "child": f"{at}/distill",
                 "eval": f"{at}/eval",
                 "bench": f"{at}/bench",
+                **library,
+                **({"verify": f"{at}/verify"} if verify else {}),
             },
         ),
     ]

@@ -23,13 +23,22 @@ from fretsaw.puzzle.replay import KINDS, Frontier, Replay, Subblock, subblock
 
 
 @dataclass(frozen=True)
+class Refit:
+    """What refitting an output matrix did to the KL from the parent, on text of its own."""
+
+    ridge: float | None  # None: it was left as it was
+    kl_before: float
+    kl_after: float
+
+
+@dataclass(frozen=True)
 class Change:
     """Blocks that stand in for the parent's, and the subblocks of theirs that differ, in order."""
 
     blocks: Mapping[int, Block]  # by layer
     shapes: Mapping[int, BlockConfig]  # theirs
     subblocks: Sequence[Subblock]  # from the replaced one to the last that was offered a refit
-    ridges: Sequence[float | None]  # of each of them; None where it was left as it was
+    refits: Sequence[Refit | None]  # of each of them; None where none was offered
 
 
 class Calibration:
@@ -86,21 +95,21 @@ class Trial:
 
     def append(
         self, block: Block, kind: str, wanted: Float[Tensor, "rows seq hidden"] | None
-    ) -> float | None:
+    ) -> Refit | None:
         """Go through a half of `block`, refitted in place to the parent's `wanted` states first.
 
-        Returns the ridge, or None where it was better as it was.
+        Returns what the refit did; None without `wanted` or without a matrix to refit.
         """
-        ridge = None if wanted is None else self._refit(block, kind, wanted)
+        refit = None if wanted is None else self._refit(block, kind, wanted)
         move = subblock(block, kind)
         self.states = self.calibration.fit.after([move], self.states)
         self.judged = self.calibration.gate.frontier.after([move], self.judged)
         self.at += 1
-        return ridge
+        return refit
 
     def _refit(
         self, block: Block, kind: str, wanted: Float[Tensor, "rows seq hidden"]
-    ) -> float | None:
+    ) -> Refit | None:
         fit, gate = self.calibration.fit, self.calibration.gate
         matrix = repair.output_matrix(block, kind)
         if matrix is None:
@@ -110,13 +119,14 @@ class Trial:
             after = gate.frontier.after([subblock(block, kind)], self.judged)
             return gate.figures(after, self.at + 1).kl.mean().item()
 
-        kl_before, weight_before = kl(), matrix.weight.clone()
+        before, weight = kl(), matrix.weight.clone()
         pairs = zip(self.states.split(fit.batch_rows), wanted.split(fit.batch_rows), strict=True)
         repaired = repair.repair(block, kind, pairs, fit.context)
-        if repaired is None or repaired.ridge is None or kl() < kl_before:
-            return repaired and repaired.ridge
-        matrix.weight.copy_(weight_before)
-        return None
+        assert repaired is not None, "there is a matrix to repair"
+        if repaired.ridge is not None and (after := kl()) < before:
+            return Refit(repaired.ridge, before, after)
+        matrix.weight.copy_(weight)
+        return Refit(None, before, before)
 
 
 @torch.inference_mode()
@@ -142,7 +152,7 @@ def make_change(
     trial = Trial(calibration)
     blocks: dict[int, Block] = {}
     shapes: dict[int, BlockConfig] = {}
-    moves, ridges = [], []
+    moves, refits = [], []
     for number in range(count):
         layer, half = divmod(at + number, 2)
         if layer not in blocks:
@@ -152,9 +162,9 @@ def make_change(
             weights = trained if trained and layer == at // 2 else {}
             blocks[layer] = alternative(source, config, shapes[layer], layer, weights)
         wanted = calibration.wanted(number + 1) if is_refitted else None
-        ridges.append(trial.append(blocks[layer], KINDS[half], wanted))
+        refits.append(trial.append(blocks[layer], KINDS[half], wanted))
         moves.append(subblock(blocks[layer], KINDS[half]))
-    return Change(blocks, shapes, moves, ridges)
+    return Change(blocks, shapes, moves, refits)
 
 
 def names_of(block: BlockConfig) -> tuple[str, str]:

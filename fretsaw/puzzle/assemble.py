@@ -7,7 +7,7 @@ makes up for what the layers before it lost. A refit that does not lower the KL 
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,8 @@ def build_child(
 
     With a `library` its blocks start from the weights that `fretsaw bld` trained. With `repair`
     each is refitted on the states that the child's earlier blocks give, where that lowers the KL.
-    The parent must be sorted, `calibration` at its first subblock. A row has `ridge` by subblock
-    and the squared `error` of the child's state relative to the parent's.
+    The parent must be sorted, `calibration` at its first subblock. A row has `repair` by
+    subblock and the squared `error` of the child's state relative to the parent's.
     """
     config, fit = parent.config, calibration.fit
     trial = Trial(calibration)
@@ -84,15 +84,16 @@ def build_child(
         assert isinstance(block, Block)
         trained = read_trained(library, i) if library is not None else {}
         child = alternative(block, config, child_blocks[i], i, trained)
-        ridges: dict[str, float | None] = {}
+        refits: dict[str, dict[str, float | None] | None] = {}
         names = zip(KINDS, names_of(child_blocks[i]), names_of(config.blocks[i]), strict=True)
         for kind, name, own in names:
             is_changed |= name != own
             is_refitted = repair and is_changed
-            ridges[kind] = trial.append(child, kind, calibration.wanted(1) if is_refitted else None)
+            refit = trial.append(child, kind, calibration.wanted(1) if is_refitted else None)
+            refits[kind] = asdict(refit) if refit else None
             calibration.walk()
         error = (trial.states - fit.states).square().mean() / fit.states.square().mean()
-        yield child, {"ridge": ridges, "error": error.item()}
+        yield child, {"repair": refits, "error": error.item()}
 
 
 def with_blocks(parent: Decoder, config: ModelConfig, blocks: Sequence[nn.Module]) -> Decoder:

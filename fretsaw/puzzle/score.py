@@ -161,7 +161,7 @@ def _layers(board: Scoreboard, config: ModelConfig, settings: ScoreSettings) -> 
             "score": board.mean(at, names, settings.metric),
             "stderr": board.stderr(at, names, settings.metric),
             "rows": len(board.rows[at, names][settings.metric]),
-            "ridge": board.ridges[at, names][0],
+            "repair": board.repairs[at, names],
         }
         entry |= {metric: board.mean(at, names, metric) for metric in board.rows[at, names]}
         layers[at // 2].setdefault(kind, {})["+".join(names)] = entry

@@ -17,7 +17,7 @@ class Scoreboard:
     def __init__(self, path: Path):
         self.path = path
         self.rows: dict[tuple[int, Names], dict[str, Rows]] = {}
-        self.ridges: dict[tuple[int, Names], list[float | None]] = {}
+        self.repairs: dict[tuple[int, Names], dict[str, float | None] | None] = {}
         self._done: set[tuple[int, int]] = set()
         if path.is_file():
             for line in path.read_text().splitlines():
@@ -32,7 +32,7 @@ class Scoreboard:
         return (first, at) in self._done
 
     def add(self, first: int, at: int, scored: Mapping[Names, Mapping]) -> None:
-        """Keep what a subblock's changes gave: `figures` by name, lists over rows, and `ridges`."""
+        """Keep what a subblock's changes gave: `figures` by name, lists over rows, and `repair`."""
         as_json = [[list(names), entry] for names, entry in scored.items()]
         with self.path.open("a") as file:
             file.write(json.dumps([first, at, as_json]) + "\n")
@@ -47,7 +47,7 @@ class Scoreboard:
         for names, entry in scored:
             key = (at, tuple(names))
             before = self.rows.get(key, {})
-            self.ridges[key] = entry["ridges"]
+            self.repairs[key] = entry["repair"]
             self.rows[key] = {
                 name: np.concatenate([before.get(name, np.empty(0)), values])
                 for name, values in entry["figures"].items()

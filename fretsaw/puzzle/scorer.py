@@ -1,7 +1,7 @@
 """Who scores: the parent and its texts, opened once, and then one alternative after another."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class Scorer:
 
     @torch.inference_mode()
     def __call__(self, task: Task, tell: Tell) -> dict[str, Any]:
-        """Return an alternative's `figures` by name, lists over rows, and the repair's `ridges`."""
+        """Return an alternative's `figures` by name, lists over rows, and its own `repair`."""
         self._stand_before(task)
         settings = self.settings
         change = make_change(
@@ -69,7 +69,8 @@ class Scorer:
         figures = self.replay.figures(states, task.at + len(change.subblocks)).as_lists()
         if self.exam is not None and task.rows[0] == 0:
             figures["accuracy"] = self.exam.lost(change).tolist()
-        return {"ridges": list(change.ridges), "figures": figures}
+        own = change.refits[0]
+        return {"repair": asdict(own) if own else None, "figures": figures}
 
     def _stand_before(self, task: Task) -> None:
         """Walk both texts to the task's subblock, and read what its layer has been trained to."""

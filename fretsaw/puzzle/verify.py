@@ -80,7 +80,7 @@ def verify(settings: VerifySettings, inputs: Mapping[str, Path], run: StageRun) 
             if not board.has(0, number):
                 per_row = measure(parent, child, windows, settings, inputs)
                 figures = {"kl": per_row.tolist()}
-                board.add(0, number, {_flat(child): {"ridges": [], "figures": figures}})
+                board.add(0, number, {_flat(child): {"repair": None, "figures": figures}})
             run.step(number + 1, {"kl": board.mean(number, _flat(child), "kl")})
         measured = np.array([board.mean(n, _flat(c), "kl") for n, c in enumerate(children)])
         fit = fit_interaction([_parts(c, own) for c in children], _scores(table), measured)

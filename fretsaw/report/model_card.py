@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import jinja2
@@ -64,6 +65,10 @@ class Findings:
     costs: dict[str, Any]
     target: str
     front: list[dict[str, Any]]
+    baselines: list[dict[str, Any]]  # what the other searches find under the same bounds
+    trained: dict[str, Any]  # `bld.json`; empty where no alternative was trained
+    correction: dict[str, Any]  # `correction.json`; empty where no child was measured whole
+    candidates: dict[str, Any]  # `chosen.json`; empty where one solution was assembled
     healing: dict[str, Any]  # the metrics of distillation's manifest
     results: dict[str, Any]
     speed: dict[str, Any]
@@ -76,14 +81,26 @@ class Findings:
         return names_of(self.child)
 
     @cached_property
+    def chosen(self) -> list[tuple[str, ...]]:
+        """The same as the table names them: where it scores whole blocks, one name a layer."""
+        pairs = zip(self.table["layers"], self.choices, strict=True)
+        return [("+".join(names),) if "block" in layer else names for layer, names in pairs]
+
+    @cached_property
+    def served(self) -> dict[str, Any]:
+        """The costs at the scenario that was benched, or else at the first."""
+        wanted, several = self.speed["scenario"], self.costs["scenarios"]
+        return next((one for one in several if one["scenario"] == wanted), several[0])
+
+    @cached_property
     def child_costs(self) -> dict[str, float]:
-        """What the table says the child costs."""
-        return _sum_costs(self.table, self.choices)
+        """What the child is foreseen to cost there."""
+        return _sum_costs(self.served, self.choices)
 
     @cached_property
     def parent_costs(self) -> dict[str, float]:
-        """What the table says the parent costs."""
-        return _sum_costs(self.table, names_of(self.parent))
+        """What the parent is foreseen to cost there."""
+        return _sum_costs(self.served, names_of(self.parent))
 
     @cached_property
     def task(self) -> dict[str, Any]:
@@ -92,13 +109,28 @@ class Findings:
 
     @cached_property
     def score(self) -> float:
-        """The sum of the chosen alternatives' scores: what the search minimised."""
-        pairs = zip(self.scores["layers"], self.choices, strict=True)
-        return sum(
-            layer[kind][name]["score"]
-            for layer, names in pairs
-            for kind, name in zip(("attention", "ffn"), names, strict=True)
+        """What the search minimised: the chosen alternatives' scores, and those of their pairs."""
+        chosen = {(i, name) for i, names in enumerate(self.chosen) for name in names}
+        singles = (
+            alternative["score"]
+            for i, layer in enumerate(self.table["layers"])
+            for alternatives in layer.values()
+            for name, alternative in alternatives.items()
+            if (i, name) in chosen
         )
+        pairs = (
+            pair["score"]
+            for pair in self.table.get("pairs", [])
+            if {tuple(place) for place in pair["choices"]} <= chosen
+        )
+        return sum(singles) + sum(pairs)
+
+    @cached_property
+    def additivity_error(self) -> float | None:
+        """How far a pair's joint score is from the sum, relative, in the median; None unknown."""
+        pairs = [(p["joint"], p["sum"]) for p in self.scores.get("joint", [])]
+        errors = [abs(joint / total - 1) for joint, total in pairs if total > 0]
+        return median(errors) if errors else None
 
     @cached_property
     def predicted(self) -> dict[str, float]:
@@ -141,6 +173,12 @@ def read_findings(inputs: Mapping[str, Path]) -> Findings:
         costs=_read(inputs["costs"] / "costs.json"),
         target=forecast["target"],
         front=_read(inputs["search"] / "front.json"),
+        baselines=_read(inputs["search"] / "baselines.json"),
+        trained=_read(inputs["library"] / "bld.json") if "library" in inputs else {},
+        correction=_read(inputs["verify"] / "correction.json") if "verify" in inputs else {},
+        candidates=_read(chosen)
+        if (chosen := inputs["assembled"] / "chosen.json").exists()
+        else {},
         healing=artifact.read_manifest(child)["metrics"],
         results=results,
         speed=_read(inputs["bench"] / "speed.json"),
@@ -207,14 +245,9 @@ def _licence(readme: Path) -> dict[str, str]:
 # --- figures --------------------------------------------------------------------------------------
 
 
-def _sum_costs(table: Mapping[str, Any], choices: Sequence[tuple[str, str]]) -> dict[str, float]:
-    costs = dict(table["fixed"])
-    for layer, names in zip(table["layers"], choices, strict=True):
-        for kind, name in zip(("attention", "ffn"), names, strict=True):
-            for cost, value in layer[kind][name].items():
-                if cost != "score":
-                    costs[cost] = costs.get(cost, 0.0) + value
-    return costs
+def _sum_costs(costs: Mapping[str, Any], choices: Sequence[tuple[str, str]]) -> dict[str, float]:
+    parts = [costs["fixed"], *(costs["alternatives"][n] for names in choices for n in names)]
+    return {name: sum(part[name] for part in parts) for name in costs["fixed"]}
 
 
 def _verdict(findings: Findings, target: Target) -> Verdict:
@@ -255,6 +288,7 @@ def environment() -> jinja2.Environment:
         "percent": percent,
         "nats": nats,
         "loss": "{:.4f}".format,
+        "median": median,
         "seconds": format_seconds,
         "goal": goal,
         "reached": reached,

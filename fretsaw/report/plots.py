@@ -58,6 +58,9 @@ WIDTH = 8.6  # inches; the page scales it to its column
 MAX_LABELLED = 24  # layers; beyond that cells are too narrow for figures
 MAX_SCORED = 16  # layers; beyond that a key says what the colours mean
 
+STAGES = {"plain": (PARENT, "s"), "repaired": (SECOND, "o"), "trained": (CHILD, "D")}
+OTHERS = ("v", "^", "<", ">", "x", "+", "1")  # markers of the other searches
+
 Layers = Sequence[Mapping[str, Mapping[str, float]]]  # subblock -> alternative -> value
 
 
@@ -119,16 +122,16 @@ def importance(kept: Sequence[float], contribution: Sequence[float]) -> str:
         return _svg(figure, "importance", "Share of FFN channels kept and what they contribute")
 
 
-def score_map(scores: Layers, chosen: Sequence[tuple[str, str]]) -> str:
+def score_map(scores: Layers, chosen: Sequence[tuple[str, ...]]) -> str:
     """Draw every alternative's score on a log scale, the chosen ones outlined."""
     values = [v for layer in scores for kind in layer.values() for v in kind.values() if v > 0]
     norm = LogNorm(min(values, default=1e-6), max(max(values, default=1.0), 1e-6))
-    names = {kind: _names(layer[kind] for layer in scores) for kind in ("attention", "ffn")}
+    names = {kind: _names(layer[kind] for layer in scores) for kind in scores[0]}
     rows = [len(own) for own in names.values()]
     with rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(WIDTH, 1.3 + 0.3 * sum(rows)), layout="constrained")
-        both = figure.subplots(2, 1, sharex=True, height_ratios=rows)
-        for k, (axes, kind) in enumerate(zip(both, names, strict=True)):
+        grid = figure.subplots(len(rows), 1, sharex=True, squeeze=False, height_ratios=rows)[:, 0]
+        for k, (axes, kind) in enumerate(zip(grid, names, strict=True)):
             _bare(axes)
             for i, layer in enumerate(scores):
                 for row, name in enumerate(names[kind]):
@@ -141,7 +144,7 @@ def score_map(scores: Layers, chosen: Sequence[tuple[str, str]]) -> str:
             axes.set_ylim(len(names[kind]) - 0.45, -0.55)
             axes.set_yticks(range(len(names[kind])), names[kind])
             axes.xaxis.set_major_locator(MaxNLocator(nbins=MAX_LABELLED, integer=True))
-        both[1].set_xlabel("layer")
+        grid[-1].set_xlabel("layer")
         if len(scores) > MAX_SCORED:
             _key(figure, norm)
         return _svg(figure, "scores", "Score of every alternative by layer, chosen ones outlined")
@@ -176,17 +179,109 @@ def _outline(axes: Axes, x: int, y: int) -> Rectangle:
     return edge
 
 
+def errors(by_name: Mapping[str, Sequence[Mapping[str, float]]], what: str) -> str:
+    """Draw each alternative's error at every stage of its making: dots layers, marks medians."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 1.1 + 0.3 * len(by_name)), layout="constrained")
+        axes = figure.subplots()
+        seen = [stage for stage in STAGES if any(stage in r for s in by_name.values() for r in s)]
+        for y, layers in enumerate(by_name.values()):
+            medians = []
+            for k, stage in enumerate(seen):
+                values = [max(row[stage], 1e-9) for row in layers if stage in row]
+                if not values:
+                    continue
+                colour, marker = STAGES[stage]
+                at = y + 0.22 * (k - (len(seen) - 1) / 2)
+                axes.plot(values, [at] * len(values), ".", color=colour, ms=3, alpha=0.6)
+                axes.plot(np.median(values), at, marker, color=colour, ms=6, zorder=4)
+                medians.append((float(np.median(values)), at))
+            axes.plot(*zip(*medians, strict=True), "-", color=MUTED, lw=0.8, zorder=3)
+        for stage in seen:
+            axes.plot([], [], STAGES[stage][1], color=STAGES[stage][0], label=stage)
+        axes.set_xscale("log")
+        axes.set_yticks(range(len(by_name)), list(by_name))
+        axes.set_ylim(len(by_name) - 0.4, -0.6)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(what)
+        _legend(figure, axes)
+        return _svg(figure, "errors", "Error of every alternative before and after repair")
+
+
+def joint(pairs: Sequence[tuple[float, float]]) -> str:
+    """Draw (sum of two scores, their joint score)."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH / 2, 3.0), layout="constrained")
+        axes = figure.subplots()
+        _diagonal(axes, [value for pair in pairs for value in pair])
+        axes.plot(*zip(*pairs, strict=True), "o", color=CHILD, ms=5, alpha=0.8)
+        axes.set_xlabel("sum of the two scores")
+        axes.set_ylabel("both replaced at once")
+        return _svg(figure, "joint", "Joint scores of pairs against the sum of their scores")
+
+
+def correction(children: Sequence[Mapping[str, Any]]) -> str:
+    """Draw each child's measured KL against the sum of its scores and against what was corrected.
+
+    A child has `sum`, `corrected`, `measured`, `stderr` and `is_chosen`.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+        axes = figure.subplots()
+        measured = [child["measured"] for child in children]
+        bars = [1.96 * child["stderr"] for child in children]
+        keys = ("sum", "corrected")
+        _diagonal(axes, [*measured, *(child[k] for child in children for k in keys)])
+        for key, colour, marker, label in (
+            ("sum", PARENT, "s", "sum of scores"),
+            ("corrected", CHILD, "o", "corrected, fitted on the others"),
+        ):
+            axes.errorbar([child[key] for child in children], measured, bars, fmt=marker, ms=5,
+                          color=colour, elinewidth=0.8, label=label)  # fmt: skip
+        chosen = [child for child in children if child["is_chosen"]]
+        axes.plot([c["corrected"] for c in chosen], [c["measured"] for c in chosen], "o",
+                  mfc="none", mec=ACCENT, mew=2, ms=12, label="chosen", zorder=5)  # fmt: skip
+        axes.set_xlabel("predicted KL of a child, nats a token")
+        axes.set_ylabel("measured")
+        _legend(figure, axes)
+        return _svg(figure, "correction", "Measured KL of whole children against its prediction")
+
+
+def _diagonal(axes: Axes, values: Sequence[float]) -> None:
+    """Scale both axes alike, by powers where all is above 0, and draw where they are equal."""
+    low, high = min(values), max(values)
+    if low > 0:
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        ends = low / 1.3, high * 1.3
+    else:
+        ends = low - 0.05 * (high - low), high + 0.05 * (high - low)
+    axes.plot(ends, ends, color=MUTED, lw=1, ls=(0, (4, 3)))
+    axes.set_xlim(ends)
+    axes.set_ylim(ends)
+    for axis in (axes.xaxis, axes.yaxis):
+        if low > 0:
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
 def pareto(
     front: Sequence[tuple[float, float]],
     child: tuple[float, float],
     measured: float,
+    others: Mapping[str, tuple[float, float]],
     wanted: float | None,
 ) -> str:
-    """Draw (speed-up, sum of scores) of the front, the chosen child and its measured speed-up."""
+    """Draw (speed-up, sum of scores) of the front and of the chosen child, predicted and measured.
+
+    `others` are what other searches find under the same bounds, by method.
+    """
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
         axes = figure.subplots()
-        smallest = min((y for _, y in [*front, child] if y > 0), default=1.0)
+        known = [*front, child, *others.values()]
+        smallest = min((y for _, y in known if y > 0), default=1.0)
         axes.set_yscale("symlog", linthresh=smallest, linscale=0.5)
         axes.set_xscale("log")
         points = sorted(front)
@@ -194,11 +289,13 @@ def pareto(
         axes.plot(1, 0, "s", color=PARENT, ms=9, label="parent", zorder=4, clip_on=False)
         if wanted is not None:
             axes.axvline(wanted, color=MUTED, lw=1, ls=(0, (4, 3)), label=f"target {wanted:g}×")
+        for marker, (method, place) in zip(OTHERS, others.items(), strict=False):
+            axes.plot(*place, marker, color=MUTED, ms=6, label=method, clip_on=False)
         axes.plot([child[0], measured], [child[1]] * 2, color=ACCENT, lw=1.2)
         axes.plot(*child, "o", color=ACCENT, ms=9, label="chosen, predicted", zorder=5)
         axes.plot(measured, child[1], "D", mfc="none", mec=ACCENT, mew=1.8, ms=9, zorder=5,
                   label="chosen, measured")  # fmt: skip
-        last = max(x for x, _ in [*points, child, (measured, 0)])
+        last = max(x for x, _ in [*known, (measured, 0)])
         ticks = [t for t in (1, 1.25, 1.5, 2, 3, 4, 6, 10, 20, 40, 80) if t <= last * 1.3]
         axes.set_xticks(ticks, [f"{t:g}×" for t in ticks])
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -229,6 +326,39 @@ def cost_bars(costs: Mapping[str, Mapping[str, float]], fixed: Mapping[str, floa
             axes.grid(axis="y", visible=False)
             axes.set_title(f"{phase}, ms")
         return _svg(figure, "costs", "Milliseconds of every alternative in prefill and decode")
+
+
+def predicted(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """Draw how far predicted times are off: scenario -> phase -> `errors`, `noise`, `child`.
+
+    All are relative; `child` is that of the healed child, None where it was not benched.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 1.2 + 0.32 * len(rows)), layout="constrained")
+        phases = ("prefill", "decode")
+        grid = figure.subplots(1, 2, sharey=True, sharex=True)
+        for axes, phase in zip(grid, phases, strict=True):
+            for y, row in enumerate(rows.values()):
+                of = row[phase]
+                axes.barh(y, of["noise"], 0.6, color=EMPTY, label="" if y else "noise of one round")
+                axes.plot(of["errors"], [y] * len(of["errors"]), "o", color=CHILD, ms=4, alpha=0.7,
+                          label="" if y else "child that the fit had not seen")  # fmt: skip
+                if of["child"] is not None:
+                    axes.plot(of["child"], y, "D", mfc="none", mec=ACCENT, mew=1.8, ms=8,
+                              label="the healed child")  # fmt: skip
+            axes.set_yticks(range(len(rows)), [_short(name) for name in rows])
+            axes.set_ylim(len(rows) - 0.4, -0.6)
+            axes.grid(axis="y", visible=False)
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0%}"))
+            axes.set_title(phase)
+        grid[0].set_xlim(left=0)
+        _legend(figure, max(grid, key=lambda axes: len(axes.get_legend_handles_labels()[0])))
+        return _svg(figure, "predicted", "Error of predicted times by scenario and phase")
+
+
+def _short(scenario: str) -> str:
+    """Return a scenario without what all of a page have in common."""
+    return ", ".join(part for part in scenario.split(",") if part[:5] not in ("dtype", "devic"))
 
 
 def healing(

@@ -105,6 +105,12 @@ def test_repair_pays_and_looks_ahead(inputs: dict[str, Path], tmp_path: Path) ->
     for kind, alternative in (("ffn", "ffn16"), ("ffn", "ffn_linear"), ("attention", "gqa2")):
         plain, apart, ahead = (total(t, kind, alternative) for t in tables)
         assert plain > apart > ahead
+    for layer in tables["apart"]:
+        repairs = [layer["ffn"][name]["repair"] for name in ("ffn16", "ffn_linear")]
+        assert all(0 < r["kl_after"] <= r["kl_before"] for r in repairs)
+        assert any(r["kl_after"] < r["kl_before"] for r in repairs)
+        assert layer["ffn"]["ffn_none"]["repair"] is None  # nothing to refit
+    assert all(e["repair"] is None for layer in tables["plain"] for e in layer["ffn"].values())
     assert total("apart", "attention", "attn_none") == total("plain", "attention", "attn_none")
     assert total("ahead", "attention", "attn_none") < total("apart", "attention", "attn_none")
 

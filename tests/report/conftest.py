@@ -26,6 +26,7 @@ COSTS = {
     "ffn8": (1.0, 1.0, 0.3, 50),
     "ffn_none": (0.0, 0.0, 0.0, 0),
 }
+MS = ("prefill_ms", "decode_ms")
 COST_NAMES = ("prefill_ms", "decode_ms", "memory_mib", "params")
 
 
@@ -66,7 +67,15 @@ def model_configs() -> tuple[ModelConfig, ModelConfig]:
 
 def scores() -> list[dict[str, Any]]:
     def kind(names: tuple[str, ...], i: int) -> dict[str, Any]:
-        return {n: {"score": 0.01 * k * (i + 1), "stderr": 0.001 * k} for k, n in enumerate(names)}
+        return {
+            name: {
+                **{"score": 0.01 * k * (i + 1), "stderr": 0.001 * k},
+                "repair": {"ridge": 0.1, "kl_before": 0.05 * k, "kl_after": 0.02 * k}
+                if k
+                else None,
+            }
+            for k, name in enumerate(names)
+        }
 
     return [
         {
@@ -93,16 +102,24 @@ def write_search(folder: Path, target: str) -> None:
     write(folder / "search/forecast.json", {"target": target, "scenario": SCENARIO})
     front = [{"score": score, "costs": {"decode_ms": ms}} for score, ms in ((0, 39), (0.1, 22))]
     write(folder / "search/front.json", front)
-    write(folder / "score/scores.json", {"metric": "KL", "tokens": 4096, "layers": layers})
+    found = {"method": "greedy", "score": 0.35, "costs": {"decode_ms": 20}}
+    write(folder / "search/baselines.json", [found, {"method": "depth", "infeasible": "too slow"}])
+    pairs = [{"layer": i, "names": ["gqa1", "ffn8"], "joint": 0.03, "sum": 0.02} for i in range(2)]
     write(
-        folder / "cost/costs.json",
-        {
-            "scenario": SCENARIO,
-            "hardware": {"device": "x86_64", "threads": 2},
-            "fixed": fixed,
-            "alternatives": alternatives,
-            "left_out_error": {p: {"child 0": 0.04} for p in ("prefill_ms", "decode_ms")},
-        },
+        folder / "score/scores.json",
+        {"metric": "KL", "tokens": 4096, "layers": layers, "joint": pairs},
+    )
+    served = {
+        "scenario": SCENARIO,
+        "fixed": fixed,
+        "alternatives": alternatives,
+        "left_out_error": {p: {"child 0": 0.04, "child 1": 0.01} for p in MS},
+        "noise_floor": dict.fromkeys(MS, 0.03),
+    }
+    other = {**served, "scenario": SCENARIO.replace("batch=4", "batch=1")}
+    hardware = {"device": "x86_64", "threads": 2}
+    write(
+        folder / "cost/costs.json", {**served, "hardware": hardware, "scenarios": [served, other]}
     )
 
 
@@ -190,6 +207,37 @@ def finished(tmp_path: Path) -> dict[str, Path]:
         **{"parent": outside, "ranking": rank, "scores": score, "costs": cost, "search": search},
         **{"assembled": assembled, "child": healed, "eval": evaluated, "bench": bench},
     }
+
+
+@pytest.fixture
+def at_full_strength(finished: dict[str, Path]) -> dict[str, Path]:
+    """The report's inputs where alternatives were trained and whole children measured."""
+    base = finished["child"].parent
+    row = {"plain": 0.08, "repaired": 0.04, "trained": 0.05, "refitted": 0.02, "kept": "refitted"}
+    kinds = {"attention": {"gqa1": row}, "ffn": {"ffn8": {**row, "kept": "repaired"}}}
+    write(base / "bld/bld.json", {"layers": [kinds] * 3})
+    child = {"sum": 0.14, "corrected": 0.1, "measured": 0.11, "stderr": 0.01, "is_chosen": False}
+    before = [list(pair) for pair in CHILD]
+    after = [["gqa1", "ffn8"], *before[1:]]
+    write(
+        base / "verify/correction.json",
+        {
+            "children": [child, {**child, "sum": 0.2, "measured": 0.09, "is_chosen": True}],
+            "pairs": [],
+            "before": {"choices": before, "measured": 0.11},
+            "after": {"choices": after, "measured": 0.09},
+        },
+    )
+    candidate = {"solution": 0, "score": 0.14, "figure": 0.07}
+    write(
+        finished["assembled"] / "chosen.json",
+        {
+            "candidate": 1,
+            "figure": "heldout_kl",
+            "candidates": [candidate, {**candidate, "figure": 0.06}],
+        },
+    )
+    return finished | {"library": base / "bld", "verify": base / "verify"}
 
 
 @pytest.fixture

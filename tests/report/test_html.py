@@ -66,7 +66,7 @@ def test_whole_page(finished: dict[str, Path], tmp_path: Path) -> None:
     balance.feed(page)
     assert balance.open == []
     assert "parent &amp; co, 1.5x decode, 90% memory" in page
-    assert page.count("<svg") == 7
+    assert page.count("<svg") == 10
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(ids) == len(set(ids))
 
@@ -91,7 +91,9 @@ def test_chosen_alternatives_are_marked(finished: dict[str, Path], tmp_path: Pat
     assert sorted(outlined) == sorted(
         (str(i), name) for i, pair in enumerate(CHILD) for name in pair
     )
-    in_table = re.findall(r'class="chosen">(\w+)<', page)
+    in_table = re.findall(
+        r'class="chosen">(\w+)</td><td class="n">[\d.]+</td><td class="n">\S+ to', page
+    )
     assert in_table == [name for pair in CHILD for name in pair]
 
 
@@ -189,6 +191,73 @@ def test_made_from(finished: dict[str, Path], tmp_path: Path) -> None:
     assert "--child assemble" in command
     assert "--learning-rate 0.001" in command
     assert command.endswith("--seed 3 --device cpu --dtype bf16 --out distill")
+
+
+def test_errors_before_and_after(finished: dict[str, Path], tmp_path: Path) -> None:
+    page = make(finished, tmp_path / "out")
+    row = next(line for line in page.splitlines() if "<td>2</td><td>attention</td>" in line
+               and "attn_none" in line)  # fmt: skip
+    # score 0.02 * 3, standard error 0.002; KL 0.1 as sliced and 0.04 repaired
+    for figure in ("0.0600", "0.0561 to 0.0639", "0.100", "0.0400"):
+        assert f">{figure}<" in row
+    assert "block distillation" not in page
+
+
+def test_searches_under_the_same_bounds(finished: dict[str, Path], tmp_path: Path) -> None:
+    page = make(finished, tmp_path / "out")
+    assert '<td>greedy</td><td class="n">0.350</td><td class="n">2.5</td>' in page
+    assert "<td>depth</td><td>found nothing</td>" in page
+
+
+def test_every_scenario_is_foretold(finished: dict[str, Path], tmp_path: Path) -> None:
+    page = make(finished, tmp_path / "out")
+    table = re.findall(r"<tr>.*<td>decode</td>.*", page)
+    assert len(table) == 2  # batch 4 and batch 1
+    assert all("2.5\xa0%" in row and "4.0\xa0%" in row and "3.0\xa0%" in row for row in table)
+    assert ["1.70×" in row for row in table] == [True, False]
+
+
+def test_full_strength(at_full_strength: dict[str, Path], tmp_path: Path) -> None:
+    page = make(at_full_strength, tmp_path / "out")
+    assert sections(page) == SECTIONS | {"correction"}
+    row = next(line for line in page.splitlines() if 'chosen">ffn8<' in line)
+    assert [f">{figure}<" in row for figure in ("0.0800", "0.0400", "0.0200")] == [
+        True,
+        True,
+        False,
+    ]
+    assert "<tr><td>0</td><td>gqa2 + ffn8</td><td>gqa1 + ffn8</td></tr>" in page
+    assert "number 1 was best" in page
+    balance = Balance()
+    balance.feed(page)
+    assert balance.open == []
+
+
+def test_sum_of_a_corrected_table(finished: dict[str, Path], tmp_path: Path) -> None:
+    pairs = [
+        {"choices": [[0, "ffn8"], [1, "attn_none"]], "score": -0.02},
+        {"choices": [[0, "gqa1"], [1, "attn_none"]], "score": 9.0},  # not both chosen
+    ]
+    edit(finished["search"] / "table.json", lambda t: t.update(pairs=pairs))
+    assert "scores add up to 0.120" in make(finished, tmp_path / "out")
+
+
+def test_whole_blocks(finished: dict[str, Path], tmp_path: Path) -> None:
+    def join(table: dict) -> None:
+        for i, layer in enumerate(table["layers"]):
+            table["layers"][i] = {
+                "block": {
+                    f"{a}+{f}": {**x, "score": x["score"] + y["score"]}
+                    for a, x in layer["attention"].items()
+                    for f, y in layer["ffn"].items()
+                }
+            }
+
+    edit(finished["search"] / "table.json", join)
+    edit(finished["scores"] / "scores.json", join)
+    page = make(finished, tmp_path / "out")
+    assert "scores add up to 0.140" in page
+    assert re.findall(r'class="chosen">([^<]+\+[^<]+)<', page) == ["+".join(pair) for pair in CHILD]
 
 
 def test_missing_file_is_named(finished: dict[str, Path], tmp_path: Path) -> None:
