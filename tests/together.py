@@ -26,9 +26,13 @@ from fretsaw.sft.settings import SftSettings
 from fretsaw.sft.train import tune
 from fretsaw.stage import Interrupted, StageRun
 from fretsaw.training.blocks import prepare_blocks
-from fretsaw.training.settings import UpdateSettings
+from fretsaw.training.settings import LoraSettings, UpdateSettings
 
-OPTIMIZERS = ("adamw", "muon")
+UPDATES = {
+    "adamw": {"update": UpdateSettings()},
+    "muon": {"update": UpdateSettings(optimizer="muon")},
+    "lora": {"lora": LoraSettings(lora_rank=4)},
+}
 # Layers of different shapes, one of them empty, and widths that two do not divide.
 BLOCKS = (
     ("gqa2", "ffn33"),
@@ -98,11 +102,9 @@ def heal(tiny: Path, out: Path, optimizer: str, peers: Peers, stop_at: int = 0) 
     run = stage_run(out)
     run.peers = peers
     run.progress.folder = out if peers.rank == 0 else None
-    update = UpdateSettings(optimizer=optimizer)  # type: ignore[arg-type]
-
     def go(run: StageRun) -> None:
         student, teacher = child(tiny), checkpoint.load(tiny / "parent")
-        settings = replace(SETTINGS, update=update)
+        settings = replace(SETTINGS, **UPDATES[optimizer])
         objective = Objective(kl=1.0, cosine=1.0, lm=0.5)
         train(student, teacher, tiny / "corpus", objective, settings, run, keep_best=True)
         fsdp.write_whole(
@@ -126,7 +128,7 @@ def first(tiny: Path, out: Path, peers: Peers = ALONE) -> None:
     found = gradients(tiny, peers)
     if peers.rank == 0:
         torch.save(found, out / "gradients.pt")
-    for optimizer in OPTIMIZERS:
+    for optimizer in UPDATES:
         heal(tiny, out / optimizer, optimizer, peers)
         if peers.size > 1:
             heal(tiny, out / f"{optimizer}-stopped", optimizer, peers, stop_at=2)
@@ -138,7 +140,7 @@ def first(tiny: Path, out: Path, peers: Peers = ALONE) -> None:
 
 def last(tiny: Path, out: Path, peers: Peers) -> None:
     """Go on with the stopped runs to their end."""
-    for optimizer in OPTIMIZERS:
+    for optimizer in UPDATES:
         heal(tiny, out / f"{optimizer}-stopped", optimizer, peers)
 
 

@@ -185,11 +185,6 @@ def train(
     configs = phase_configs(
         student.config, phases, teacher.config.max_position_embeddings if is_live else None
     )
-    if run.peers.size > 1 and settings.lora.lora_rank:
-        raise ValueError(
-            f"lora_rank {settings.lora.lora_rank}: works in one process, but {run.peers.size} were "
-            "started; start it without torchrun, or train all weights"
-        )
     for phase in phases:  # before anything is done
         what = f"batch_tokens {settings.batch_tokens} at seq_len {phase.seq_len}"
         run.peers.share(settings.batch_tokens // phase.seq_len, what)

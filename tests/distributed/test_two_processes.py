@@ -60,7 +60,7 @@ def test_gradients_are_those_of_one_process(runs: tuple[Path, Path]) -> None:
         assert worst < limit, name
 
 
-@pytest.mark.parametrize("run", [*together.OPTIMIZERS, "tuned"])
+@pytest.mark.parametrize("run", [*together.UPDATES, "tuned"])
 def test_losses_are_those_of_one_process(runs: tuple[Path, Path], run: str) -> None:
     assert_same_run(runs[0] / run, runs[1] / run)
 
@@ -69,13 +69,13 @@ def test_a_run_goes_on_with_one_process_and_again_with_two(
     runs: tuple[Path, Path], tiny: Path
 ) -> None:
     one, two = runs
-    for optimizer in together.OPTIMIZERS:
+    for optimizer in together.UPDATES:
         folder = two / f"{optimizer}-stopped"
         assert [row["step"] for row in rows_of(folder)] == [1, 2]
         together.heal(tiny, folder, optimizer, ALONE, stop_at=4)
         assert [row["step"] for row in rows_of(folder)] == [1, 2, 3, 4]
     start("last", tiny, two)
-    for optimizer in together.OPTIMIZERS:
+    for optimizer in together.UPDATES:
         assert_same_run(one / optimizer, two / f"{optimizer}-stopped")
 
 
