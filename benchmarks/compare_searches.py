@@ -12,6 +12,7 @@ child ties with it and is not healed again. Finished parts are kept, so the same
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -26,7 +27,8 @@ from scipy.stats import t as student
 TARGETS = ("1.25x decode", "1.5x decode", "2x decode")
 METHODS = ("mip", "greedy", "uniform", "depth", "contiguous", "max_params", "random")
 FROM_NOTHING = ("dense", "fresh")  # trained from random weights
-ABLATIONS = ("no repair", "kl", "cosine", "lm", "kl+lm", "kl+cosine+lm")
+# Without repair, with whole children's correction, with block distillation; then loss terms.
+ABLATIONS = ("no repair", "verify", "bld", "kl", "cosine", "lm", "kl+lm", "kl+cosine+lm")
 SCENARIO = "batch=128,in=64,out=64,dtype=fp32,device=cpu"
 TASK = "word_problems"
 
@@ -68,11 +70,17 @@ def shape(layers: int, hidden_size: int) -> dict[str, Any]:
     }
 
 
-def prepare(root: Path, layers: int, hidden_size: int, pretrain_tokens: int) -> dict[str, Path]:
-    """Make the parent, its ranking, scores and costs."""
+def prepare(root: Path, options: argparse.Namespace) -> dict[str, Path]:
+    """Make the parent, its ranking, scores and costs; to ablate, other scores too."""
     from fretsaw.corpus.settings import CorpusSettings
     from fretsaw.distill.settings import PretrainSettings
-    from fretsaw.puzzle.settings import CostSettings, RankSettings, ScoreSettings, SpaceSettings
+    from fretsaw.puzzle.settings import (
+        BldSettings,
+        CostSettings,
+        RankSettings,
+        ScoreSettings,
+        SpaceSettings,
+    )
 
     space = SpaceSettings(linear=False)
     corpus = make(
@@ -84,20 +92,27 @@ def prepare(root: Path, layers: int, hidden_size: int, pretrain_tokens: int) -> 
     parent = make(
         "pretrain",
         PretrainSettings(
-            **shape(layers, hidden_size), train=training(pretrain_tokens, healing=False)
+            **shape(options.layers, options.hidden_size),
+            train=training(options.pretrain_tokens, healing=False),
         ),
         {"corpus": corpus},
         root / "parent",
     )
     made = {"parent": parent, "corpus": corpus}
     ranking = make("rank", RankSettings(), made, root / "rank")
-    scoring = ScoreSettings(space=space, joint_pairs=0)
+    scoring = ScoreSettings(space=space)
     timing = CostSettings(scenario=SCENARIO, space=space)
     costs = make("cost", timing, {"parent": parent}, root / "cost")
     made |= {"ranking": ranking}
     scores = make("score", scoring, made, root / "score")
-    plain = make("score", replace(scoring, repair_tokens=0), made, root / "score-plain")
-    return made | {"scores": scores, "costs": costs, "plain": plain}
+    made |= {"scores": scores, "costs": costs}
+    if options.ablate:
+        base = {k: made[k] for k in ("parent", "corpus", "ranking")}
+        plain = make("score", replace(scoring, repair_tokens=0), base, root / "score-plain")
+        library = make("bld", BldSettings(space=space, tokens=131_072), base, root / "bld")
+        trained = make("score", scoring, base | {"library": library}, root / "score-bld")
+        made |= {"plain": plain, "library": library, "trained": trained}
+    return made
 
 
 def slug(text: str) -> str:
@@ -106,19 +121,24 @@ def slug(text: str) -> str:
 
 def child_of(made: dict[str, Path], root: Path, target: str, method: str) -> tuple[Path, dict]:
     """Search and assemble; return the child's folder and the solution."""
-    from fretsaw.puzzle.settings import AssembleSettings, SearchSettings
+    from fretsaw.puzzle.settings import AssembleSettings, SearchSettings, VerifySettings
 
     repairs = method != "no repair"
     search_method = method if method in METHODS else "mip"
     at = root / slug(target) / slug(method)
+    scores = made[{"no repair": "plain", "bld": "trained"}.get(method, "scores")]
     search = make(
         "search",
         SearchSettings(target=target, method=search_method),
-        {"scores": made["scores" if repairs else "plain"], "costs": made["costs"]},
+        {"scores": scores, "costs": made["costs"]},
         at / "search",
     )
+    inputs = {k: made[k] for k in ("parent", "corpus", "ranking")}
+    inputs |= {"library": made["library"]} if method == "bld" else {}
+    if method == "verify":
+        search = make("verify", VerifySettings(), inputs | {"search": search}, at / "verify")
     solution = json.loads((search / "solutions.json").read_text())[0]
-    inputs = {k: made[k] for k in ("parent", "corpus", "ranking")} | {"search": search}
+    inputs |= {"search": search}
     return make("assemble", AssembleSettings(repair=repairs), inputs, at / "assemble"), solution
 
 
@@ -135,18 +155,28 @@ def fresh_child(like: Path, out: Path, seed: int) -> Path:
     return out
 
 
-def dense_layers(made: dict[str, Path], root: Path, target: str) -> tuple[int, float]:
-    """Return the most whole layers of the parent's shape that meet the target, and their time."""
+def dense_shape(made: dict[str, Path], root: Path, target: str) -> tuple[dict[str, Any], float]:
+    """Return equal layers with the parent's attention, as slow as the target allows; their time.
+
+    Of depth and FFN width, both as they were timed, what comes nearest to the bound is taken.
+    """
     from fretsaw.checkpoint.folder import read_config
 
     forecast = json.loads((root / slug(target) / "mip/search/forecast.json").read_text())
     costs = json.loads((made["costs"] / "costs.json").read_text())
-    block = read_config(made["parent"]).blocks[0]
-    names = (block.attention_name, block.ffn_name)
-    layer = sum(costs["alternatives"][name]["decode_ms"] for name in names)
-    fixed = costs["fixed"]["decode_ms"]
-    number = int((forecast["bounds"]["decode_ms"] - fixed) / layer)
-    return max(1, number), fixed + number * layer
+    config = read_config(made["parent"])
+    ms = {name: entry["decode_ms"] for name, entry in costs["alternatives"].items()}
+    widths = [int(name[3:]) for name in ms if name.startswith("ffn") and name[3:].isdigit()]
+    attention = ms[config.blocks[0].attention_name]
+    times = {
+        (layers, width): costs["fixed"]["decode_ms"] + layers * (attention + ms[f"ffn{width}"])
+        for layers in range(1, config.num_hidden_layers + 1)
+        for width in widths
+    }
+    bound = forecast["bounds"]["decode_ms"]
+    layers, width = max((k for k in times if times[k] <= bound), key=lambda k: times[k])
+    found = shape(layers, config.hidden_size) | {"intermediate_size": width}
+    return found, times[layers, width]
 
 
 def run_one(
@@ -155,23 +185,21 @@ def run_one(
     """Make one child, heal it, evaluate it; return its figures."""
     import torch
 
-    from fretsaw.checkpoint.folder import read_config
     from fretsaw.distill.settings import DistillSettings, PretrainSettings
     from fretsaw.eval.settings import EvalSettings
 
     torch.set_num_threads(1)
     at = root / slug(target) / slug(method)
     weights: dict[str, Any] = {"kl_weight": 1.0, "cosine_weight": 1.0, "lm_weight": 0.0}
-    if method in ABLATIONS and method != "no repair":
+    if method in ABLATIONS[3:]:
         terms = method.split("+")
         weights = {f"{term}_weight": float(term in terms) for term in ("kl", "cosine", "lm")}
     train = training(tokens, healing=method not in FROM_NOTHING)
     solution: dict[str, Any] = {"choices": None, "score": None, "costs": {}}
     healed = at / f"healed-{seed}"
     if method == "dense":
-        number, decode_ms = dense_layers(made, root, target)
-        width = read_config(made["parent"]).hidden_size
-        settings = PretrainSettings(**shape(number, width), train=train)
+        found, decode_ms = dense_shape(made, root, target)
+        settings = PretrainSettings(**found, train=train)
         make("pretrain", settings, {"corpus": made["corpus"]}, healed, seed)
         solution["costs"] = {"decode_ms": decode_ms}
     else:
@@ -249,15 +277,18 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=Path("runs/compare"))
     options = parser.parse_args()
+    from fretsaw.puzzle.explain import Infeasible
+
     root = options.out / f"layers-{options.layers}"
-    made = prepare(root, options.layers, options.hidden_size, options.pretrain_tokens)
+    made = prepare(root, options)
     methods = ["mip", *ABLATIONS] if options.ablate else options.methods
-    choices = {  # searched and assembled before the workers share them
-        (target, method): child_of(made, root, target, method)[1]["choices"]
-        for target in options.targets
-        for method in methods
-        if method not in FROM_NOTHING
-    }
+    choices = {}  # searched and assembled before the workers share them
+    for target, method in itertools.product(options.targets, methods):
+        if method not in FROM_NOTHING:
+            try:
+                choices[target, method] = child_of(made, root, target, method)[1]["choices"]
+            except Infeasible:
+                print(f"{target}: {method} finds nothing under the same bounds")
     twins = [
         (target, method)
         for (target, method), own in choices.items()
@@ -268,6 +299,7 @@ def main() -> None:
         for seed in range(options.seeds)
         for target in options.targets
         for method in methods
+        if (target, method) in choices or method in FROM_NOTHING
         if (target, method) not in twins
     ]
     rows = []

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fretsaw.checkpoint.targets import Name as Engine
     from fretsaw.loaded import LoadedModel
 
 __all__ = ["compress", "load"]
@@ -33,6 +34,10 @@ def compress(
     device: str = "auto",
     seed: int = 0,
     heal_tokens: int = 1_000_000,
+    candidates: int = 1,
+    verify: bool = False,
+    bld_tokens: int = 0,
+    engine: "Engine" = "vllm",
 ) -> Path:
     """Compress a checkpoint as `fretsaw compress` does; return the folder of the healed child."""
     from fretsaw import pipeline
@@ -45,6 +50,10 @@ def compress(
         scenario=scenario,
         device=device,
         heal_tokens=heal_tokens,
+        candidates=candidates,
+        verify=verify,
+        bld_tokens=bld_tokens,
+        engine=engine,
     )
     options = pipeline.RunOptions(
         name=f"compress {checkpoint}", out=Path(out), device=device, seed=seed

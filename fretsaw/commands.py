@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from fretsaw.checkpoint.targets import Name as Engine
 from fretsaw.sampling import Sampling
 from fretsaw.serve.settings import Limits
 from fretsaw.workers import HERE, Workers
@@ -204,6 +205,12 @@ class CompressOptions:
     """Tokens of the child's distillation."""
     candidates: int = 1
     """Children that are healed briefly, before the best of them is healed at length."""
+    verify: bool = False
+    """Build and measure a few whole children, correct the scores by them, and take the best."""
+    bld_tokens: int = 0
+    """Train every layer's alternatives on so many tokens before they are scored; 0: only repair."""
+    engine: Engine = "vllm"
+    """What will serve the child; what it does not run is not chosen (see `fretsaw export`)."""
     seq_len: int | None = None
     """Tokens of one row of text; by default 256, or the model's context where that is shorter."""
     common: Common
@@ -230,6 +237,9 @@ def compress(argv: list[str]) -> None:
         tokens=options.tokens,
         heal_tokens=options.heal_tokens,
         candidates=options.candidates,
+        verify=options.verify,
+        bld_tokens=options.bld_tokens,
+        engine=options.engine,
         seq_len=options.seq_len,
     )
     _run_stages(f"compress {options.checkpoint}", stages, options.common, options.steering)

@@ -5,13 +5,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fretsaw.checkpoint.folder import read_config, resolve
+from fretsaw.checkpoint.targets import Name as Engine
 from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.data.sources import is_hub_name
 from fretsaw.distill.settings import DistillSettings, TrainSettings
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.size import num_params
-from fretsaw.puzzle.settings import AssembleSettings, RankSettings, ScoreSettings
+from fretsaw.puzzle.rules import rules_of
+from fretsaw.puzzle.settings import (
+    AssembleSettings,
+    BldSettings,
+    CostSettings,
+    RankSettings,
+    ScoreSettings,
+    SearchSettings,
+    SpaceSettings,
+    VerifySettings,
+)
 from fretsaw.recipe import Stage, compression
 from fretsaw.scenario import parse_scenarios, parse_targets
 from fretsaw.training.settings import UpdateSettings
@@ -30,9 +41,15 @@ def compress_stages(
     tokens: int = 4_000_000,
     heal_tokens: int = 1_000_000,
     candidates: int = 1,
+    verify: bool = False,
+    bld_tokens: int = 0,
+    engine: Engine = "vllm",
     seq_len: int | None = None,
 ) -> list[Stage]:
-    """Return the stages that compress `checkpoint`; raise before any work what is wrong."""
+    """Return the stages that compress `checkpoint`; raise before any work what is wrong.
+
+    What `engine` will not serve is neither trained, scored nor timed.
+    """
     parent = resolve(checkpoint)
     config = read_config(parent)
     parse_targets(target)
@@ -49,6 +66,8 @@ def compress_stages(
         scenario = f"batch=64,in={half},out={half},dtype=fp32,device={label}"
     for served in parse_scenarios(scenario):
         served.check_context(longest)
+    space = SpaceSettings(linear=rules_of(engine).linear)
+    bld = BldSettings(space=space, tokens=bld_tokens, seq_len=seq_len) if bld_tokens else None
     return [
         _corpus(parent, data, tokens, seq_len),
         *compression(
@@ -56,7 +75,11 @@ def compress_stages(
             target=target,
             scenario=scenario,
             rank=RankSettings(seq_len=seq_len),
-            score=ScoreSettings(seq_len=seq_len),
+            bld=bld,
+            score=ScoreSettings(space=space, seq_len=seq_len),
+            cost=CostSettings(space=space, scenario=scenario),
+            search=SearchSettings(engine=engine),
+            verify=VerifySettings(seq_len=seq_len) if verify else None,
             assemble=AssembleSettings(seq_len=seq_len),
             distill=DistillSettings(train=_healing(config, heal_tokens, seq_len)),
             evaluate=EvalSettings(seq_len=seq_len),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fretsaw import artifact
+from fretsaw.agreement import check_inputs
 from fretsaw.peers import Peers
 from fretsaw.recipe import STAGES
 from fretsaw.settings import build
@@ -75,6 +76,7 @@ def run_stage(
 ) -> None:
     """Execute a stage in this process and those that torchrun started beside it, if any."""
     kind, peers = STAGES[name], Peers.from_environment()
+    check_inputs(name, settings, inputs)
     if peers.size > 1:
         from fretsaw.distributed import mesh
 

@@ -64,7 +64,7 @@ _PARENT = "the checkpoint that is compressed: a folder or a Hub id"
 _CORPUS = "tokenised text, made by `fretsaw corpus`"
 _RANKING = "channel order, made by `fretsaw rank`"
 _PROBLEMS = "problems of your own: a JSONL file"
-_SEARCH = "solutions, made by `fretsaw search`"
+_SEARCH = "solutions, made by `fretsaw search` or `fretsaw verify`"
 _LIBRARY = "trained alternatives, made by `fretsaw bld`"
 
 STAGES: dict[str, StageKind] = {
@@ -144,7 +144,6 @@ STAGES: dict[str, StageKind] = {
             "parent": _PARENT,
             "corpus": _CORPUS,
             "ranking": _RANKING,
-            "scores": "made by `fretsaw score`",
             "search": _SEARCH,
             "library": _LIBRARY,
         },
@@ -248,13 +247,12 @@ STAGES: dict[str, StageKind] = {
             "eval": "made by `fretsaw eval`",
             "bench": "made by `fretsaw bench`",
             "library": _LIBRARY,
-            "verify": "made by `fretsaw verify`",
             "tuned": "the child tuned by `fretsaw sft`",
             "tuned_eval": "its `fretsaw eval`",
             "reasoner": "the child reinforced by `fretsaw rl`",
             "reasoner_eval": "its `fretsaw eval`",
         },
-        frozenset({"library", "verify", "tuned", "tuned_eval", "reasoner", "reasoner_eval"}),
+        frozenset({"library", "tuned", "tuned_eval", "reasoner", "reasoner_eval"}),
     ),
 }
 
@@ -312,8 +310,8 @@ def compression(
     the alternatives are trained before they are scored. With several `candidates` that many
     solutions are assembled, each is healed as `brief` says (by default a tenth of the tokens), and
     the best of them is healed at length from its assembled weights. Of several scenarios, which
-    are costed together, the first is the one that is benched. With `verify` a first search,
-    `guess`, is corrected by whole children before the one that counts.
+    are costed together, the first is the one that is benched. With `verify` whole children correct
+    the search and stand in its place.
     """
     if candidates < 1:
         raise ValueError(f"candidates {candidates}: give at least 1")
@@ -328,15 +326,21 @@ def compression(
     start = f"{at}/select" if candidates > 1 else f"{at}/assemble"
     ranked = {"parent": parent, "corpus": corpus, "ranking": "rank"}
     library = {"library": "bld"} if bld else {}
+    found = f"{at}/verify" if verify else f"{at}/search"
     first = scenario if "/" not in scenario else str(parse_scenarios(scenario)[0])
     return [
         Stage("rank", rank or RankSettings(), {"parent": parent, "corpus": corpus}),
         *([Stage("bld", bld, {**ranked})] if bld else []),
         Stage("score", score or ScoreSettings(), {**ranked, **library}),
         Stage("cost", cost or CostSettings(scenario=scenario), {"parent": parent}),
-        *_verification(at, search, verify, {**ranked, **library}),
+        Stage(f"{at}/search", search, {"scores": "score", "costs": "cost"}),
         *(
-            Stage(name, settings, {**ranked, "search": f"{at}/search", **library})
+            [Stage(found, verify, {**ranked, **library, "search": f"{at}/search"})]
+            if verify
+            else []
+        ),
+        *(
+            Stage(name, settings, {**ranked, "search": found, **library})
             for name, settings in assembled.items()
         ),
         *_selection(at, parent, corpus, list(assembled), brief or _brief(distill)),
@@ -353,7 +357,7 @@ def compression(
         Stage(
             f"{at}/bench",
             bench or BenchSettings(scenario=first),
-            {"parent": parent, "child": f"{at}/distill", "search": f"{at}/search"},
+            {"parent": parent, "child": f"{at}/distill", "search": found},
         ),
         Stage(
             f"{at}/report",
@@ -363,28 +367,14 @@ def compression(
                 "ranking": "rank",
                 "scores": "score",
                 "costs": "cost",
-                "search": f"{at}/search",
+                "search": found,
                 "assembled": start,
                 "child": f"{at}/distill",
                 "eval": f"{at}/eval",
                 "bench": f"{at}/bench",
                 **library,
-                **({"verify": f"{at}/verify"} if verify else {}),
             },
         ),
-    ]
-
-
-def _verification(
-    at: str, search: SearchSettings, verify: VerifySettings | None, made: dict[str, Any]
-) -> list[Stage]:
-    """Return the search, on scores that whole children have corrected where that is asked for."""
-    if verify is None:
-        return [Stage(f"{at}/search", search, {"scores": "score", "costs": "cost"})]
-    return [
-        Stage(f"{at}/guess", search, {"scores": "score", "costs": "cost"}),
-        Stage(f"{at}/verify", verify, {**made, "scores": "score", "search": f"{at}/guess"}),
-        Stage(f"{at}/search", search, {"scores": f"{at}/verify", "costs": "cost"}),
     ]
 
 

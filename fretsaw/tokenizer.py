@@ -5,6 +5,7 @@ happens to spell a special token stays text, so what a user types never becomes 
 """
 
 import functools
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -259,3 +260,12 @@ def _named_id(inner: tokenizers.Tokenizer, token: str | Mapping[str, Any] | None
 
 def _as_list(ids: int | list[int] | None) -> list[int]:
     return [] if ids is None else [ids] if isinstance(ids, int) else ids
+
+
+def hash_vocabulary(folder: Path) -> str | None:
+    """Hash what every id stands for, which does not depend on how the file was written."""
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    tokenizer = Tokenizer.from_folder(folder)
+    tokens = [tokenizer.token(id) for id in range(tokenizer.vocab_size)]
+    return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()

@@ -16,7 +16,7 @@ FLOORS = [
     {"tasks"},
     {"corpus", "puzzle", "distill", "sft", "rl", "eval", "bench"},
     {"report"},
-    {"recipe", "lineage", "inspect", "plan", "loaded", "compress", "export"},
+    {"recipe", "lineage", "agreement", "inspect", "plan", "loaded", "compress", "export"},
     {"launch", "pipeline", "terminal", "generate", "serve"},
     {"status", "commands"},
     {"cli", "__init__", "__main__"},

@@ -61,7 +61,7 @@ def test_trained_alternatives_are_scored_and_assembled() -> None:
     kinds = [stage.kind for stage in stages]
     assert kinds.index("rank") < kinds.index("bld") < kinds.index("score")
     reading = {stage.kind for stage in stages if stage.inputs.get("library") == "bld"}
-    assert reading == {"score", "assemble"}
+    assert reading == {"score", "assemble", "report"}
 
 
 def test_the_stories_recipe_asks_for_its_files() -> None:

@@ -102,6 +102,7 @@ def heal(tiny: Path, out: Path, optimizer: str, peers: Peers, stop_at: int = 0) 
     run = stage_run(out)
     run.peers = peers
     run.progress.folder = out if peers.rank == 0 else None
+
     def go(run: StageRun) -> None:
         student, teacher = child(tiny), checkpoint.load(tiny / "parent")
         settings = replace(SETTINGS, **UPDATES[optimizer])

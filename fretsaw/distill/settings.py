@@ -1,5 +1,6 @@
 """Settings of training: the loop, distillation from a parent, and pretraining from nothing."""
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
@@ -36,16 +37,21 @@ class Phase:
             given[key] = value
         if "seq_len" not in given or "tokens" not in given:
             raise ValueError(f"lengths: {text!r}; a phase needs seq_len and tokens")
+        fresh = given.get("fresh", "false").lower()
+        if fresh not in ("true", "false"):
+            raise ValueError(f"lengths: {text!r}; fresh is true or false")
         try:
             numbers = {key: float(value) for key, value in given.items() if key != "fresh"}
         except ValueError as error:
             raise ValueError(f"lengths: {text!r}; {error}") from error
+        if not all(math.isfinite(number) for number in numbers.values()):
+            raise ValueError(f"lengths: {text!r}; every number is finite")
         return cls(
             seq_len=int(numbers["seq_len"]),
             tokens=int(numbers["tokens"]),
             factor=numbers.get("factor"),
             theta=numbers.get("theta"),
-            fresh=given.get("fresh", "false") == "true",
+            fresh=fresh == "true",
         )
 
 

@@ -11,7 +11,6 @@ have together. Files are plain arrays, mapped into memory when read:
     teacher.json                 vocabulary, tokenizer, precision
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from fretsaw.distill.settings import TeachSettings
 from fretsaw.model.decoder import Decoder
 from fretsaw.progress import say
 from fretsaw.stage import StageRun
-from fretsaw.tokenizer import Tokenizer
+from fretsaw.tokenizer import hash_vocabulary
 from fretsaw.training.losses import top_k
 from fretsaw.training.precision import autocast
 
@@ -59,7 +58,6 @@ def teach(settings: TeachSettings, inputs: Mapping[str, Path], run: StageRun) ->
             f"seq_len {seq_len}: the parent's context is {config.max_position_embeddings}; "
             "give at most that"
         )
-    _check_same_tokenizer(inputs["parent"], inputs["corpus"])
     tokens = loader.read_tokens(inputs["corpus"] / "train.npy")
     windows = _windows(tokens, seq_len, settings.tokens, run.seed)
     heldout = loader.first_rows(inputs["corpus"] / "heldout.npy", seq_len, settings.heldout_tokens)
@@ -91,7 +89,7 @@ def teach(settings: TeachSettings, inputs: Mapping[str, Path], run: StageRun) ->
         run.folder / "teacher.json",
         {
             "vocab_size": config.vocab_size,
-            "tokenizer": _tokenizer_hash(inputs["parent"]),
+            "tokenizer": hash_vocabulary(inputs["parent"]),
             "dtype": run.dtype,
         },
     )
@@ -229,14 +227,13 @@ def open_cache(
     if manifest["stage"] != "teach":
         raise ValueError(f"{folder}: made by {manifest['stage']!r}; give a folder of `teach`")
     made_from = {name: entry["hash"] for name, entry in manifest["inputs"].items()}
-    own_parent = _parent_hash(inputs)
-    if own_parent is not None and own_parent != made_from["parent"]:
+    if _parent_hash(inputs) != made_from["parent"]:
         raise ValueError(f"{folder}: the cache of another parent; make it with this child's")
     if artifact.hash_path(inputs["corpus"]) != made_from["corpus"]:
         raise ValueError(f"{folder}: the cache of another corpus; make it with this one")
     stated = json.loads((folder / "teacher.json").read_text())
     vocab_size = checkpoint.read_config(inputs["child"]).vocab_size
-    own_tokenizer = _tokenizer_hash(inputs["child"])
+    own_tokenizer = hash_vocabulary(inputs["child"])
     is_other = None not in (own_tokenizer, stated["tokenizer"])
     is_other = is_other and own_tokenizer != stated["tokenizer"]
     if is_other or vocab_size != stated["vocab_size"]:
@@ -266,28 +263,20 @@ def open_cache(
     return cache
 
 
-def _parent_hash(inputs: Mapping[str, Path]) -> str | None:
+def _parent_hash(inputs: Mapping[str, Path]) -> str:
+    """Return the hash of the child's parent: the one given, or the one it was assembled from."""
     if "parent" in inputs:
         return artifact.hash_path(inputs["parent"])
-    if (inputs["child"] / artifact.MANIFEST).is_file():
-        made_from = artifact.read_manifest(inputs["child"])["inputs"]
-        return made_from["parent"]["hash"] if "parent" in made_from else None
-    return None
-
-
-def _tokenizer_hash(folder: Path) -> str | None:
-    """Hash what every id stands for, which does not depend on how the file was written."""
-    if not (folder / "tokenizer.json").is_file():
-        return None
-    tokenizer = Tokenizer.from_folder(folder)
-    tokens = [tokenizer.token(id) for id in range(tokenizer.vocab_size)]
-    return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()
-
-
-def _check_same_tokenizer(parent: Path, corpus: Path) -> None:
-    own, of_corpus = _tokenizer_hash(parent), _tokenizer_hash(corpus)
-    if None not in (own, of_corpus) and own != of_corpus:
-        raise ValueError(
-            f"{corpus}: tokenised by another tokenizer than {parent}'s; make the corpus with "
-            "--parent"
-        )
+    folder = inputs["child"]
+    while (folder / artifact.MANIFEST).is_file():
+        made_from = artifact.read_manifest(folder)["inputs"]
+        if "parent" in made_from:
+            return made_from["parent"]["hash"]
+        before = made_from.get("assembled") or made_from.get("child") or made_from.get("model")
+        if before is None or artifact.hash_path(Path(before["path"])) != before["hash"]:
+            break
+        folder = Path(before["path"])
+    raise ValueError(
+        f"{inputs['child']}: nothing tells its parent, so nobody knows whether the cached teacher "
+        "is its own; give --parent"
+    )

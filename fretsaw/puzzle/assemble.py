@@ -35,11 +35,17 @@ def assemble(
     solutions = json.loads((inputs["search"] / "solutions.json").read_text())
     if not 0 <= settings.solution < len(solutions):
         raise ValueError(
-            f"solution {settings.solution}: the search found {len(solutions)}; count from 0"
+            f"solution {settings.solution}: the search found {len(solutions)}, counted from 0; ask "
+            "for fewer candidates, a larger alpha, or a target that leaves more to choose from"
         )
     choices = solutions[settings.solution]["choices"]
     parent = checkpoint.load(inputs["parent"], device=run.device)
     config = parent.config
+    if len(choices) != config.num_hidden_layers:
+        raise ValueError(
+            f"{inputs['search']}: a child of {len(choices)} layers, but {inputs['parent']} has "
+            f"{config.num_hidden_layers}; give a search of this parent's scores"
+        )
     sort_parent(parent, read_orders(inputs["ranking"], config.num_hidden_layers))
     child_config = replace(config, blocks=blocks_from_names(map(tuple, choices)))
 

@@ -58,18 +58,34 @@ def search(settings: SearchSettings, inputs: Mapping[str, Path], run: StageRun) 
         raise Infeasible(_why_not(attempts, settings))
     best = min(successes, key=lambda one: one.solutions[0].score)
 
-    write_table(run.folder / "table.json", best.table)
-    write_solutions(run.folder / "solutions.json", best.solutions)
-    write_json(run.folder / "forecast.json", _forecast(settings, served[0], best, attempts))
-    front = pareto(best.table, settings.pareto_cost, settings.pareto_points, rules=rules)
-    write_solutions(run.folder / "front.json", [_by_subblock(one) for one in front])
-    write_json(run.folder / "baselines.json", _baselines(best, rules, run.seed))
+    forecast = _forecast(settings, served[0], best, attempts)
+    write_search(run.folder, settings, best.table, best.solutions, forecast, rules, seed=run.seed)
     _say(settings, served[0], best)
     return {
         "score": best.solutions[0].score,
         "proved": best.solutions[0].proved,
         "solutions": len(best.solutions),
     }
+
+
+def write_search(
+    folder: Path,
+    settings: SearchSettings,
+    table: Table,
+    solutions: Sequence[Solution],
+    forecast: Mapping[str, Any],
+    rules: Rules,
+    *,
+    seed: int,
+) -> None:
+    """Write the solutions, what is foreseen of the best, and what stands beside them."""
+    write_table(folder / "table.json", table)
+    write_solutions(folder / "solutions.json", solutions)
+    write_json(folder / "forecast.json", forecast)
+    front = pareto(table, settings.pareto_cost, settings.pareto_points, rules=rules)
+    write_solutions(folder / "front.json", [_by_subblock(one) for one in front])
+    others = _baselines(table, forecast["bounds"], rules, seed)
+    write_json(folder / "baselines.json", others)
 
 
 def attempt(
@@ -142,14 +158,16 @@ def _forecast(
     }
 
 
-def _baselines(best: Attempt, rules: Rules, seed: int) -> list[dict[str, Any]]:
+def _baselines(
+    table: Table, limits: Mapping[str, float], rules: Rules, seed: int
+) -> list[dict[str, Any]]:
     """Return what every other method finds under the same bounds, or why it finds nothing."""
     rows = []
     for method in get_args(Method):
         if method == "mip":
             continue
         try:
-            found = search_by(method, best.table, limits_of(best.bounds), rules=rules, seed=seed)
+            found = search_by(method, table, limits, rules=rules, seed=seed)
         except Infeasible as error:
             rows.append({"method": method, "infeasible": str(error)})
         else:

@@ -124,6 +124,7 @@ def _engine(
         command=settings.server_command,
         url=settings.server_url,
         deadline_s=settings.server_deadline_s,
+        check=run.check,
     )
     return served, models
 
@@ -230,8 +231,8 @@ def _by_roofline(
     """Return the costs at each scenario by roofline; fitted where times are at hand."""
     device, constants = scenarios[0].device, None
     if kept.values:
-        points = points_of(config, kept, device)
-        constants = fit_roofline(points, find_device(device), scenarios[0].dtype)
+        dtype = scenarios[0].dtype
+        constants = fit_roofline(points_of(config, kept, device, dtype), find_device(device), dtype)
     sets = []
     for scenario in scenarios:
         fixed, alternatives = roofline_costs(config, names, scenario, constants)

@@ -6,6 +6,7 @@ request of token ids. It is never sent twice: a time with a retry in it is no ti
 """
 
 import contextlib
+import http.client
 import json
 import os
 import random
@@ -40,7 +41,7 @@ class Deployed:
     In the command `{model}` stands for the folder, in both `{port}` for a port, and in the address
     of servers that run already `{index}` for the model's number. Raises ValueError where they are
     not understood, where no server answers within `deadline_s`, and with a server's last lines
-    where it ends by itself.
+    where it ends by itself. `check` is called while a server is waited for, and may raise.
     """
 
     def __init__(
@@ -54,7 +55,9 @@ class Deployed:
         command: str,
         url: str,
         deadline_s: float,
+        check: Callable[[], None],
     ):
+        self._check_stop = check
         self._config, self._names = config, list(models)
         self._folder, self._parent, self._dtype = folder, parent, scenario.dtype
         self._command, self._url, self._deadline_s = command, url, deadline_s
@@ -82,7 +85,10 @@ class Deployed:
                 url = _filled(self._url, model=path, port=port)
             else:
                 server, url = None, self._address(name)
-            yield _Client(url, server, self._deadline_s, self._config.vocab_size).time
+            client = _Client(
+                url, server, self._deadline_s, self._config.vocab_size, self._check_stop
+            )
+            yield client.time
 
     def _write(self, name: str, blocks: Sequence[BlockConfig]) -> Path:
         import torch
@@ -177,15 +183,26 @@ class _Process:
 class _Client:
     """Asks one server, having waited until it answers and warmed it up."""
 
-    def __init__(self, url: str, server: _Process | None, deadline_s: float, vocab_size: int):
+    def __init__(
+        self,
+        url: str,
+        server: _Process | None,
+        deadline_s: float,
+        vocab_size: int,
+        check: Callable[[], None],
+    ):
         self._url, self._server = url.rstrip("/").removesuffix("/v1"), server
         self._deadline_s, self._vocab_size = deadline_s, vocab_size
         self._warm: set[Scenario] = set()
-        self._wait()
-        models = self._call("/v1/models", None).get("data")
-        if not models:
-            raise ValueError(f"{self._url}: names no model at /v1/models; give a vLLM server's URL")
-        self._model = models[0]["id"]
+        self._wait(check)
+        answer = self._call("/v1/models", None)
+        match answer:
+            case {"data": [{"id": str(model)}, *_]}:
+                self._model = model
+            case _:
+                raise ValueError(
+                    f"{self._url}: names no model at /v1/models; give a vLLM server's URL"
+                )
 
     def time(self, scenario: Scenario, round_index: int) -> dict[str, float]:
         """Return the milliseconds of each phase: all prompts read, and what more tokens add.
@@ -219,7 +236,11 @@ class _Client:
         started = time.perf_counter()
         answer = self._call("/v1/completions", body)
         milliseconds = (time.perf_counter() - started) * 1000
-        made = answer.get("usage", {}).get("completion_tokens", "no count of")
+        match answer:
+            case {"usage": {"completion_tokens": int(made)}}:
+                pass
+            case _:
+                made = "an unknown number of"
         asked = scenario.batch * max_tokens
         if made != asked:
             raise ValueError(
@@ -228,11 +249,12 @@ class _Client:
             )
         return milliseconds
 
-    def _wait(self) -> None:
-        """Wait until the server listens, at most until the deadline."""
+    def _wait(self, check: Callable[[], None]) -> None:
+        """Wait until the server listens, at most until the deadline; `check` may end it."""
         address, deadline = urlsplit(self._url), time.monotonic() + self._deadline_s
         port = address.port or {"http": 80, "https": 443}[address.scheme]
         while True:
+            check()
             if self._server is not None:
                 self._server.check()
             try:
@@ -244,7 +266,7 @@ class _Client:
                     raise self._no_answer(error) from error
             time.sleep(0.5)
 
-    def _call(self, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _call(self, path: str, body: Mapping[str, Any] | None) -> Any:
         data = None if body is None else json.dumps(body).encode()
         call = urllib.request.Request(self._url + path, data, {"Content-Type": "application/json"})
         try:
@@ -255,17 +277,20 @@ class _Client:
             raise ValueError(
                 f"{self._url}{path}: the server refused ({error.code}): {told}"
             ) from error
-        except json.JSONDecodeError as error:
+        except (ValueError, http.client.BadStatusLine) as error:  # no JSON, or no HTTP at all
             raise ValueError(
                 f"{self._url}{path}: what answers speaks no JSON; give a vLLM server's URL"
             ) from error
-        except OSError as error:  # URLError, a timeout, a connection that broke
+        except (
+            OSError,
+            http.client.HTTPException,
+        ) as error:  # URLError, a timeout, a connection that broke
             time.sleep(1)  # so that a server that is ending has ended
             if self._server is not None:
                 self._server.check()
             raise self._no_answer(error) from error
 
-    def _no_answer(self, error: OSError) -> ValueError:
+    def _no_answer(self, error: Exception) -> ValueError:
         words = f"; it last wrote: {self._server.last_words()}" if self._server else ""
         return ValueError(
             f"{self._url}: no answer within {self._deadline_s:g} s ({error}); check the address "

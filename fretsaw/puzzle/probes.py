@@ -70,8 +70,10 @@ def whole_models(
 
 
 def without_twins(models: Models) -> dict[str, Sequence[BlockConfig]]:
-    """Leave out every model whose layers a later one has too: a stack that is the parent."""
+    """Leave out every model whose layers a later one has too; of the parent's twins none stays."""
     last = {tuple(blocks): name for name, blocks in models.items()}
+    if PARENT in models:
+        last[tuple(models[PARENT])] = PARENT
     return {name: blocks for name, blocks in models.items() if last[tuple(blocks)] == name}
 
 

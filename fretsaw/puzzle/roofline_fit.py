@@ -19,23 +19,23 @@ class Point:
     seconds: float
 
 
-def points_of(config: ModelConfig, measured: Measurements, device: str) -> list[Point]:
-    """Return a point for every model, scenario and phase that was measured on a device.
+def points_of(config: ModelConfig, measured: Measurements, device: str, dtype: str) -> list[Point]:
+    """Return a point for every model, scenario and phase measured on a device in a precision.
 
-    Raises ValueError where nothing was that fits the network and the device.
+    Raises ValueError where nothing was that fits the network, the device and the precision.
     """
     points = []
     for text, names, times in measured.medians(config):
         scenario = Scenario.parse(text)
-        if scenario.device != device:
+        if (scenario.device, scenario.dtype) != (device, dtype):
             continue
         for phase, time_ms in times.items():
             works = [subblock_work(config, name, scenario, phase) for name in names]
             points.append(Point([fixed_work(config, scenario, phase), *works], time_ms / 1e3))
     if not points:
         raise ValueError(
-            f"--measured: holds no time of this parent's shape with device={device}; give a cost "
-            "folder of the same parent and device, or leave it out"
+            f"--measured: holds no time of this parent's shape with device={device},dtype={dtype}; "
+            "give a cost folder of the same parent, device and dtype, or leave it out"
         )
     return points
 

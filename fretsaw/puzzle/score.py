@@ -43,6 +43,11 @@ def score(settings: ScoreSettings, inputs: Mapping[str, Path], run: StageRun) ->
     """Write every alternative's score with its standard error."""
     config = checkpoint.read_config(inputs["parent"])
     num_rows = len(heldout_rows(settings, inputs))
+    if num_rows < 2:
+        raise ValueError(
+            f"score: {inputs['corpus']} holds out {num_rows} row of seq_len {settings.seq_len}, "
+            "and one row has no standard error; give more held-out text or shorter rows"
+        )
     if "library" in inputs:
         check_trained(inputs["library"], inputs)
     board = Scoreboard(run.resume_folder / "scores.jsonl")
@@ -175,7 +180,10 @@ def _joint(board: Scoreboard, metric: str) -> list[dict[str, Any]]:
             "layer": at // 2,
             "names": list(names),
             "joint": board.mean(at, names, metric),
-            "sum": sum(board.mean(at + k, (name,), metric) for k, name in enumerate(names)),
+            "sum": sum(
+                board.mean(at + k, (name,), metric, rows=len(board.rows[at, names][metric]))
+                for k, name in enumerate(names)
+            ),
         }
         for at, names in board.changes()
         if len(names) == 2 and (at, names[:1]) in board.rows

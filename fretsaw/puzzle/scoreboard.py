@@ -53,9 +53,9 @@ class Scoreboard:
                 for name, values in entry["figures"].items()
             }
 
-    def mean(self, at: int, names: Names, metric: str) -> float:
-        """Return the mean over rows."""
-        return float(self.rows[at, names][metric].mean())
+    def mean(self, at: int, names: Names, metric: str, rows: int | None = None) -> float:
+        """Return the mean over all rows, or the first so many."""
+        return float(self.rows[at, names][metric][:rows].mean())
 
     def stderr(self, at: int, names: Names, metric: str) -> float:
         """Return the standard error of that mean."""

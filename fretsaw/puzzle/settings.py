@@ -32,6 +32,18 @@ class SpaceSettings:
             )
 
 
+def _require_rows(seq_len: int, least: int = 1, **tokens: int) -> None:
+    """Raise where a count of tokens, given by its name, has fewer than `least` rows."""
+    if seq_len < 1:
+        raise ValueError(f"seq_len {seq_len}: a row has at least 1 token")
+    for name, value in tokens.items():
+        if value < least * seq_len:
+            rows = "a row" if least == 1 else f"{least} rows"
+            raise ValueError(
+                f"{name} {value}: must be at least {rows} of seq_len {seq_len}, {least * seq_len}"
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class RankSettings:
     """Rank FFN channels and key-value heads by what they contribute on calibration text."""
@@ -45,6 +57,9 @@ class RankSettings:
     one costs, or the same with the rest refitted after every drop."""
     align_heads: bool = True
     """Turn key-value heads onto one another, like ones side by side, before any are pooled."""
+
+    def __post_init__(self) -> None:
+        _require_rows(self.seq_len, tokens=self.tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,10 +166,20 @@ class ScoreSettings:
                 f"metric {self.metric!r} with task {self.task!r}; accuracy needs a task, the other "
                 "metrics take none"
             )
-        if min(self.ahead, self.first_tokens, self.joint_pairs) < 0:
-            raise ValueError("ahead, first_tokens and joint_pairs must not be negative")
-        if self.exact and self.first_tokens:
-            raise ValueError("exact scores every pair on all of the text; leave first_tokens at 0")
+        if min(self.ahead, self.repair_tokens, self.joint_pairs) < 0 or self.batch_rows < 1:
+            raise ValueError(
+                f"ahead {self.ahead}, repair_tokens {self.repair_tokens}, joint_pairs "
+                f"{self.joint_pairs}, batch_rows {self.batch_rows}; batches have a row, the others "
+                "are 0 or more"
+            )
+        _require_rows(self.seq_len, 2, tokens=self.tokens)  # one row has no standard error
+        if self.first_tokens:
+            _require_rows(self.seq_len, 4, first_tokens=self.first_tokens)  # to be drawn again
+        if self.first_tokens and (self.exact or self.metric == "accuracy"):
+            raise ValueError(
+                f"first_tokens {self.first_tokens}: with exact every pair is scored on all of the "
+                "text, and accuracy is of the task's problems; leave it at 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +283,9 @@ class VerifySettings:
                 f"children {self.children}, rounds {self.rounds}; give at least 2 children, and 0 "
                 "rounds or more"
             )
+        if self.batch_rows < 1:
+            raise ValueError(f"batch_rows {self.batch_rows}: a batch has at least 1 row")
+        _require_rows(self.seq_len, tokens=self.tokens, repair_tokens=self.repair_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)

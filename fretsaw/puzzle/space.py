@@ -37,7 +37,8 @@ def default_alternatives(
     """
     if not config.is_homogeneous:
         raise ValueError(
-            "alternatives: the parent's layers differ; name the alternatives to search explicitly"
+            "alternatives: the parent's layers differ, and this takes a plain Llama; give the "
+            "network it was made from"
         )
     return layer_alternatives(config.blocks[0], space or SpaceSettings())
 

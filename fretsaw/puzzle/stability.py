@@ -5,10 +5,13 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
+from fretsaw.puzzle.program import Program
+from fretsaw.puzzle.rules import FIRST_ATTENTION, taken
 from fretsaw.puzzle.search import search_table
 from fretsaw.puzzle.table import Alternative, Table
 
-SHARES = (0.5, 0.65, 0.8)  # of the parent's cost: the targets whose answers are asked for
+# Of the parent's cost: the targets whose answers are asked for, or the smallest child's.
+SHARES = (0.5, 0.65, 0.8)
 NUM_RESAMPLES = 20
 
 Scores = list[dict[str, dict[str, Float[np.ndarray, " rows"]]]]  # layer -> subblock -> name -> rows
@@ -28,11 +31,12 @@ def unsettled(
     num_rows = max(len(r) for layer in scores for kind in layer.values() for r in kind.values())
     draws = [rng.integers(num_rows, size=num_rows) for _ in range(NUM_RESAMPLES)]
     tables = [_table(scores, costs, draw) for draw in (None, *draws)]
+    smallest = Program.of(taken(tables[0], FIRST_ATTENTION), ["cost"]).smallest("cost")
     parent_cost = sum(costs[next(iter(kind))] for layer in scores for kind in layer.values())
     needed: set[tuple[int, str, str]] = set()
     worst = 0.0
     for share in SHARES:
-        limit = {"cost": share * parent_cost}
+        limit = {"cost": max(share * parent_cost, smallest)}
         answers = [search_table(table, limit)[0].choices for table in tables]
         for choices in answers:
             for i, pair in enumerate(choices):

@@ -1,9 +1,9 @@
-"""The verify stage: a few whole children are built and measured, and the scores corrected by them.
+"""The verify stage: a few whole children are built and measured, and the search corrected by them.
 
 The sum of replace-1-block scores leaves out how changes act together. So diverse solutions of a
 search are assembled and their true KL is measured, interaction terms are fitted to what the sums
-missed, and the search is solved again with them, until its answer is a child that was measured. A
-search of the corrected scores then gives that child.
+missed, and the search is solved again with them, until its answer is a child that was measured.
+What comes out stands in the search's place: the best of the measured children, best first.
 """
 
 import json
@@ -25,16 +25,19 @@ from fretsaw.model.decoder import Decoder
 from fretsaw.progress import say
 from fretsaw.puzzle.alternatives import calibrate, names_of
 from fretsaw.puzzle.assemble import build_child, with_blocks
+from fretsaw.puzzle.choose import write_search
 from fretsaw.puzzle.interaction import Interaction, Part, fit_interaction
 from fretsaw.puzzle.library import sort_parent
+from fretsaw.puzzle.program import Solution
 from fretsaw.puzzle.ranking import read_orders
 from fretsaw.puzzle.replay import Replay
 from fretsaw.puzzle.rules import rules_of
 from fretsaw.puzzle.scoreboard import Scoreboard
 from fretsaw.puzzle.search import search_table
-from fretsaw.puzzle.settings import VerifySettings
+from fretsaw.puzzle.settings import SearchSettings, VerifySettings
 from fretsaw.puzzle.table import Pair, Table, read_table
 from fretsaw.puzzle.trained import check_trained
+from fretsaw.settings import build
 from fretsaw.stage import StageRun
 
 CORRECTION = "correction.json"
@@ -44,20 +47,27 @@ Choices = tuple[tuple[str, str], ...]
 
 
 def verify(settings: VerifySettings, inputs: Mapping[str, Path], run: StageRun) -> dict[str, Any]:
-    """Write corrected scores for another search, and `correction.json`: what was learned."""
+    """Write what the search wrote, corrected, and `correction.json`: what was learned."""
     # --- set-up -----------------------------------------------------------------------------------
-    scores = json.loads((inputs["scores"] / "scores.json").read_text())
     table = read_table(inputs["search"] / "table.json")
-    limits = json.loads((inputs["search"] / "forecast.json").read_text())["bounds"]
+    forecast = json.loads((inputs["search"] / "forecast.json").read_text())
+    limits = forecast["bounds"]
     searched = read_manifest(inputs["search"])["settings"]
-    rules = rules_of(searched["engine"], searched["tensor_parallel"])
-    if any("block" in layer for layer in table.layers) or searched["method"] != "mip":
+    method = searched.get("method", "verify")
+    if any("block" in layer for layer in table.layers) or method != "mip":
         raise ValueError(
             "verify: it corrects sums of attention and FFN scores found by the exact search; give "
-            f"a search with method mip (here {searched['method']}) of scores without exact"
+            f"a search with method mip (here {method}) of scores without exact"
         )
+    settings_of_search = build(SearchSettings, searched)
+    rules = rules_of(settings_of_search.engine, settings_of_search.tensor_parallel)
     parent = checkpoint.load(inputs["parent"], device=run.device)
     own = tuple(names_of(block) for block in parent.config.blocks)
+    if len(table.layers) != len(own):
+        raise ValueError(
+            f"{inputs['search']}: searched {len(table.layers)} layers, but {inputs['parent']} has "
+            f"{len(own)}; give a search of this parent's scores"
+        )
     sort_parent(parent, read_orders(inputs["ranking"], parent.config.num_hidden_layers))
     if "library" in inputs:
         check_trained(inputs["library"], inputs)
@@ -65,9 +75,13 @@ def verify(settings: VerifySettings, inputs: Mapping[str, Path], run: StageRun) 
     windows = torch.from_numpy(rows).to(run.device)
     board = Scoreboard(run.resume_folder / "children.jsonl")
 
+    costs: dict[Choices, dict[str, float]] = {}
+
     def answers(table: Table, count: int) -> list[Choices]:
         found = search_table(table, limits, num_solutions=count, alpha=settings.alpha, rules=rules)
-        return [tuple((c[0], c[1]) for c in solution.choices) for solution in found]
+        own = {tuple((c[0], c[1]) for c in solution.choices): solution.costs for solution in found}
+        costs.update(own)
+        return list(own)
 
     # --- measure, fit, solve again ----------------------------------------------------------------
     children = answers(table, settings.children)
@@ -92,8 +106,15 @@ def verify(settings: VerifySettings, inputs: Mapping[str, Path], run: StageRun) 
     assert fit is not None
 
     # --- what is written --------------------------------------------------------------------------
-    chosen = best if best in children else children[int(measured.argmin())]
-    write_json(run.folder / "scores.json", corrected_scores(scores, corrected))
+    order = measured.argsort(kind="stable")
+    solutions = [
+        Solution(float(measured[n]), False, costs[children[n]], children[n]) for n in order
+    ]
+    chosen = children[order[0]]
+    forecast |= foreseen_again(forecast, solutions[0])
+    write_search(
+        run.folder, settings_of_search, corrected, solutions, forecast, rules, seed=run.seed
+    )
     sums = [sum(_scores(table)[part] for part in _parts(child, own)) for child in children]
     written = [
         {
@@ -123,7 +144,7 @@ def verify(settings: VerifySettings, inputs: Mapping[str, Path], run: StageRun) 
     differing = sum(a != b for a, b in zip(first, chosen, strict=True))
     say(
         f"verify: {len(children)} children measured; the sum's choice has KL {measured[0]:.4f}, "
-        f"the corrected one {after['measured']:.4f} ({differing} layers differ)"
+        f"the best {after['measured']:.4f} ({differing} layers differ)"
     )
     return {
         "children": len(children),
@@ -169,20 +190,14 @@ def corrected_table(table: Table, fit: Interaction) -> Table:
     return replace(table, layers=layers, pairs=(*table.pairs, *pairs))
 
 
-def corrected_scores(scores: Mapping[str, Any], table: Table) -> dict[str, Any]:
-    """Return `scores.json` with the corrected table's scores and pairs."""
-    layers = [
-        {
-            kind: {
-                name: {**entry, "score": table.layers[i][kind][name].score}
-                for name, entry in layer[kind].items()
-            }
-            for kind in layer
-        }
-        for i, layer in enumerate(scores["layers"])
-    ]
-    pairs = [{"choices": [list(p) for p in q.choices], "score": q.score} for q in table.pairs]
-    return {**scores, "layers": layers, "pairs": pairs}
+def foreseen_again(forecast: Mapping[str, Any], child: Solution) -> dict[str, Any]:
+    """Return what a search forecast for its child, said of another one at the same scenario."""
+    before = forecast["child"]
+    speedup = {
+        phase: value * before[f"{phase}_ms"] / child.costs[f"{phase}_ms"]
+        for phase, value in forecast["speedup"].items()
+    }
+    return {"child": child.costs, "speedup": speedup, "score": child.score}
 
 
 def _scores(table: Table) -> dict[Part, float]:

@@ -175,10 +175,8 @@ def read_findings(inputs: Mapping[str, Path]) -> Findings:
         front=_read(inputs["search"] / "front.json"),
         baselines=_read(inputs["search"] / "baselines.json"),
         trained=_read(inputs["library"] / "bld.json") if "library" in inputs else {},
-        correction=_read(inputs["verify"] / "correction.json") if "verify" in inputs else {},
-        candidates=_read(chosen)
-        if (chosen := inputs["assembled"] / "chosen.json").exists()
-        else {},
+        correction=_read_if_there(inputs["search"] / "correction.json"),
+        candidates=_read_if_there(inputs["assembled"] / "chosen.json"),
         healing=artifact.read_manifest(child)["metrics"],
         results=results,
         speed=_read(inputs["bench"] / "speed.json"),
@@ -221,6 +219,10 @@ def _read(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"{path}: not there; the report reads it, so make its stage again")
     return json.loads(path.read_text())
+
+
+def _read_if_there(path: Path) -> Any:
+    return _read(path) if path.is_file() else {}
 
 
 def _parent_name(folder: Path) -> str:

@@ -211,7 +211,7 @@ def errors(by_name: Mapping[str, Sequence[Mapping[str, float]]], what: str) -> s
 def joint(pairs: Sequence[tuple[float, float]]) -> str:
     """Draw (sum of two scores, their joint score)."""
     with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH / 2, 3.0), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
         axes = figure.subplots()
         _diagonal(axes, [value for pair in pairs for value in pair])
         axes.plot(*zip(*pairs, strict=True), "o", color=CHILD, ms=5, alpha=0.8)

@@ -197,13 +197,14 @@ def _outline(packed: Mapping[str, Any]) -> dict[str, Any]:
 def _with_room(optimizer: torch.optim.Optimizer, outline: Mapping[str, Any]) -> dict[str, Any]:
     """Return the state dict with tensors to read into, split as their parameters are."""
     parameters = _parameters(optimizer)
+    is_offloaded = getattr(optimizer, "offload", False)
 
     def room(parameter: Tensor, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
         if isinstance(parameter, DTensor) and value.shape == parameter.shape:
             return torch.empty_like(parameter, dtype=value.dtype)
-        return torch.empty_like(value, device=parameter.device)
+        return torch.empty_like(value, device="cpu" if is_offloaded else parameter.device)
 
     state = {
         index: {key: room(parameters[index], value) for key, value in entries.items()}

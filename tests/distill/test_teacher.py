@@ -67,7 +67,9 @@ def test_the_whole_vocabulary_teaches_as_the_live_parent(
     vocab = checkpoint.read_config(tiny / "parent").vocab_size
     cache = made(tiny, tmp_path / "cache", replace(TEACH, top_k=vocab))
     live = healed(tiny, stage_run(tmp_path / "live"), child, parent=tiny / "parent")
-    cached = healed(tiny, stage_run(tmp_path / "cached"), child, teacher=cache)
+    cached = healed(
+        tiny, stage_run(tmp_path / "cached"), child, teacher=cache, parent=tiny / "parent"
+    )
     # float16 rounds a log-probability of 8 to 1 in 2000.
     assert cached["heldout_kl"] == pytest.approx(live["heldout_kl"], rel=2e-2)
     assert cached["heldout_kl"] < 0.8 * cached["before_kl"]
@@ -78,7 +80,9 @@ def test_few_tokens_teach_too_and_say_at_most_the_whole(
 ) -> None:
     cache = made(tiny, tmp_path / "cache")
     live = healed(tiny, stage_run(tmp_path / "live"), child, parent=tiny / "parent")
-    cached = healed(tiny, stage_run(tmp_path / "cached"), child, teacher=cache)
+    cached = healed(
+        tiny, stage_run(tmp_path / "cached"), child, teacher=cache, parent=tiny / "parent"
+    )
     assert 0.5 * live["before_kl"] < cached["before_kl"] <= live["before_kl"] * 1.01
     assert cached["heldout_kl"] < 0.8 * cached["before_kl"]
 
@@ -150,7 +154,8 @@ def other_tokenizer(tiny: Path, tmp_path: Path, child: Path) -> dict[str, Path]:
 def test_the_cache_of_something_else_is_refused(
     tiny: Path, child: Path, tmp_path: Path, change: Callable[..., dict[str, Path]], match: str
 ) -> None:
-    inputs = {"child": child, "corpus": tiny / "corpus", "teacher": made(tiny, tmp_path / "cache")}
+    inputs = {name: tiny / name for name in ("parent", "corpus")}
+    inputs |= {"child": child, "teacher": made(tiny, tmp_path / "cache")}
     with pytest.raises(ValueError, match=match):
         distill(SETTINGS, inputs | change(tiny, tmp_path, child), stage_run(tmp_path / "out"))
 
@@ -173,9 +178,31 @@ def test_the_cache_of_something_else_is_refused(
 def test_a_run_that_the_cache_does_not_cover_is_refused(
     tiny: Path, child: Path, tmp_path: Path, settings: DistillSettings, seed: int, match: str
 ) -> None:
-    inputs = {"child": child, "corpus": tiny / "corpus", "teacher": made(tiny, tmp_path / "cache")}
+    inputs = {name: tiny / name for name in ("parent", "corpus")}
+    inputs |= {"child": child, "teacher": made(tiny, tmp_path / "cache")}
     with pytest.raises(ValueError, match=match):
         distill(settings, inputs, stage_run(tmp_path / "out", seed=seed))
+
+
+def test_the_parent_is_found_behind_the_child(tiny: Path, child: Path, tmp_path: Path) -> None:
+    """A child that was assembled, selected and healed still tells whose it is."""
+    inputs = {"corpus": tiny / "corpus", "teacher": made(tiny, tmp_path / "cache")}
+    at = child
+    for stage, name, more in (
+        ("assemble", "model", {"parent": tiny / "parent"}),
+        ("select", "assembled", {}),
+        ("distill", "child", {"teacher": inputs["teacher"]}),
+    ):
+        before, at = at, tmp_path / stage
+        checkpoint.save(checkpoint.load(child), at, like=child)
+        request = artifact.Request.of(stage, SETTINGS, {name: before, **more}, 0)
+        artifact.write_json(at / artifact.MANIFEST, {**request.identity(), "schema": 1,
+            "inputs": {n: {"path": str(p), "hash": artifact.hash_path(p)}
+                       for n, p in request.inputs.items()},
+            "outputs": {}, "versions": {}, "metrics": {}, "run": {}})  # fmt: skip
+    distill(SETTINGS, {"child": at, **inputs}, stage_run(tmp_path / "healed"))
+    with pytest.raises(ValueError, match=r"nothing tells its parent.*give --parent"):
+        distill(SETTINGS, {"child": child, **inputs}, stage_run(tmp_path / "unknown"))
 
 
 def test_top_k_of_chunks_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:

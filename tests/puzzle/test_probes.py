@@ -48,3 +48,9 @@ def test_layer_0_gets_an_attention() -> None:
     blocks = with_first_attention(models, own_block(CONFIG))["attn_none ffn384 x4"]
     assert [b.attention_name for b in blocks] == ["gqa4", *["attn_none"] * 3]
     assert all(isinstance(b, BlockConfig) and b.ffn_name == "ffn384" for b in blocks)
+
+
+def test_a_child_that_is_the_parent_does_not_take_its_place() -> None:
+    models = whole_models(CONFIG, SpaceSettings(), 1, 0)
+    twin = {**models, "child 0": list(CONFIG.blocks)}
+    assert without_twins(twin).keys() == {"parent"}

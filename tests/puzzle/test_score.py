@@ -4,6 +4,7 @@ import json
 import multiprocessing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from support import stage_run
 
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
+from fretsaw.data.loader import write_tokens
 from fretsaw.puzzle.alternatives import calibrate, make_change
 from fretsaw.puzzle.bld import bld
 from fretsaw.puzzle.library import sort_parent
@@ -207,8 +209,40 @@ def test_too_little_text_says_how_much(inputs: dict[str, Path], tmp_path: Path) 
 def test_settings_that_contradict_each_other() -> None:
     with pytest.raises(ValueError, match="accuracy needs a task"):
         ScoreSettings(metric="accuracy")
-    with pytest.raises(ValueError, match="leave first_tokens at 0"):
-        ScoreSettings(exact=True, first_tokens=256)
+    contradicting: list[dict[str, Any]] = [
+        {"exact": True},
+        {"metric": "accuracy", "task": "word_problems"},
+    ]
+    for changes in contradicting:
+        with pytest.raises(ValueError, match="leave it at 0"):
+            ScoreSettings(first_tokens=1024, **changes)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"seq_len": 0}, "a row has at least 1 token"),
+        ({"tokens": 256}, "tokens 256: must be at least 2 rows of seq_len 256, 512"),
+        ({"first_tokens": 512}, "first_tokens 512: must be at least 4 rows"),
+        ({"batch_rows": 0}, "batch_rows 0"),
+    ]
+    for changes, match in wrong:
+        with pytest.raises(ValueError, match=match):
+            ScoreSettings(**changes)
+
+
+def test_a_single_row_of_text_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
+    tokens = np.load(inputs["corpus"] / "heldout.npy")[:100]
+    (tmp_path / "corpus").mkdir()
+    write_tokens(tmp_path / "corpus" / "heldout.npy", tokens, 300)
+    short = inputs | {"corpus": tmp_path / "corpus"}
+    with pytest.raises(ValueError, match="one row has no standard error"):
+        score(SETTINGS, short, stage_run(tmp_path / "scores"))
+
+
+def test_a_space_whose_smallest_child_is_large_is_settled_too() -> None:
+    layer = {"attention": {"gqa2": np.zeros(8), "gqa1": np.full(8, 0.1)},
+             "ffn": {"ffn8": np.zeros(8)}}  # fmt: skip
+    costs = {"gqa2": 100.0, "gqa1": 90.0, "ffn8": 100.0}  # 95 % of the parent at the least
+    needed, regret = unsettled([layer, layer], costs, seed=0)
+    assert regret == 0.0
+    assert (0, "attention", "gqa1") in needed
 
 
 def test_jobs_are_the_same_for_the_same_seed(tiny: Path) -> None:

@@ -11,6 +11,7 @@ from support import stage_run
 
 from fretsaw.puzzle.cost import cost
 from fretsaw.puzzle.settings import CostSettings, SpaceSettings
+from fretsaw.stage import Interrupted
 
 # Speaks the protocol, and takes 1 ms a layer and token as the folder's config.json has layers.
 SERVER = """
@@ -88,6 +89,42 @@ def test_times_of_answers_that_ended_early_do_not_count(tiny: Path, tmp_path: Pa
     settings = replace(SETTINGS, server_command=command(tmp_path, "short"))
     with pytest.raises(ValueError, match="3 tokens came where 4 were asked for"):
         cost(settings, {"parent": tiny / "parent"}, stage_run(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("says", "complaint"),
+    [
+        ("SSH-2.0-OpenSSH_9.2\\r\\n", "speaks no JSON"),
+        ("HTTP/1.1 200 OK\\r\\nContent-Length: 99\\r\\n\\r\\n{", "no answer within"),
+        ("HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\n[]", "names no model"),
+        ('HTTP/1.1 200 OK\\r\\nContent-Length: 14\\r\\n\\r\\n{"data": [{}]}', "names no model"),
+    ],
+)
+def test_what_answers_otherwise(tiny: Path, tmp_path: Path, says: str, complaint: str) -> None:
+    (tmp_path / "server.py").write_text(
+        "import socket, sys\n"
+        "listener = socket.create_server(('127.0.0.1', int(sys.argv[2])))\n"
+        "while True:\n"
+        "    caller, _ = listener.accept()\n"
+        "    if caller.recv(65536):\n"
+        f"        caller.sendall(b'{says}')\n"
+        "    caller.close()\n"
+    )
+    run = f"{sys.executable} {tmp_path}/server.py {{model}} {{port}}"
+    settings = replace(SETTINGS, server_command=run, server_deadline_s=5)
+    with pytest.raises(ValueError, match=complaint):
+        cost(settings, {"parent": tiny / "parent"}, stage_run(tmp_path / "out"))
+
+
+def test_a_stop_ends_the_waiting(tiny: Path, tmp_path: Path) -> None:
+    code = "import time; time.sleep(60) # {model}"
+    settings = replace(SETTINGS, server_command=f'{sys.executable} -c "{code}"')
+    run = stage_run(tmp_path)
+    run.stop_requested = True
+    started = time.monotonic()
+    with pytest.raises(Interrupted):
+        cost(settings, {"parent": tiny / "parent"}, run)
+    assert time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,7 @@ def at_full_strength(finished: dict[str, Path]) -> dict[str, Path]:
     before = [list(pair) for pair in CHILD]
     after = [["gqa1", "ffn8"], *before[1:]]
     write(
-        base / "verify/correction.json",
+        finished["search"] / "correction.json",
         {
             "children": [child, {**child, "sum": 0.2, "measured": 0.09, "is_chosen": True}],
             "pairs": [],
@@ -237,7 +237,7 @@ def at_full_strength(finished: dict[str, Path]) -> dict[str, Path]:
             "candidates": [candidate, {**candidate, "figure": 0.06}],
         },
     )
-    return finished | {"library": base / "bld", "verify": base / "verify"}
+    return finished | {"library": base / "bld"}
 
 
 @pytest.fixture
