@@ -27,6 +27,7 @@ from scipy.stats import t as student
 TARGETS = ("1.25x decode", "1.5x decode", "2x decode")
 METHODS = ("mip", "greedy", "uniform", "depth", "contiguous", "max_params", "random")
 FROM_NOTHING = ("dense", "fresh")  # trained from random weights
+CANDIDATES = 3  # of the method "chosen", each healed on a tenth of the tokens, the best on the rest
 # Without repair, with whole children's correction, with block distillation; then loss terms.
 ABLATIONS = ("no repair", "verify", "bld", "kl", "cosine", "lm", "kl+lm", "kl+cosine+lm")
 SCENARIO = "batch=128,in=64,out=64,dtype=fp32,device=cpu"
@@ -123,6 +124,8 @@ def child_of(made: dict[str, Path], root: Path, target: str, method: str) -> tup
     """Search and assemble; return the child's folder and the solution."""
     from fretsaw.puzzle.settings import AssembleSettings, SearchSettings, VerifySettings
 
+    if method == "chosen":
+        return candidates_of(made, root, target)[0]
     repairs = method != "no repair"
     search_method = method if method in METHODS else "mip"
     at = root / slug(target) / slug(method)
@@ -140,6 +143,42 @@ def child_of(made: dict[str, Path], root: Path, target: str, method: str) -> tup
     solution = json.loads((search / "solutions.json").read_text())[0]
     inputs |= {"search": search}
     return make("assemble", AssembleSettings(repair=repairs), inputs, at / "assemble"), solution
+
+
+def candidates_of(made: dict[str, Path], root: Path, target: str) -> list[tuple[Path, dict]]:
+    """Search and assemble what `--candidates 3` heals briefly."""
+    from fretsaw.puzzle.settings import AssembleSettings, SearchSettings
+    from fretsaw.recipe import ALPHA, POOL
+
+    at = root / slug(target) / "chosen"
+    settings = SearchSettings(target=target, num_solutions=CANDIDATES, alpha=ALPHA, pool=POOL)
+    searched = {k: made[k] for k in ("scores", "costs")}
+    inputs = {k: made[k] for k in ("parent", "corpus", "ranking")}
+    inputs |= {"search": make("search", settings, searched, at / "search")}
+    solutions = json.loads((inputs["search"] / "solutions.json").read_text())
+    return [
+        (make("assemble", AssembleSettings(solution=i), inputs, at / f"assemble{i}"), solution)
+        for i, solution in enumerate(solutions)
+    ]
+
+
+def chosen_child(
+    made: dict[str, Path], root: Path, target: str, seed: int, tokens: int
+) -> tuple[Path, dict]:
+    """Heal the candidates briefly; return the best as it was assembled, and its solution."""
+    from fretsaw.distill.settings import DistillSettings
+    from fretsaw.puzzle.settings import SelectSettings
+
+    at = root / slug(target) / "chosen"
+    found = candidates_of(made, root, target)
+    brief = DistillSettings(train=training(tokens, healing=True))
+    given = {k: made[k] for k in ("parent", "corpus")}
+    inputs = {}
+    for i, (child, _) in enumerate(found):
+        healed = make("distill", brief, given | {"child": child}, at / f"brief{i}-{seed}", seed)
+        inputs |= {f"child{i or ''}": healed, f"assembled{i or ''}": child}
+    selected = make("select", SelectSettings(), inputs, at / f"select-{seed}")
+    return selected, found[json.loads((selected / "chosen.json").read_text())["candidate"]][1]
 
 
 def fresh_child(like: Path, out: Path, seed: int) -> Path:
@@ -204,6 +243,9 @@ def run_one(
         solution["costs"] = {"decode_ms": decode_ms}
     else:
         child, solution = child_of(made, root, target, method if method != "fresh" else "mip")
+        if method == "chosen":
+            child, solution = chosen_child(made, root, target, seed, tokens // 10)
+            train = replace(train, tokens=tokens - CANDIDATES * (tokens // 10))
         if method == "fresh":
             child = fresh_child(child, at / f"random-{seed}", seed)
         inputs = {"child": child, "parent": made["parent"], "corpus": made["corpus"]}
@@ -272,7 +314,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=200_000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--targets", nargs="+", default=list(TARGETS))
-    parser.add_argument("--methods", nargs="+", default=[*METHODS, *FROM_NOTHING])
+    parser.add_argument("--methods", nargs="+", default=[*METHODS, "chosen", *FROM_NOTHING])
     parser.add_argument("--ablate", action="store_true", help="repair and loss terms instead")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=Path("runs/compare"))

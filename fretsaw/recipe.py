@@ -58,6 +58,7 @@ class StageKind:
 
 
 ALPHA = 0.8  # share of layers that candidates have in common at most, as in the paper
+POOL = ("greedy", "max_params")  # other searches that give one candidate each
 FILES = ("data", "problems")  # inputs that are files, not checkpoints
 
 _PARENT = "the checkpoint that is compressed: a folder or a Hub id"
@@ -308,8 +309,9 @@ def compression(
     The first three stages depend on the parent alone; the others stand in a folder of the target's
     own, so that a second target adds a folder and reruns nothing before the search. With `bld`
     the alternatives are trained before they are scored. With several `candidates` that many
-    solutions are assembled, each is healed as `brief` says (by default a tenth of the tokens), and
-    the best of them is healed at length from its assembled weights. Of several scenarios, which
+    solutions, two of other searches among them, are assembled, each is healed as `brief` says (by
+    default a tenth of the tokens), and the best of them is healed at length from its assembled
+    weights. Of several scenarios, which
     are costed together, the first is the one that is benched. With `verify` whole children correct
     the search and stand in its place.
     """
@@ -321,7 +323,9 @@ def compression(
     assemble = assemble or AssembleSettings()
     assembled = {f"{at}/assemble": assemble}
     if candidates > 1:
-        search = replace(search, num_solutions=candidates, alpha=min(search.alpha, ALPHA))
+        pool = search.pool or POOL[: candidates - 1]
+        alpha = min(search.alpha, ALPHA)
+        search = replace(search, num_solutions=candidates, alpha=alpha, pool=pool)
         assembled = {f"{at}/assemble{i}": replace(assemble, solution=i) for i in range(candidates)}
     start = f"{at}/select" if candidates > 1 else f"{at}/assemble"
     ranked = {"parent": parent, "corpus": corpus, "ranking": "rank"}

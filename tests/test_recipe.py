@@ -38,6 +38,7 @@ def test_candidates_are_healed_briefly_and_one_of_them_at_length(tmp_path: Path)
     by_name = {stage.name.removeprefix("2x-decode/"): stage for stage in several}
     search = by_name["search"].settings
     assert (search.target, search.num_solutions, search.alpha) == ("2x decode", 3, 0.8)
+    assert search.pool == ("greedy", "max_params")
     for i in range(3):
         assert by_name[f"assemble{i}"].settings.solution == i
         assert by_name[f"brief{i}"].settings.train.tokens == 8192

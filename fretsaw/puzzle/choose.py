@@ -110,7 +110,23 @@ def attempt(
         )
     except Infeasible as error:
         return Attempt(here, table, bounds, [], error)
-    return Attempt(here, table, bounds, [_by_subblock(one) for one in solutions])
+    limits = limits_of(bounds)
+    others = [_first(method, table, limits, rules, seed) for method in settings.pool]
+    own = {solution.choices: solution for solution in solutions}
+    pool = {one.choices: one for one in others if isinstance(one, Solution)}
+    distinct = [one for choices, one in pool.items() if choices not in own]
+    kept = [*solutions[: settings.num_solutions - len(distinct)], *distinct]
+    return Attempt(here, table, bounds, [_by_subblock(one) for one in kept])
+
+
+def _first(
+    method: Method, table: Table, limits: Mapping[str, float], rules: Rules, seed: int
+) -> Solution | Infeasible:
+    """Return the best child that a method finds, or why it finds none."""
+    try:
+        return search_by(method, table, limits, rules=rules, seed=seed)[0]
+    except Infeasible as error:
+        return error
 
 
 def _by_subblock(solution: Solution) -> Solution:
@@ -166,12 +182,11 @@ def _baselines(
     for method in get_args(Method):
         if method == "mip":
             continue
-        try:
-            found = search_by(method, table, limits, rules=rules, seed=seed)
-        except Infeasible as error:
-            rows.append({"method": method, "infeasible": str(error)})
+        found = _first(method, table, limits, rules, seed)
+        if isinstance(found, Infeasible):
+            rows.append({"method": method, "infeasible": str(found)})
         else:
-            rows.append({"method": method, **solution_to_json(_by_subblock(found[0]))})
+            rows.append({"method": method, **solution_to_json(_by_subblock(found))})
     return rows
 
 

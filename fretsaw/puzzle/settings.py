@@ -232,6 +232,9 @@ class SearchSettings:
     """Layers in which any two solutions differ at least."""
     alpha: float = 1.0
     """Share of layers that any two solutions have in common at most (0.8 in the paper)."""
+    pool: tuple[Method, ...] = ()
+    """Other searches whose child takes the place of the last of the solutions: healing may like it
+    better than its scores say."""
     margin: float = 0.02
     """Stay this fraction inside the bounds on time, since measured costs have noise."""
     method: Method = "mip"
@@ -247,6 +250,11 @@ class SearchSettings:
                 f"tensor_parallel {self.tensor_parallel}, margin {self.margin}, pareto_points "
                 f"{self.pareto_points}; give at least 1 device, a margin from 0 to below 1, and at "
                 "least 2 points"
+            )
+        if len(self.pool) >= self.num_solutions and self.pool:
+            raise ValueError(
+                f"pool {', '.join(self.pool)}: with num_solutions {self.num_solutions} no place is "
+                "left for the search's own; ask for more solutions"
             )
 
 

@@ -33,7 +33,7 @@ from fretsaw.puzzle.ranking import read_orders
 from fretsaw.puzzle.replay import Replay
 from fretsaw.puzzle.rules import rules_of
 from fretsaw.puzzle.scoreboard import Scoreboard
-from fretsaw.puzzle.search import search_table
+from fretsaw.puzzle.search import SOLUTIONS, search_table
 from fretsaw.puzzle.settings import SearchSettings, VerifySettings
 from fretsaw.puzzle.table import Pair, Table, read_table
 from fretsaw.puzzle.trained import check_trained
@@ -86,7 +86,11 @@ def verify(settings: VerifySettings, inputs: Mapping[str, Path], run: StageRun) 
     # --- measure, fit, solve again ----------------------------------------------------------------
     children = answers(table, settings.children)
     first = children[0]
-    num_most = settings.children + settings.rounds
+    for solution in json.loads((inputs["search"] / SOLUTIONS).read_text()):
+        child = tuple((attention, ffn) for attention, ffn in solution["choices"])
+        costs[child] = solution["costs"]
+        children += [child] if child not in children else []
+    num_most = len(children) + settings.rounds
     run.progress.start("measuring", num_most, unit="child")
     corrected, fit = table, None
     for round_number in range(settings.rounds + 1):

@@ -181,3 +181,18 @@ def test_the_setting_in_the_way_is_named(inputs, tmp_path) -> None:
     assert "set margin" not in text
     text = complaint(inputs, tmp_path / "b", target="2.3x decode @ batch=4", margin=0.1)
     assert "set margin, which is 0.1, to 0" in text
+
+
+def test_other_searches_have_a_place_among_the_solutions(inputs, tmp_path) -> None:
+    target = f"1.5x decode @ {scenario(4).replace(',', ' ')}"
+    alone, _ = found(inputs, tmp_path / "alone", target=target, num_solutions=4)
+    pooled, _ = found(
+        inputs, tmp_path / "pool", target=target, num_solutions=4, pool=("max_params", "depth")
+    )
+    rows = json.loads((tmp_path / "pool/baselines.json").read_text())
+    others = {row["method"]: row.get("choices") for row in rows}
+    assert others["depth"] is None  # it finds nothing here, so the search's own take its place
+    wanted = [*(one["choices"] for one in alone[:3]), others["max_params"]]
+    assert [one["choices"] for one in pooled] == wanted
+    with pytest.raises(ValueError, match="no place is left"):
+        SearchSettings(num_solutions=1, pool=("greedy",))
