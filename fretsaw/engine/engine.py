@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fretsaw.engine.graphs import DecodeGraphs
-from fretsaw.engine.memory import num_pages_for
+from fretsaw.engine.memory import keep_freed_memory, num_pages_for
 from fretsaw.engine.pages import BLOCK, PagePool
 from fretsaw.engine.runner import Runner
 from fretsaw.engine.sampler import choose
@@ -66,6 +66,8 @@ class Engine:
                 "engine: batch_invariant and cuda_graphs exclude one another, since graphs are "
                 "padded to sizes that depend on the batch; drop one"
             )
+        if decoder.device.type == "cpu":
+            keep_freed_memory()
         self.decoder, self._fp8 = decoder.eval(), fp8
         weights = prepare(decoder, fp8=fp8)  # before what is left of the memory is measured
         num_pages = num_pages_for(decoder, max_batch, page_size, memory_mib)
