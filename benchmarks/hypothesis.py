@@ -5,12 +5,15 @@
 Random children are assembled as `fretsaw assemble` does and measured on held-out text that was not
 scored on. Printed are Spearman's correlation between the sum of scores and the true KL, the same
 with interaction terms (each child predicted by a fit on the others), how well pairs add up within a
-layer, and the regret of the child with the least sum among those that cost at most the same.
+layer, and two regrets, of sums and of corrected sums: of the random child that is least among those
+of at most the same size, and of the exact search's own choice at half, 65 and 80 % of the parent's
+parameters, against the best child of at most that size that was measured at all.
 """
 
 import argparse
 import json
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +28,13 @@ from fretsaw.model.config import BlockConfig, ModelConfig, blocks_from_names
 from fretsaw.model.size import block_params
 from fretsaw.puzzle.alternatives import calibrate, names_of
 from fretsaw.puzzle.assemble import build_child, with_blocks
-from fretsaw.puzzle.interaction import Part, fit_interaction
+from fretsaw.puzzle.interaction import Interaction, Part, fit_interaction
 from fretsaw.puzzle.library import sort_parent
 from fretsaw.puzzle.ranking import BATCH_ROWS, read_orders
 from fretsaw.puzzle.replay import Replay
+from fretsaw.puzzle.search import search_table
+from fretsaw.puzzle.table import Alternative, Table
+from fretsaw.puzzle.verify import corrected_table
 
 Choices = list[tuple[str, str]]
 
@@ -59,9 +65,57 @@ def correlation(predicted: np.ndarray, measured: np.ndarray) -> float:
     return float(np.corrcoef(rankdata(predicted), rankdata(measured))[0, 1])
 
 
+def search_of(table: dict, config: ModelConfig) -> Table:
+    """Return the scores as a table to search, parameters being the cost."""
+
+    def alternative(name: str, score: float) -> Alternative:
+        sides = ("attn_none", name) if name.startswith("ffn") else (name, "ffn_none")
+        size = block_params(config, BlockConfig.from_names(*sides)).total
+        return Alternative(score, {"params": float(size)})
+
+    return Table(
+        layers=tuple(
+            {
+                kind: {name: alternative(name, entry["score"]) for name, entry in entries.items()}
+                for kind, entries in layer.items()
+            }
+            for layer in table["layers"]
+        )
+    )
+
+
+def judge_search(
+    searched: Table,
+    fit: Interaction,
+    measure: Callable[[Choices], float],
+    measured: np.ndarray,
+    sizes: np.ndarray,
+    whole: float,
+) -> list[dict[str, float]]:
+    """Print and return the true KL of the exact search's choices, before and after correction."""
+    rows = []
+    corrected = corrected_table(searched, fit)
+    for share in (0.5, 0.65, 0.8):
+        limit = {"params": share * whole}
+        found = {
+            name: measure([(c[0], c[1]) for c in search_table(table, limit)[0].choices])
+            for name, table in (("sum", searched), ("corrected", corrected))
+        }
+        random_best = measured[sizes <= share * whole].min(initial=np.inf)
+        best = min(*found.values(), random_best)
+        rows.append({"share": share, **found, "best random": float(random_best)})
+        print(
+            f"exact search at {share:.0%} of the parameters: KL {found['sum']:.4f} by the sum, "
+            f"{found['corrected']:.4f} corrected, best random child {random_best:.4f}; regrets "
+            f"{found['sum'] - best:.4f} and {found['corrected'] - best:.4f}",
+            flush=True,
+        )
+    return rows
+
+
 def judge(
     table: dict, children: list[list[Part]], measured: np.ndarray, sizes: np.ndarray
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Interaction]:
     """Print and return how well a table's scores foretell the children's measured KL."""
     scores: dict[Part, float] = {
         (i, name): entry["score"]
@@ -70,7 +124,8 @@ def judge(
         for name, entry in kind.items()
     }
     sums = np.array([sum(scores[part] for part in child) for child in children])
-    corrected = fit_interaction(children, scores, measured).left_out
+    fit = fit_interaction(children, scores, measured)
+    corrected = fit.left_out
     result: dict[str, Any] = {"points": np.stack([sums, corrected, measured], 1).tolist()}
     for name, predicted in (("sum", sums), ("corrected", corrected)):
         rho = correlation(predicted, measured)
@@ -90,7 +145,7 @@ def judge(
     if miss:
         result["additivity_error"] = float(np.median(miss))
         print(f"within a layer, joint score against the sum: median {np.median(miss):.0%} off")
-    return result
+    return result, fit
 
 
 def main() -> None:
@@ -120,20 +175,26 @@ def main() -> None:
     children = [random_child(layers, config, chooser) for _ in range(options.children)]
     parts = [[(i, n) for i, pair in enumerate(c) for n in pair] for c in children]
     measured = np.zeros(len(children))
+
+    def measure(child: Choices) -> float:
+        return true_kl(parent, child, options.corpus, replay, options.repair_tokens, seq)
+
     for i, child in enumerate(children):
-        measured[i] = true_kl(
-            parent, child, options.corpus, replay, options.repair_tokens, options.seq_len
-        )
+        measured[i] = measure(child)
         print(f"child {i}: true KL {measured[i]:.4f}", flush=True)
 
     def params(choices: Choices) -> float:
         return sum(block_params(config, BlockConfig.from_names(*p)).total for p in choices)
 
     sizes = np.array([params(child) for child in children])
+    whole = params([names_of(block) for block in config.blocks])
     results = []
     for name, table in tables.items():
         print(f"\n{name}, scored on {table['tokens']} tokens")
-        results.append({"scores": name, **judge(table, parts, measured, sizes)})
+        result, fit = judge(table, parts, measured, sizes)
+        searched = search_of(table, config)
+        result["search"] = judge_search(searched, fit, measure, measured, sizes, whole)
+        results.append({"scores": name, **result})
     if options.out:
         options.out.write_text(json.dumps(results, indent=2) + "\n")
 
