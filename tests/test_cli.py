@@ -115,7 +115,7 @@ def test_weights_that_are_damaged(capsys, tiny: Path, tmp_path: Path) -> None:
 
 def test_settings_with_unknown_keys_or_wrong_types() -> None:
     stages = [Stage("rank", RankSettings())]
-    assert apply_overrides(stages, ["rank.tokens=64"])[0].settings.tokens == 64
+    assert apply_overrides(stages, ["rank.tokens=512"])[0].settings.tokens == 512
     with pytest.raises(ValueError, match="did you mean 'tokens'"):
         apply_overrides(stages, ["rank.token=64"])
     with pytest.raises(ValueError, match="'many' is str; it takes int"):
