@@ -62,6 +62,10 @@ interop: $(VENV)/.ready ## exports in those engines that are there
 
 oracles: $(VENV)/.ready $(VENV)-oracles/.ready $(VENV)-langchain/.ready engines ## the long checks; their figures go to docs/LOG.md
 	$(BIN)/python benchmarks/replay.py
+	$(BIN)/python benchmarks/mip.py
+	$(BIN)/python benchmarks/speed_ratio.py
+	$(BIN)/python benchmarks/cost_error.py --children 4 --rounds 5
+	$(BIN)/python benchmarks/fanout.py
 	$(BIN)/python benchmarks/kill.py
 	$(BIN)/python benchmarks/interop.py
 	$(BIN)/python benchmarks/serve_abuse.py
