@@ -248,9 +248,10 @@ def correction(children: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _diagonal(axes: Axes, values: Sequence[float]) -> None:
-    """Scale both axes alike, by powers where all is above 0, and draw where they are equal."""
+    """Scale both axes alike, by powers where they span some, and draw where they are equal."""
     low, high = min(values), max(values)
-    if low > 0:
+    is_log = low > 0 and high / low > 5
+    if is_log:
         axes.set_xscale("log")
         axes.set_yscale("log")
         ends = low / 1.3, high * 1.3
@@ -260,7 +261,7 @@ def _diagonal(axes: Axes, values: Sequence[float]) -> None:
     axes.set_xlim(ends)
     axes.set_ylim(ends)
     for axis in (axes.xaxis, axes.yaxis):
-        if low > 0:
+        if is_log:
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         axis.set_minor_formatter(NullFormatter())
