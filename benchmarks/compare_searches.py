@@ -6,9 +6,10 @@
 A parent is trained on the generated world, ranked, scored and timed once. Then, for every target:
 the exact search, greedy, uniform shapes, depth, most parameters, random choice, a dense model of
 the same predicted speed from random weights, the exact child's shape from random weights, and the
-best of three candidates after a short healing, whose tokens count ("chosen"). Each is healed (or trained) on the same number of tokens with the same seeds, and evaluated on held-out
-text and problems. Paired differences have 95 % intervals; a method that finds the exact search's
-child ties with it and is not healed again. Finished parts are kept, so the same command goes on.
+best of three candidates after a short healing, whose tokens count ("chosen"). Each is healed (or
+trained) on the same number of tokens with the same seeds, and evaluated on held-out text and
+problems. Paired differences have 95 % intervals; a method that finds the exact search's child ties
+with it and is not healed again. Finished parts are kept, so the same command goes on.
 """
 
 import argparse

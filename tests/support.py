@@ -1,5 +1,6 @@
 """What several tests call."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,3 +43,13 @@ def answer_row(
         **{"temperature": 0.0, "seed": 0, "weight_version": 0, "correct": reward},
         **{"fault": None, "found": "4", "expected": "4", "reward": reward},
     )
+
+
+def swap_tokens(folder: Path) -> None:
+    """Make a folder's tokenizer another one: two ids of its vocabulary change places."""
+    path = folder / "tokenizer.json"
+    raw = json.loads(path.read_text())
+    vocabulary = raw["model"]["vocab"]
+    a, b = [token for token, id in vocabulary.items() if id in (290, 291)]
+    vocabulary[a], vocabulary[b] = vocabulary[b], vocabulary[a]
+    path.write_text(json.dumps(raw))

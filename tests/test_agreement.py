@@ -1,11 +1,11 @@
 """Folders that don't belong together are refused by one sentence, before any work."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support import swap_tokens
 
 from fretsaw import artifact
 from fretsaw.agreement import check_inputs
@@ -52,12 +52,7 @@ def test_rows_longer_than_the_context(tiny: Path) -> None:
 
 def test_text_of_another_tokenizer(tiny: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny / "corpus", tmp_path / "corpus")
-    path = tmp_path / "corpus" / "tokenizer.json"
-    raw = json.loads(path.read_text())
-    vocabulary = raw["model"]["vocab"]
-    a, b = [token for token, id in vocabulary.items() if id in (290, 291)]
-    vocabulary[a], vocabulary[b] = vocabulary[b], vocabulary[a]
-    path.write_text(json.dumps(raw))
+    swap_tokens(tmp_path / "corpus")
     inputs = {"parent": tiny / "parent", "corpus": tmp_path / "corpus"}
     with pytest.raises(ValueError, match="tokenised by another tokenizer"):
         check_inputs("rank", ROWS, inputs)

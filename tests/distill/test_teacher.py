@@ -1,6 +1,5 @@
 """The cached teacher: with k = vocabulary it is the live one; another's cache is refused."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import stage_run, stopped_at
+from support import stage_run, stopped_at, swap_tokens
 
 from fretsaw import artifact
 from fretsaw.checkpoint import folder as checkpoint
@@ -134,12 +133,7 @@ def other_corpus(tiny: Path, tmp_path: Path, child: Path) -> dict[str, Path]:
 
 def other_tokenizer(tiny: Path, tmp_path: Path, child: Path) -> dict[str, Path]:
     checkpoint.save(checkpoint.load(child), tmp_path / "child", like=child)
-    path = tmp_path / "child" / "tokenizer.json"
-    raw = json.loads(path.read_text())
-    vocabulary = raw["model"]["vocab"]
-    a, b = [token for token, id in vocabulary.items() if id in (290, 291)]
-    vocabulary[a], vocabulary[b] = vocabulary[b], vocabulary[a]
-    path.write_text(json.dumps(raw))
+    swap_tokens(tmp_path / "child")
     return {"child": tmp_path / "child"}
 
 
