@@ -128,14 +128,15 @@ def draw_correction(findings: Findings) -> str | None:
 
 def draw_pareto(findings: Findings) -> str | None:
     """Draw the front; None where decoding has no predicted time."""
-    parent_ms = findings.parent_costs["decode_ms"]
+    parent_ms, child_ms = findings.decode_ms_searched
     points = [(s["costs"]["decode_ms"], s["score"]) for s in findings.front]
     front = [(parent_ms / ms, score) for ms, score in points if ms > 0]
-    if "decode" not in findings.predicted or len(front) < 2:
+    if child_ms <= 0 or len(front) < 2:
         return None
     wanted = [v.target.amount for v in findings.verdicts if v.target.quantity == "decode"]
-    child = (findings.predicted["decode"], findings.score)
-    measured = findings.speed["decode"]["speedup"]
+    child = (parent_ms / child_ms, findings.score)
+    is_benched = findings.served["scenario"] == findings.searched_at
+    measured = findings.speed["decode"]["speedup"] if is_benched else None
     others = {
         row["method"]: (parent_ms / row["costs"]["decode_ms"], row["score"])
         for row in findings.baselines

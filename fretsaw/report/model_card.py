@@ -64,6 +64,7 @@ class Findings:
     scores: dict[str, Any]
     costs: dict[str, Any]
     target: str
+    searched_at: str  # the scenario of the front and of the other searches
     front: list[dict[str, Any]]
     baselines: list[dict[str, Any]]  # what the other searches find under the same bounds
     trained: dict[str, Any]  # `bld.json`; empty where no alternative was trained
@@ -89,8 +90,7 @@ class Findings:
     @cached_property
     def served(self) -> dict[str, Any]:
         """The costs at the scenario that was benched, or else at the first."""
-        wanted, several = self.speed["scenario"], self.costs["scenarios"]
-        return next((one for one in several if one["scenario"] == wanted), several[0])
+        return self._costs_at(self.speed["scenario"])
 
     @cached_property
     def child_costs(self) -> dict[str, float]:
@@ -101,6 +101,17 @@ class Findings:
     def parent_costs(self) -> dict[str, float]:
         """What the parent is foreseen to cost there."""
         return _sum_costs(self.served, names_of(self.parent))
+
+    def _costs_at(self, scenario: str) -> dict[str, Any]:
+        several = self.costs["scenarios"]
+        return next((one for one in several if one["scenario"] == scenario), several[0])
+
+    @cached_property
+    def decode_ms_searched(self) -> tuple[float, float]:
+        """The parent's and the child's time to decode where the search compared them."""
+        costs = self._costs_at(self.searched_at)
+        parent, child = (_sum_costs(costs, c) for c in (names_of(self.parent), self.choices))
+        return parent["decode_ms"], child["decode_ms"]
 
     @cached_property
     def task(self) -> dict[str, Any]:
@@ -172,6 +183,7 @@ def read_findings(inputs: Mapping[str, Path]) -> Findings:
         scores=_read(inputs["scores"] / "scores.json"),
         costs=_read(inputs["costs"] / "costs.json"),
         target=forecast["target"],
+        searched_at=forecast["scenario"],
         front=_read(inputs["search"] / "front.json"),
         baselines=_read(inputs["search"] / "baselines.json"),
         trained=_read(inputs["library"] / "bld.json") if "library" in inputs else {},

@@ -270,13 +270,14 @@ def _diagonal(axes: Axes, values: Sequence[float]) -> None:
 def pareto(
     front: Sequence[tuple[float, float]],
     child: tuple[float, float],
-    measured: float,
+    measured: float | None,
     others: Mapping[str, tuple[float, float]],
     wanted: float | None,
 ) -> str:
     """Draw (speed-up, sum of scores) of the front and of the chosen child, predicted and measured.
 
-    `others` are what other searches find under the same bounds, by method.
+    `others` are what other searches find under the same bounds, by method; `measured` is None where
+    the child was benched at another scenario.
     """
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
@@ -292,11 +293,12 @@ def pareto(
             axes.axvline(wanted, color=MUTED, lw=1, ls=(0, (4, 3)), label=f"target {wanted:g}×")
         for marker, (method, place) in zip(OTHERS, others.items(), strict=False):
             axes.plot(*place, marker, color=MUTED, ms=6, label=method, clip_on=False)
-        axes.plot([child[0], measured], [child[1]] * 2, color=ACCENT, lw=1.2)
         axes.plot(*child, "o", color=ACCENT, ms=9, label="chosen, predicted", zorder=5)
-        axes.plot(measured, child[1], "D", mfc="none", mec=ACCENT, mew=1.8, ms=9, zorder=5,
-                  label="chosen, measured")  # fmt: skip
-        last = max(x for x, _ in [*known, (measured, 0)])
+        if measured is not None:
+            axes.plot([child[0], measured], [child[1]] * 2, color=ACCENT, lw=1.2)
+            axes.plot(measured, child[1], "D", mfc="none", mec=ACCENT, mew=1.8, ms=9, zorder=5,
+                      label="chosen, measured")  # fmt: skip
+        last = max(measured or 1.0, *(x for x, _ in known))
         ticks = [t for t in (1, 1.25, 1.5, 2, 3, 4, 6, 10, 20, 40, 80) if t <= last * 1.3]
         axes.set_xticks(ticks, [f"{t:g}×" for t in ticks])
         axes.xaxis.set_minor_formatter(NullFormatter())

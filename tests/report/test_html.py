@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from fretsaw.progress import Progress
 from fretsaw.report.html import report
+from fretsaw.report.model_card import read_findings
 from fretsaw.report.settings import ReportSettings
 from fretsaw.stage import StageRun
 
@@ -215,6 +216,25 @@ def test_every_scenario_is_foretold(finished: dict[str, Path], tmp_path: Path) -
     assert len(table) == 2  # batch 4 and batch 1
     assert all("2.5\xa0%" in row and "4.0\xa0%" in row and "3.0\xa0%" in row for row in table)
     assert ["1.70×" in row for row in table] == [True, False]
+
+
+def test_the_front_is_of_the_scenario_that_was_searched(
+    finished: dict[str, Path], tmp_path: Path
+) -> None:
+    assert "chosen, measured" in make(finished, tmp_path / "same")
+    other = "batch=1,in=8,out=8,dtype=fp32,device=cpu"
+
+    def slower(costs: dict) -> None:
+        for entry in costs["scenarios"][1]["alternatives"].values():
+            entry["decode_ms"] *= 2
+
+    edit(finished["costs"] / "costs.json", slower)
+    edit(finished["search"] / "forecast.json", lambda f: f.update(scenario=other))
+    findings = read_findings(finished)
+    # There the parent takes 3 + 2 * 36 = 75 ms, the child 3 + 2 * 19 = 41 ms.
+    assert findings.decode_ms_searched == (75.0, 41.0)
+    assert findings.predicted["decode"] == pytest.approx(39 / 22)  # where it was benched
+    assert "chosen, measured" not in make(finished, tmp_path / "other")
 
 
 def test_full_strength(at_full_strength: dict[str, Path], tmp_path: Path) -> None:
