@@ -19,6 +19,33 @@ QUESTION = "What is 2 + 3?"
 REASONING, ANSWER = LESSONS[QUESTION]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDE = (1280, 800)
+# A server's answer arrives as the network likes to cut it: here event by event, `pace` ms apart.
+EVENT_BY_EVENT = """
+(fetched => {
+  window.pace = 0;
+  async function* paced(response, signal) {
+    for await (const text of response.body.pipeThrough(new TextDecoderStream())) {
+      for (const event of text.split(/(?<=\\n\\n)/)) {
+        if (window.pace) await new Promise(done => setTimeout(done, window.pace));
+        signal?.throwIfAborted();
+        yield new TextEncoder().encode(event);
+      }
+    }
+  }
+  window.fetch = async (address, options) => {
+    const response = await fetched(address, options);
+    const type = response.headers.get("content-type") ?? "";
+    if (!type.startsWith("text/event-stream")) return response;
+    const events = paced(response, options.signal);
+    const body = new ReadableStream({ pull: async sink => {
+      const { done, value } = await events.next();
+      if (done) sink.close();
+      else sink.enqueue(value);
+    } });
+    return new Response(body, response);
+  };
+})(window.fetch)
+"""
 TAGS = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 
 
@@ -54,6 +81,7 @@ def context(browser: Browser, live: Remote, faults: list[str]) -> Iterator[Brows
     context.on("weberror", lambda error: faults.append(str(error.error)))
     context.on("dialog", lambda dialog: faults.append(dialog.message) or dialog.dismiss())
     store(context, "localStorage", "settings", {"temperature": "0"})
+    context.add_init_script(EVENT_BY_EVENT)
     yield context
     context.close()
     assert faults == []
@@ -92,17 +120,11 @@ def answered(page: Page) -> None:
 
 
 @contextmanager
-def slow(page: Page, bytes_per_s: int = 1500) -> Iterator[None]:
-    """Let answers trickle in, as those of a large model do."""
-    session = page.context.new_cdp_session(page)
-    session.send("Network.enable")
-    for throughput in (bytes_per_s, -1):
-        conditions = {"offline": False, "latency": 0, "uploadThroughput": -1}
-        conditions["downloadThroughput"] = throughput
-        session.send("Network.emulateNetworkConditions", conditions)
-        if throughput == bytes_per_s:
-            yield
-    session.detach()
+def slow(page: Page, pace: int = 100) -> Iterator[None]:
+    """Let answers trickle in, `pace` ms from event to event, as those of a large model do."""
+    page.evaluate(f"window.pace = {pace}")
+    yield
+    page.evaluate("window.pace = 0")
 
 
 def overflow(page: Page) -> int:
@@ -141,7 +163,7 @@ def test_its_policy_names_its_script_and_style_and_no_other(live: Remote) -> Non
 
 def test_reasoning_on_is_folded_away_and_apart_from_the_answer(page: Page) -> None:
     expect(page.get_by_role("heading", name="toggled")).to_be_visible()
-    with slow(page, 20_000):  # at its full speed there would be none to tell
+    with slow(page, pace=10):  # at its full speed there would be none to tell
         ask(page)
         expect(page.locator(".prose")).to_have_text(ANSWER)
         answered(page)
