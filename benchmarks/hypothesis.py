@@ -27,7 +27,7 @@ from fretsaw.data import loader
 from fretsaw.model.config import BlockConfig, ModelConfig, blocks_from_names
 from fretsaw.model.size import block_params
 from fretsaw.puzzle.alternatives import calibrate, names_of
-from fretsaw.puzzle.assemble import build_child, with_blocks
+from fretsaw.puzzle.assemble import build_child
 from fretsaw.puzzle.interaction import Interaction, Part, fit_interaction
 from fretsaw.puzzle.library import sort_parent
 from fretsaw.puzzle.ranking import BATCH_ROWS, read_orders
@@ -57,7 +57,7 @@ def true_kl(parent, choices: Choices, corpus: Path, replay: Replay, tokens: int,
     config = replace(parent.config, blocks=blocks_from_names(choices))
     calibration = calibrate(parent, corpus, tokens, seq, BATCH_ROWS)
     blocks = [b for b, _ in build_child(parent, config.blocks, calibration, repair=True)]
-    return replay.figures_of(with_blocks(parent, config, blocks)).kl.mean().item()
+    return replay.figures_of(parent.with_blocks(config, blocks)).kl.mean().item()
 
 
 def correlation(predicted: np.ndarray, measured: np.ndarray) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fretsaw.artifact import MANIFEST, hash_path, read_manifest
-from fretsaw.checkpoint.folder import read_config
+from fretsaw.checkpoint.folder import read_config, read_layers
 from fretsaw.model.config import ModelConfig
 from fretsaw.tokenizer import hash_vocabulary
 
@@ -68,6 +68,9 @@ def _check_pair(
     parent: Path, taught_by: ModelConfig, child: Path, config: ModelConfig, *, needs_states: bool
 ) -> None:
     names = ["vocab_size", *(["hidden_size", "num_hidden_layers"] if needs_states else [])]
+    stands = read_layers(child)
+    if needs_states and stands and stands.of == taught_by.num_hidden_layers:
+        names.remove("num_hidden_layers")  # fused: it says which of the parent's its layers are
     for name in names:
         theirs, own = getattr(taught_by, name), getattr(config, name)
         if theirs != own:

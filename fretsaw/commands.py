@@ -67,7 +67,7 @@ def stage(name: str, argv: list[str]) -> None:
         elif input_name in kind.optional:
             fields.append((input_name, str | None, dataclasses.field(default=None)))
         else:
-            fields.append((input_name, str))
+            fields.append((input_name, str if input_name != kind.positional else Checkpoint))
         fields[-1] = _documented(fields[-1], text)
     fields += [
         ("common", Common),
@@ -209,6 +209,8 @@ class CompressOptions:
     """Build and measure a few whole children, correct the scores by them, and take the best."""
     bld_tokens: int = 0
     """Train every layer's alternatives on so many tokens before they are scored; 0: only repair."""
+    fuse: bool = False
+    """Fuse the child's neighbouring FFNs without attention between them, before it is healed."""
     engine: Engine = "vllm"
     """What will serve the child; what it does not run is not chosen (see `fretsaw export`)."""
     seq_len: int | None = None
@@ -239,6 +241,7 @@ def compress(argv: list[str]) -> None:
         candidates=options.candidates,
         verify=options.verify,
         bld_tokens=options.bld_tokens,
+        fuse=options.fuse,
         engine=options.engine,
         seq_len=options.seq_len,
     )

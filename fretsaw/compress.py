@@ -17,6 +17,7 @@ from fretsaw.puzzle.settings import (
     AssembleSettings,
     BldSettings,
     CostSettings,
+    FuseSettings,
     RankSettings,
     ScoreSettings,
     SearchSettings,
@@ -43,6 +44,7 @@ def compress_stages(
     candidates: int = 1,
     verify: bool = False,
     bld_tokens: int = 0,
+    fuse: bool = False,
     engine: Engine = "vllm",
     seq_len: int | None = None,
 ) -> list[Stage]:
@@ -84,6 +86,7 @@ def compress_stages(
             distill=DistillSettings(train=_healing(config, heal_tokens, seq_len)),
             evaluate=EvalSettings(seq_len=seq_len),
             candidates=candidates,
+            fuse=FuseSettings(seq_len=seq_len) if fuse else None,
         ),
     ]
 

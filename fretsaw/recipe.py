@@ -26,6 +26,7 @@ from fretsaw.puzzle.settings import (
     AssembleSettings,
     BldSettings,
     CostSettings,
+    FuseSettings,
     RankSettings,
     ScoreSettings,
     SearchSettings,
@@ -50,6 +51,7 @@ class StageKind:
     has_workers: bool = False  # independent tasks, which workers can share
     is_distributed: bool = False  # runs in several processes when torchrun starts it
     several: frozenset[str] = frozenset({"data"})  # inputs that may be lists
+    positional: str = ""  # an input that the command line takes without its name
 
     def load(self) -> Callable[..., dict[str, Any]]:
         """Import the function, and torch with it."""
@@ -163,6 +165,14 @@ STAGES: dict[str, StageKind] = {
         },
         frozenset({"library"}),
     ),
+    "fuse": StageKind(
+        "make one FFN of neighbouring ones without attention between",
+        "fretsaw.puzzle.fuse:fuse",
+        FuseSettings,
+        {"model": "the checkpoint whose FFNs are fused: a folder or a Hub id", "corpus": _CORPUS},
+        has_workers=True,
+        positional="model",
+    ),
     "teach": StageKind(
         "store what the parent says of the text that distill will read",
         "fretsaw.distill.teacher:teach",
@@ -248,12 +258,13 @@ STAGES: dict[str, StageKind] = {
             "eval": "made by `fretsaw eval`",
             "bench": "made by `fretsaw bench`",
             "library": _LIBRARY,
+            "fused": "the assembled child with FFNs fused, made by `fretsaw fuse`",
             "tuned": "the child tuned by `fretsaw sft`",
             "tuned_eval": "its `fretsaw eval`",
             "reasoner": "the child reinforced by `fretsaw rl`",
             "reasoner_eval": "its `fretsaw eval`",
         },
-        frozenset({"library", "tuned", "tuned_eval", "reasoner", "reasoner_eval"}),
+        frozenset({"library", "fused", "tuned", "tuned_eval", "reasoner", "reasoner_eval"}),
     ),
 }
 
@@ -303,6 +314,7 @@ def compression(
     bench: BenchSettings | None = None,
     candidates: int = 1,
     brief: DistillSettings | None = None,
+    fuse: FuseSettings | None = None,
 ) -> list[Stage]:
     """Return the Puzzle path from a parent and a corpus to a healed, measured, reported child.
 
@@ -313,7 +325,8 @@ def compression(
     default a tenth of the tokens), and the best of them is healed at length from its assembled
     weights. Of several scenarios, which
     are costed together, the first is the one that is benched. With `verify` whole children correct
-    the search and stand in its place.
+    the search and stand in its place. With `fuse` the assembled child's neighbouring FFNs are
+    fused before it is healed.
     """
     if candidates < 1:
         raise ValueError(f"candidates {candidates}: give at least 1")
@@ -328,6 +341,7 @@ def compression(
         search = replace(search, num_solutions=candidates, alpha=alpha, pool=pool)
         assembled = {f"{at}/assemble{i}": replace(assemble, solution=i) for i in range(candidates)}
     start = f"{at}/select" if candidates > 1 else f"{at}/assemble"
+    healed = f"{at}/fuse" if fuse else start  # what is healed at length
     ranked = {"parent": parent, "corpus": corpus, "ranking": "rank"}
     library = {"library": "bld"} if bld else {}
     found = f"{at}/verify" if verify else f"{at}/search"
@@ -348,10 +362,11 @@ def compression(
             for name, settings in assembled.items()
         ),
         *_selection(at, parent, corpus, list(assembled), brief or _brief(distill)),
+        *([Stage(healed, fuse, {"model": start, "corpus": corpus})] if fuse else []),
         Stage(
             f"{at}/distill",
             distill,
-            {"child": start, "parent": parent, "corpus": corpus},
+            {"child": healed, "parent": parent, "corpus": corpus},
         ),
         Stage(
             f"{at}/eval",
@@ -377,6 +392,7 @@ def compression(
                 "eval": f"{at}/eval",
                 "bench": f"{at}/bench",
                 **library,
+                **({"fused": healed} if fuse else {}),
             },
         ),
     ]

@@ -17,6 +17,7 @@ from fretsaw.progress import say
 from fretsaw.puzzle.settings import (
     AssembleSettings,
     CostSettings,
+    FuseSettings,
     RankSettings,
     ScoreSettings,
     SpaceSettings,
@@ -30,8 +31,13 @@ SCENARIO = "batch=128,in=64,out=64,dtype=fp32,device=cpu"
 BEYOND = "word_problems:steps=1-4,phrasing=both"  # words that tuning never showed
 
 
-def recipe(fast: bool | None = None, target: str = "1.5x decode") -> list[Stage]:
-    """Return the stages; `fast` trains and heals less, and is the default on a single core."""
+def recipe(
+    fast: bool | None = None, target: str = "1.5x decode", fuse: bool = False
+) -> list[Stage]:
+    """Return the stages; `fast` trains and heals less, and is the default on a single core.
+
+    With `fuse` the child's neighbouring FFNs without attention between are made one.
+    """
     if fast is None:
         fast = (os.cpu_count() or 1) < 2
         say(f"tiny: the {'fast' if fast else 'full'} preset, for {os.cpu_count()} cores")
@@ -74,6 +80,7 @@ def recipe(fast: bool | None = None, target: str = "1.5x decode") -> list[Stage]
             distill=DistillSettings(train=replace(train, tokens=heal_tokens, update=healing)),
             evaluate=evaluate,
             bench=BenchSettings(scenario=SCENARIO, rounds=5 if fast else 9),
+            fuse=FuseSettings(repair_tokens=calibration, scenario=SCENARIO) if fuse else None,
         ),
     ]
     return reasoning(

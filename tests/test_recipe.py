@@ -10,7 +10,7 @@ from fretsaw.puzzle.settings import BldSettings
 from fretsaw.recipe import STAGES, Stage, compression, find_recipe, load_recipe
 from fretsaw.report.settings import ReportSettings
 
-NOT_IN_TINY = {"bld", "verify", "teach", "cpt", "select"}
+NOT_IN_TINY = {"bld", "verify", "teach", "cpt", "select", "fuse"}
 
 
 def test_the_tiny_recipe_is_a_chain_of_known_stages(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import math
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "generation_config.json",
 )
+LAYERS = "layers.json"
 _REMOTE_CODE = ("configuration_decilm.py", "modeling_decilm.py")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _SMALL_FILES = ("*.json", "tokenizer*", "*.jinja", "README.md", "LICENSE*")
@@ -168,6 +169,31 @@ def load(
             )
     decoder.load_state_dict(weights, assign=True)
     return decoder
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Where the layers of a network stand that has fewer than the one it came from.
+
+    Layer i gives what layer `after[i]` of that one gave, which had `of` layers.
+    """
+
+    of: int
+    after: tuple[int, ...]
+
+
+def read_layers(folder: Path) -> Layers | None:
+    """Return where a checkpoint's layers stand, None where it has all of its parent's."""
+    path = folder / LAYERS
+    if not path.is_file():
+        return None
+    raw = _read_json(path)
+    return Layers(raw["of"], tuple(raw["after"]))
+
+
+def write_layers(folder: Path, layers: Layers) -> None:
+    """Say beside a checkpoint where its layers stand."""
+    write_json(folder / LAYERS, {"of": layers.of, "after": list(layers.after)})
 
 
 def check_tokenizer(tokenizer: "Tokenizer", config: ModelConfig) -> None:

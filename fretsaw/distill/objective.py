@@ -22,6 +22,7 @@ class Objective:
     kl: float = 0.0
     cosine: float = 0.0
     lm: float = 1.0
+    layers: tuple[int, ...] = ()  # the teacher's that the student's are like; (): one for one
 
     def weigh(self, terms: Mapping[str, Any]) -> Any:
         """Return the weighted sum of the terms that are there."""
@@ -56,7 +57,8 @@ def losses(
             if objective.kl:
                 terms["kl"] = kl_divergence(target, teacher.head_weight, hidden, head)
             if student_states and teacher_states:
-                pairs = zip(teacher_states, student_states, strict=True)
+                layers = objective.layers or range(len(teacher_states))
+                pairs = zip((teacher_states[i] for i in layers), student_states, strict=True)
                 distances = [cosine_distance(t.flatten(0, 1), s.flatten(0, 1)) for t, s in pairs]
                 terms["cosine"] = torch.stack(distances).sum()
     return objective.weigh(terms), {name: value.detach() for name, value in terms.items()}

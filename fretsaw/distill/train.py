@@ -82,7 +82,15 @@ def distill(settings: DistillSettings, inputs: Mapping[str, Path], run: StageRun
     """Heal a child: train it to agree with its parent, and never return it worse than it came."""
     teacher = _teacher(settings, inputs, run)
     student = checkpoint.load(inputs["child"], device=run.load_device, dtype=_dtype(settings.train))
-    objective = Objective(settings.kl_weight, settings.cosine_weight, settings.lm_weight)
+    stands = checkpoint.read_layers(inputs["child"])
+    objective = Objective(
+        settings.kl_weight,
+        settings.cosine_weight,
+        settings.lm_weight,
+        layers=stands.after if stands else (),
+    )
+    if stands and run.peers.rank == 0:
+        checkpoint.write_layers(run.folder, stands)
     metrics = train(
         student,
         teacher,

@@ -40,7 +40,8 @@ def num_pages_for(
     wanted = max_batch * -(-decoder.config.max_position_embeddings // page_size)
     if not per_page:  # no layer attends
         return wanted
-    allowed = memory_mib * 2**20 if memory_mib is not None else _free_bytes(decoder.device)
+    share = SHARE[decoder.device.type] * free_bytes(decoder.device)
+    allowed = memory_mib * 2**20 if memory_mib is not None else share
     num_pages = min(wanted, int(allowed / per_page))
     if num_pages < 1:
         raise ValueError(
@@ -56,12 +57,13 @@ def page_bytes(decoder: Decoder, page_size: int) -> int:
     return kv_bytes(decoder.config, "fp32") // 4 * itemsize * page_size
 
 
-def _free_bytes(device: torch.device) -> float:
+def free_bytes(device: torch.device) -> float:
+    """Return what a device can still spare."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return SHARE["cuda"] * (free + kept)
-    return SHARE["cpu"] * _available_bytes()
+        return free + kept
+    return _available_bytes()
 
 
 def _available_bytes() -> float:

@@ -5,7 +5,7 @@ Each layer has its own shapes; a missing subblock has no modules, no norm and no
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -156,6 +156,16 @@ class Decoder(nn.Module):
         """Return the logits of every token's successor."""
         hidden = self.hidden_states(token_ids, positions=positions, cu_seqlens=cu_seqlens)
         return F.linear(hidden, self.head_weight)
+
+    def with_blocks(self, config: ModelConfig, blocks: Iterable[nn.Module]) -> "Decoder":
+        """Return a decoder of other blocks, which `config` describes; the rest is shared."""
+        with torch.device("meta"):
+            other = Decoder(config)
+        other.model.embed_tokens, other.model.norm = self.model.embed_tokens, self.model.norm
+        if not config.tie_word_embeddings:
+            other.lm_head = self.lm_head
+        other.model.layers = nn.ModuleList(blocks)
+        return other
 
     def with_vocab(self, vocab_size: int, eos_token_ids: Sequence[int]) -> "Decoder":
         """Return the decoder with more tokens, each new row at the mean of the old ones."""

@@ -94,21 +94,30 @@ class Trial:
         self.judged = calibration.gate.frontier.states
 
     def append(
-        self, block: Block, kind: str, wanted: Float[Tensor, "rows seq hidden"] | None
+        self,
+        block: Block,
+        kind: str,
+        wanted: Float[Tensor, "rows seq hidden"] | None,
+        num_subblocks: int = 1,
     ) -> Refit | None:
         """Go through a half of `block`, refitted in place to the parent's `wanted` states first.
 
-        Returns what the refit did; None without `wanted` or without a matrix to refit.
+        It stands for `num_subblocks` of the parent's. Returns what the refit did; None without
+        `wanted` or without a matrix to refit.
         """
-        refit = None if wanted is None else self._refit(block, kind, wanted)
+        refit = None if wanted is None else self._refit(block, kind, wanted, num_subblocks)
         move = subblock(block, kind)
         self.states = self.calibration.fit.after([move], self.states)
         self.judged = self.calibration.gate.frontier.after([move], self.judged)
-        self.at += 1
+        self.at += num_subblocks
         return refit
 
     def _refit(
-        self, block: Block, kind: str, wanted: Float[Tensor, "rows seq hidden"]
+        self,
+        block: Block,
+        kind: str,
+        wanted: Float[Tensor, "rows seq hidden"],
+        num_subblocks: int,
     ) -> Refit | None:
         fit, gate = self.calibration.fit, self.calibration.gate
         matrix = repair.output_matrix(block, kind)
@@ -117,7 +126,7 @@ class Trial:
 
         def kl() -> float:
             after = gate.frontier.after([subblock(block, kind)], self.judged)
-            return gate.figures(after, self.at + 1).kl.mean().item()
+            return gate.figures(after, self.at + num_subblocks).kl.mean().item()
 
         before, weight = kl(), matrix.weight.clone()
         pairs = zip(self.states.split(fit.batch_rows), wanted.split(fit.batch_rows), strict=True)

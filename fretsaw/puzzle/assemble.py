@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from fretsaw.artifact import write_json
 from fretsaw.checkpoint import folder as checkpoint
-from fretsaw.model.config import BlockConfig, ModelConfig, blocks_from_names
+from fretsaw.model.config import BlockConfig, blocks_from_names
 from fretsaw.model.decoder import Block, Decoder
 from fretsaw.puzzle.alternatives import Calibration, Trial, calibrate, names_of
 from fretsaw.puzzle.library import alternative, sort_parent
@@ -62,7 +61,8 @@ def assemble(
         blocks.append(child)
         repairs.append({"layer": len(repairs), **row})
         run.step(len(blocks), {"error": row["error"]})
-    checkpoint.write(with_blocks(parent, child_config, blocks), run.folder, like=inputs["parent"])
+    child = parent.with_blocks(child_config, blocks)
+    checkpoint.write(child, run.folder, like=inputs["parent"])
     write_json(run.folder / "repairs.json", repairs)
     return {"score": solutions[settings.solution]["score"], "error": repairs[-1]["error"]}
 
@@ -100,15 +100,3 @@ def build_child(
             calibration.walk()
         error = (trial.states - fit.states).square().mean() / fit.states.square().mean()
         yield child, {"repair": refits, "error": error.item()}
-
-
-def with_blocks(parent: Decoder, config: ModelConfig, blocks: Sequence[nn.Module]) -> Decoder:
-    """Return a decoder of the child's blocks and the parent's embeddings, head and norm."""
-    with torch.device("meta"):
-        child = Decoder(config)
-    child.model.embed_tokens = parent.model.embed_tokens
-    child.model.norm = parent.model.norm
-    if not config.tie_word_embeddings:
-        child.lm_head = parent.lm_head
-    child.model.layers = nn.ModuleList(blocks)
-    return child

@@ -70,7 +70,7 @@ def cost(settings: CostSettings, inputs: Mapping[str, Path], run: StageRun) -> d
             from fretsaw.puzzle.nodes import measure_on_nodes
 
             measure_on_nodes(config, models, scenarios, settings.rounds, kept, hardware, run)
-        rounds = _measure(engine, config, models, scenarios, settings.rounds, kept, run)
+        rounds = measure(engine, config, models, scenarios, settings.rounds, kept, run)
         sets = [
             _by_measurement(
                 config,
@@ -129,7 +129,7 @@ def _engine(
     return served, models
 
 
-def _measure(
+def measure(
     engine: "Embedded | Deployed",
     config: ModelConfig,
     models: probes.Models,

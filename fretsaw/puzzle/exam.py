@@ -11,7 +11,6 @@ from fretsaw.chat import is_chat, toggle_of
 from fretsaw.engine.engine import Engine
 from fretsaw.model.decoder import Decoder
 from fretsaw.puzzle.alternatives import Change
-from fretsaw.puzzle.assemble import with_blocks
 from fretsaw.puzzle.settings import ScoreSettings
 from fretsaw.tasks.answers import answer
 from fretsaw.tasks.named import load_problems
@@ -42,7 +41,7 @@ class Exam:
         config = self.parent.config
         layers = [change.blocks.get(i, block) for i, block in enumerate(self.parent.model.layers)]
         shapes = (change.shapes.get(i, shape) for i, shape in enumerate(config.blocks))
-        child = with_blocks(self.parent, replace(config, blocks=tuple(shapes)), layers)
+        child = self.parent.with_blocks(replace(config, blocks=tuple(shapes)), layers)
         return self.parent_right - self._right(child)
 
     def _right(self, model: Decoder) -> Float[np.ndarray, " problems"]:

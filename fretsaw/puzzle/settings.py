@@ -297,6 +297,61 @@ class VerifySettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FuseSettings:
+    """Make one wider FFN of neighbouring ones that have no attention between them."""
+
+    max_kl: float = 0.01
+    """KL from the unfused model that fusing may cost, nats a token; what saves most within it is
+    taken."""
+    target: str = ""
+    """In place of max_kl: the speed-up to reach for the least KL, such as "1.05x decode"."""
+    groups: tuple[str, ...] = ()
+    """In place of a choice: layers to fuse, such as 42-50 53-69."""
+    rule: Literal["exact", "paper"] = "exact"
+    """exact weighs every group's KL against its saving; paper fuses whole runs but for the last FFN
+    of each, split where max_width asks for it."""
+    max_width: int = 0
+    """Width of a fused FFN at most; 0: any."""
+    norm: Literal["folded", "last"] = "folded"
+    """Every FFN's own norm folded into its weights, or the last one's for all, as in the paper."""
+    keep_layers: bool = False
+    """Leave the freed layers in place, empty, as pipeline stages of equal depth want it."""
+    repair_tokens: int = 32_768
+    """Training text on which a fused FFN is refitted to what the FFNs gave in a row; 0: none."""
+    tokens: int = 16_384
+    """Held-out text on which groups are judged."""
+    dependency_tokens: int = 4096
+    """Held-out text of the block-dependency matrix; 0: leave it out."""
+    seq_len: int = 256
+    """Tokens of one row."""
+    batch_rows: int = 16
+    """Rows of one forward."""
+    scenario: str = ""
+    """Where the time is measured, before and after; the first one counts for the choice. Empty:
+    batch=1/64,in=64,out=64,dtype=fp32 on the device at hand."""
+    rounds: int = 9
+    """Interleaved measurements; medians count."""
+
+    def __post_init__(self) -> None:
+        ways = [name for name in ("target", "groups") if getattr(self, name)]
+        if len(ways) > 1 or (ways and self.rule == "paper"):
+            raise ValueError(
+                f"fuse: {' and '.join([*ways, f'rule {self.rule}'])}; give a target, groups of "
+                "your own or the paper's rule, one of them"
+            )
+        if self.max_kl < 0 or self.max_width < 0 or self.rounds < 1 or self.batch_rows < 1:
+            raise ValueError(
+                f"fuse: max_kl {self.max_kl}, max_width {self.max_width}, rounds {self.rounds}, "
+                f"batch_rows {self.batch_rows}; the first two are 0 or more, the others at least 1"
+            )
+        _require_rows(self.seq_len, 2, tokens=self.tokens)
+        if self.repair_tokens:
+            _require_rows(self.seq_len, 2, repair_tokens=self.repair_tokens)
+        if self.dependency_tokens:
+            _require_rows(self.seq_len, dependency_tokens=self.dependency_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
 class AssembleSettings:
     """Build a solution from the parent's weights, repaired layer by layer."""
 

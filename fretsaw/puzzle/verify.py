@@ -24,7 +24,7 @@ from fretsaw.model.config import blocks_from_names
 from fretsaw.model.decoder import Decoder
 from fretsaw.progress import say
 from fretsaw.puzzle.alternatives import calibrate, names_of
-from fretsaw.puzzle.assemble import build_child, with_blocks
+from fretsaw.puzzle.assemble import build_child
 from fretsaw.puzzle.choose import write_search
 from fretsaw.puzzle.interaction import Interaction, Part, fit_interaction
 from fretsaw.puzzle.library import sort_parent
@@ -173,7 +173,7 @@ def measure(
     )
     library = inputs.get("library")
     built = build_child(parent, config.blocks, calibration, repair=True, library=library)
-    decoder = with_blocks(parent, config, [block for block, _ in built])
+    decoder = parent.with_blocks(config, [block for block, _ in built])
     return Replay(parent, windows, settings.batch_rows).figures_of(decoder).kl
 
 

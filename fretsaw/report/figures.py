@@ -26,6 +26,8 @@ def draw_all(findings: Findings, inputs: Mapping[str, Path]) -> dict[str, str | 
         "joint": draw_joint(findings),
         "correction": draw_correction(findings),
         "pareto": draw_pareto(findings),
+        "fusion": draw_fusion(findings),
+        "dependency": draw_dependency(findings),
         "costs": draw_costs(findings),
         "predicted": draw_predicted(findings),
         "healing": draw_healing(findings, inputs["child"]),
@@ -38,7 +40,7 @@ def draw_shapes(findings: Findings) -> str:
     """Draw the per-layer picture."""
     parent, child = (
         [(block.num_key_value_heads, block.intermediate_size) for block in config.blocks]
-        for config in (findings.parent, findings.child)
+        for config in (findings.parent, findings.assembled)
     )
     return plots.shapes(parent, child)
 
@@ -47,7 +49,7 @@ def draw_importance(findings: Findings, ranking: Path) -> str | None:
     """Draw how much of the FFN's contribution the kept channels carry; None without channels."""
     tensors = load_file(ranking / RANKING)
     kept, carried = [], []
-    pairs = zip(findings.parent.blocks, findings.child.blocks, strict=True)
+    pairs = zip(findings.parent.blocks, findings.assembled.blocks, strict=True)
     for i, (before, after) in enumerate(pairs):
         channels = tensors.get(f"layers.{i}.channels")
         if channels is None or not channels.sum() or not before.intermediate_size:
@@ -143,6 +145,25 @@ def draw_pareto(findings: Findings) -> str | None:
         if row.get("costs", {}).get("decode_ms")
     }
     return plots.pareto(front, child, measured, others, max(wanted, default=None))
+
+
+def draw_fusion(findings: Findings) -> str | None:
+    """Draw what fusing saves against what it costs; None where there was nothing to choose."""
+    front = [(one["saved_ms"], one["kl_sum"]) for one in findings.fusion.get("front", [])]
+    if len(front) < 2:
+        return None
+    chosen = findings.fusion["chosen"]
+    return plots.fusion(front, (chosen["saved_ms"], chosen["kl_sum"]), chosen["kl"])
+
+
+def draw_dependency(findings: Findings) -> str | None:
+    """Draw the block-dependency matrix, the fused groups framed; None where it was not made."""
+    dependency = findings.fusion.get("dependency")
+    if not dependency:
+        return None
+    bounds = (group.split("-") for group in findings.fusion["chosen"]["groups"])
+    groups = [(int(first), int(last)) for first, last in bounds]
+    return plots.dependency(dependency["matrix"], groups)
 
 
 def draw_costs(findings: Findings) -> str:

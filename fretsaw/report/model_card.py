@@ -58,6 +58,7 @@ class Findings:
     parent_name: str
     parent: ModelConfig
     child: ModelConfig
+    assembled: ModelConfig  # the child with a layer for each of the parent's: before any fusion
     is_decilm: bool
     licence: dict[str, str]
     table: dict[str, Any]
@@ -69,6 +70,7 @@ class Findings:
     baselines: list[dict[str, Any]]  # what the other searches find under the same bounds
     trained: dict[str, Any]  # `bld.json`; empty where no alternative was trained
     correction: dict[str, Any]  # `correction.json`; empty where no child was measured whole
+    fusion: dict[str, Any]  # `fusion.json`, its dependency matrix with it; empty without fusion
     candidates: dict[str, Any]  # `chosen.json`; empty where one solution was assembled
     healing: dict[str, Any]  # the metrics of distillation's manifest
     results: dict[str, Any]
@@ -78,8 +80,8 @@ class Findings:
 
     @cached_property
     def choices(self) -> list[tuple[str, str]]:
-        """The child's [attention, ffn] by layer."""
-        return names_of(self.child)
+        """The child's [attention, ffn] by the parent's layer."""
+        return names_of(self.assembled)
 
     @cached_property
     def chosen(self) -> list[tuple[str, ...]]:
@@ -145,7 +147,9 @@ class Findings:
 
     @cached_property
     def predicted(self) -> dict[str, float]:
-        """The speed-up the table forecasts, by phase."""
+        """The speed-up the table forecasts, by phase; it knows nothing of fused FFNs."""
+        if self.child.blocks != self.assembled.blocks:
+            return {}
         pairs = {p: (self.parent_costs[f"{p}_ms"], self.child_costs[f"{p}_ms"]) for p in PHASES}
         return {phase: parent / child for phase, (parent, child) in pairs.items() if child}
 
@@ -177,6 +181,7 @@ def read_findings(inputs: Mapping[str, Path]) -> Findings:
         parent_name=_parent_name(parent),
         parent=read_config(parent),
         child=read_config(child),
+        assembled=read_config(inputs["assembled"]),
         is_decilm=_read(child / "config.json").get("model_type") == DECILM,
         licence=_licence(parent / "README.md"),
         table=_read(inputs["search"] / "table.json"),
@@ -188,6 +193,7 @@ def read_findings(inputs: Mapping[str, Path]) -> Findings:
         baselines=_read(inputs["search"] / "baselines.json"),
         trained=_read(inputs["library"] / "bld.json") if "library" in inputs else {},
         correction=_read_if_there(inputs["search"] / "correction.json"),
+        fusion=_read_fusion(inputs["fused"]) if "fused" in inputs else {},
         candidates=_read_if_there(inputs["assembled"] / "chosen.json"),
         healing=artifact.read_manifest(child)["metrics"],
         results=results,
@@ -225,6 +231,11 @@ def _manifest_of(folder: Path, recorded: str) -> dict[str, Any] | None:
         return None
     manifest = artifact.read_manifest(folder)
     return manifest if artifact.artifact_hash(manifest) == recorded else None  # made again since
+
+
+def _read_fusion(folder: Path) -> dict[str, Any]:
+    dependency = _read_if_there(folder / "dependency.json")
+    return {**_read(folder / "fusion.json"), "dependency": dependency}
 
 
 def _read(path: Path) -> Any:

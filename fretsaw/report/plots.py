@@ -150,13 +150,13 @@ def score_map(scores: Layers, chosen: Sequence[tuple[str, ...]]) -> str:
         return _svg(figure, "scores", "Score of every alternative by layer, chosen ones outlined")
 
 
-def _key(figure: Figure, norm: LogNorm) -> None:
+def _key(figure: Figure, norm: LogNorm, colours: str = "cividis_r") -> None:
     """Say what the colours mean, by decades, where the cells are too narrow to say it."""
     lowest, highest = (math.log10(end or 1) for end in (norm.vmin, norm.vmax))
     decades = range(math.floor(lowest), math.ceil(highest) + 1)
     steps = {d: float(np.clip(norm(10.0**d), 0, 1)) for d in decades}
     patches = [
-        Patch(facecolor=colormaps["cividis_r"](share), label=f"{10.0**d:g}")
+        Patch(facecolor=colormaps[colours](share), label=f"{10.0**d:g}")
         for d, share in steps.items()
     ]
     figure.legend(handles=patches, loc="outside upper left", ncols=len(patches), fontsize=9)
@@ -309,6 +309,59 @@ def pareto(
         axes.set_ylabel("sum of scores")
         _legend(figure, axes, columns=5)
         return _svg(figure, "pareto", "Sum of scores against decode speed-up")
+
+
+def fusion(
+    front: Sequence[tuple[float, float]], chosen: tuple[float, float], measured: float
+) -> str:
+    """Draw (milliseconds saved, sum of KLs) of the best groupings, and of the chosen one.
+
+    `measured` is the KL of the chosen groups fused together.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(*zip(*front, strict=True), "-o", color=SECOND, ms=4, label="best at each saving")
+        axes.plot(*chosen, "o", color=ACCENT, ms=9, label="chosen, sum of its groups", zorder=5)
+        axes.plot(chosen[0], measured, "D", mfc="none", mec=ACCENT, mew=1.8, ms=9, zorder=5,
+                  label="chosen, measured whole")  # fmt: skip
+        smallest = min((y for _, y in [*front, chosen] if y > 0), default=1.0)
+        axes.set_yscale("symlog", linthresh=smallest, linscale=0.5)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(bottom=min(0.0, *(y for _, y in front)))
+        axes.set_xlabel("milliseconds saved")
+        axes.set_ylabel("KL, nats a token")
+        _legend(figure, axes)
+        return _svg(figure, "fusion", "KL against the milliseconds that fusing saves")
+
+
+def dependency(matrix: Sequence[Sequence[float | None]], groups: Sequence[tuple[int, int]]) -> str:
+    """Draw the block-dependency matrix on a log scale, the fused groups (first, last) framed."""
+    known = [(i, j, v) for i, row in enumerate(matrix) for j, v in enumerate(row) if v is not None]
+    positive = [v for *_, v in known if v > 0]
+    norm = LogNorm(min(positive, default=1e-6), max(positive, default=1.0))
+    with rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(0.6 * WIDTH, 0.62 * WIDTH), layout="constrained")
+        axes = figure.subplots()
+        _bare(axes)
+        for i, j, value in known:
+            colour = colormaps["cividis"](float(norm(value))) if value > 0 else EMPTY
+            axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=colour, edgecolor="none"))
+        for first, last in groups:
+            size = last - first + 1
+            frame = Rectangle((first - 0.5, first - 0.5), size, size, fill=False)
+            frame.set(edgecolor=ACCENT, linewidth=2)
+            axes.add_patch(frame)
+        axes.set_xlim(-0.5, len(matrix) - 0.5)
+        axes.set_ylim(len(matrix) - 0.5, -0.5)
+        axes.set_aspect("equal")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(nbins=MAX_LABELLED, integer=True))
+        axes.set_xlabel("block that is watched")
+        axes.set_ylabel("block that is left out")
+        _key(figure, norm, "cividis")
+        return _svg(figure, "dependency", "How much each block depends on each earlier one")
 
 
 def cost_bars(costs: Mapping[str, Mapping[str, float]], fixed: Mapping[str, float]) -> str:

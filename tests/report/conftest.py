@@ -1,6 +1,7 @@
 """A finished compression written by hand: three layers, every file the report reads."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,37 @@ def at_full_strength(finished: dict[str, Path]) -> dict[str, Path]:
         },
     )
     return finished | {"library": base / "bld"}
+
+
+@pytest.fixture
+def with_fusion(finished: dict[str, Path]) -> dict[str, Path]:
+    """The report's inputs where the FFNs of layers 0 and 1 were fused before healing."""
+    base = finished["child"].parent
+    _, child = model_configs()
+    blocks = blocks_from_names([("gqa2", "ffn40"), ("gqa1", "ffn_none")])
+    fused = replace(child, blocks=blocks)
+    for name in ("fuse", "distill"):
+        write(base / name / "config.json", decilm.config_to_json(fused, dtype="fp32"))
+    group = {"group": "0-1", "width": 40, "kl": 0.002, "stderr": 0.0004}
+    repair = {"ridge": 1e-4, "kl_before": 0.03, "kl_after": 0.001}
+    one = {"groups": ["0-1"], "kl_sum": 0.002, "saved_ms": 2.5}
+    row = {"before_ms": 24.0, "after_ms": 21.0, "speedup": 1.143, "noise": 0.01}
+    write(
+        base / "fuse/fusion.json",
+        {
+            "runs": [[0, 1]],
+            "groups": [{**group, "repair": repair, "saved": {}}],
+            "saving_of": f"decode_ms at {SCENARIO}",
+            "front": [{"groups": [], "kl_sum": 0.0, "saved_ms": 0.0}, one],
+            "chosen": {**one, "kl": 0.0025, "stderr": 0.0004, "repairs": [repair], "tried": []},
+            "times": {SCENARIO: dict.fromkeys(MS, row)},
+            "foretold": {},
+        },
+    )
+    matrix = [[None, 0.01, 0.2], [None, None, 0.3], [None, None, None]]
+    write(base / "fuse/dependency.json", {"what": "", "tokens": 64, "matrix": matrix})
+    inputs = {"model": finished["assembled"]}
+    return finished | {"fused": finish(base / "fuse", "fuse", {"max_kl": 0.01}, inputs)}
 
 
 @pytest.fixture

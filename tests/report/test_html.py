@@ -303,3 +303,28 @@ report(ReportSettings(), inputs, StageRun(out, 0, "cpu", "fp32", Progress("repor
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
     assert (out / "report.html").is_file()
+
+
+def test_a_fused_child_is_told_of(with_fusion: dict[str, Path], tmp_path: Path) -> None:
+    page = make(with_fusion, tmp_path / "out")
+    assert sections(page) == SECTIONS | {"fusion"}
+    assert "layers 0-1, so 3 layers became 2" in page
+    assert "1.143×" in page
+    assert 'aria-label="How much each block depends on each earlier one"' in page
+    assert 'aria-label="KL against the milliseconds that fusing saves"' in page
+    card = (tmp_path / "out/README.md").read_text()
+    assert "the FFNs of layers 0-1 were fused" in card
+    assert "| 2 | gqa2, ffn32 | **gqa1**, **ffn_none** |" in card  # by the parent's layers
+
+
+def test_a_page_where_nothing_was_fused(with_fusion: dict[str, Path], tmp_path: Path) -> None:
+    nothing = {"groups": [], "kl_sum": 0.0, "saved_ms": 0.0}
+    edit(
+        with_fusion["fused"] / "fusion.json",
+        lambda fusion: fusion.update(
+            groups=[], front=[nothing], chosen={**nothing, "kl": 0.0}, times={}
+        ),
+    )
+    page = make(with_fusion, tmp_path / "out")
+    assert "Nothing: no two FFNs follow each other" in page
+    assert 'aria-label="KL against' not in page
