@@ -320,7 +320,8 @@ class PlanOptions:
     """Options of `fretsaw plan`."""
 
     checkpoint: Checkpoint
-    """A folder with a config.json, or a Hub id; weights are not needed."""
+    """A folder with a config.json, a Hub id (weights are not needed), or a published model's
+    recipe."""
     target: str = "1.5x decode"
     """What the child must reach."""
     scenario: str = "batch=64,in=1024,out=1024,dtype=bf16,device=h100"
@@ -339,14 +340,20 @@ def plan(argv: list[str]) -> None:
     """Run `fretsaw plan`."""
     from fretsaw.checkpoint.folder import read_config, resolve
     from fretsaw.plan import make_plan, render_plan
+    from fretsaw.recipe import published_of
     from fretsaw.scenario import Scenario
 
     options = tyro.cli(
         PlanOptions,
         args=argv,
         prog="fretsaw plan",
-        description="Forecast memory, time, disk and the reachable front, from the config alone.",
+        description="Forecast memory, time, disk and the reachable front, from the config alone. "
+        "Of a published model's recipe (ln_super, ln_ultra): sizes and speeds beside its paper's.",
     )
+    if (published := published_of(options.checkpoint)) is not None:
+        from fretsaw.published import render_published
+
+        return print(render_published(published))
     plan = make_plan(
         read_config(resolve(options.checkpoint, weights=False)),
         scenario=Scenario.parse(options.scenario),

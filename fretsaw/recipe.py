@@ -458,6 +458,13 @@ def reasoning(
     ]
 
 
+def shipped_recipes() -> dict[str, Path]:
+    """Return the recipes of this package by name."""
+    here = Path(__file__).parent
+    folders = [folder for folder in (here / "recipes", here.parent / "recipes") if folder.is_dir()]
+    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.py"))}
+
+
 def find_recipe(name_or_path: str) -> Path:
     """Return the file of a shipped recipe (by name) or of the user's own (by path)."""
     path = Path(name_or_path)
@@ -465,9 +472,7 @@ def find_recipe(name_or_path: str) -> Path:
         if not path.is_file():
             raise ValueError(f"{path}: no such recipe file")
         return path
-    here = Path(__file__).parent
-    folders = [folder for folder in (here / "recipes", here.parent / "recipes") if folder.is_dir()]
-    shipped = {file.stem: file for folder in folders for file in sorted(folder.glob("*.py"))}
+    shipped = shipped_recipes()
     if name_or_path not in shipped:
         raise ValueError(
             f"{name_or_path!r}: no such recipe; shipped: {', '.join(shipped)}; or give a .py file"
@@ -475,13 +480,17 @@ def find_recipe(name_or_path: str) -> Path:
     return shipped[name_or_path]
 
 
+def published_of(name_or_path: str) -> Any:
+    """Return what a recipe says of a published model, None where it is no such recipe's name."""
+    is_file = name_or_path.endswith(".py")
+    if not is_file and name_or_path not in shipped_recipes():
+        return None
+    return getattr(_module(find_recipe(name_or_path)), "PUBLISHED", None)
+
+
 def load_recipe(path: Path, arguments: dict[str, Any]) -> list[Stage]:
     """Run the file's `recipe()`, with the arguments it takes (such as fast=True)."""
-    spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = _module(path)
     if not hasattr(module, "recipe"):
         raise ValueError(f"{path}: defines no recipe(); it returns the list of stages")
     accepted = inspect.signature(module.recipe).parameters
@@ -497,3 +506,12 @@ def load_recipe(path: Path, arguments: dict[str, Any]) -> list[Stage]:
             f"{path}: its recipe() {wrong}; give --arg NAME=VALUE for {', '.join(accepted)}"
         )
     return module.recipe(**arguments)
+
+
+def _module(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -56,6 +56,30 @@ def ffn_mult_of(width: int, hidden_size: int) -> float:
     return round(3 * width / (2 * hidden_size), 6)
 
 
+def blocks_from_mults(
+    text: str, *, hidden_size: int, num_key_value_heads: int
+) -> tuple[BlockConfig, ...]:
+    """Read a table of blocks as published configs state them, layer 0 first.
+
+    "0-3 a/5.25; 4 -/2.625; 5-6 none": layers 0 to 3 keep their attention and have an FFN of
+    `ffn_mult` 5.25, layer 4 has an FFN alone, layers 5 and 6 have nothing.
+    """
+    blocks: list[BlockConfig] = []
+    for part in text.replace("\n", " ").split(";"):
+        layers, _, halves = part.strip().partition(" ")
+        first, _, last = layers.partition("-")
+        assert int(first) == len(blocks), f"{part.strip()!r}: layer {len(blocks)} comes next"
+        attention, _, mult = halves.strip().partition("/")
+        block = BlockConfig(
+            attention="gqa" if attention == "a" else "none",
+            num_key_value_heads=num_key_value_heads if attention == "a" else 0,
+            ffn="swiglu" if mult else "none",
+            intermediate_size=width_of(float(mult), hidden_size) if mult else 0,
+        )
+        blocks += [block] * (int(last or first) - int(first) + 1)
+    return tuple(blocks)
+
+
 # --- reading -------------------------------------------------------------------------------------
 
 

@@ -98,6 +98,15 @@ def roofline_costs(
     return fixed | fixed_memory(config, scenario), alternatives
 
 
+def network_ms(
+    config: ModelConfig, scenario: Scenario, constants: Constants | None = None
+) -> dict[str, float]:
+    """Return the milliseconds of a whole network at a scenario, by phase."""
+    names = [n for block in config.blocks for n in (block.attention_name, block.ffn_name)]
+    fixed, costs = roofline_costs(config, set(names), scenario, constants)
+    return {phase: fixed[phase] + sum(costs[n][phase] for n in names) for phase in PHASES}
+
+
 def roofline_table(
     config: ModelConfig, alternatives: tuple[Sequence[str], Sequence[str]], scenario: Scenario
 ) -> Table:

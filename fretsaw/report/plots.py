@@ -342,7 +342,7 @@ def dependency(matrix: Sequence[Sequence[float | None]], groups: Sequence[tuple[
     positive = [v for *_, v in known if v > 0]
     norm = LogNorm(min(positive, default=1e-6), max(positive, default=1.0))
     with rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(0.6 * WIDTH, 0.62 * WIDTH), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 0.6 * WIDTH), layout="constrained")
         axes = figure.subplots()
         _bare(axes)
         for i, j, value in known:
