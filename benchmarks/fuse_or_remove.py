@@ -18,7 +18,7 @@ import os
 import statistics
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,7 @@ def latencies(before: Path, models: Sequence[Model]) -> dict[str, dict[int, floa
     }
 
 
-def kl_before_healing(before: Path, models: Sequence[Model], corpus: Path) -> dict[str, float]:
+def kl_from(before: Path, models: Sequence[Model], corpus: Path) -> dict[str, float]:
     """Return each model's KL from the model before, on held-out text."""
     import torch
 
@@ -185,16 +185,15 @@ def healed_kl(job: tuple[Model, Path, Path, int, int, Path]) -> float:
     """Heal a model from the one before; return its KL on held-out text."""
     import torch
 
-    from fretsaw.artifact import read_manifest
     from fretsaw.distill.settings import DistillSettings
 
     torch.set_num_threads(1)
     model, before, corpus, tokens, seed, root = job
-    train = replace(training(tokens, healing=True), heldout_tokens=32_768)
     out = root / "healed" / f"{model.folder.relative_to(root).parts[0]}-{seed}"
     inputs = {"child": model.folder, "parent": before, "corpus": corpus}
-    make("distill", DistillSettings(train=train), inputs, out, seed)
-    return read_manifest(out)["metrics"]["heldout_kl"]
+    healing = DistillSettings(train=training(tokens, healing=True))
+    make("distill", healing, inputs, out, seed)
+    return kl_from(before, [Model(model.name, model.kind, out)], corpus)[model.name]
 
 
 def at_latency(
@@ -303,7 +302,7 @@ def main() -> None:
         name: {int(batch): ratio for batch, ratio in row.items()}
         for name, row in json.loads(timed.read_text()).items()
     }
-    plain = kl_before_healing(before, models, made["corpus"])
+    plain = kl_from(before, models, made["corpus"])
     jobs = [
         (model, before, made["corpus"], options.tokens, seed, root)
         for seed in range(options.seeds)
