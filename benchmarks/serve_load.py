@@ -9,106 +9,23 @@ once: what HTTP costs. The clients run in a process of their own.
 """
 
 import argparse
-import asyncio
 import json
 import multiprocessing
 import os
 import platform
-import re
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
-
-import aiohttp
-import numpy as np
 
 from fretsaw.artifact import write_json
+from fretsaw.bench.load import Load, Seen, Server, prompt_of, run_load, serving, summarise
 
 
-@dataclass(frozen=True)
-class Load:
-    """What the clients of one round do."""
-
-    clients: int
-    requests: int  # of every client, one after another
-    prompt_tokens: int
-    max_tokens: int
-    vocab: int
-
-
-@dataclass
-class Round:
-    """What they saw."""
-
-    tokens_per_s: float
-    first_token_ms: list[float]
-    inter_token_ms: list[float]
-
-
-@contextmanager
-def serving(checkpoint: Path, options: Sequence[str]) -> Iterator[str]:
-    """Start a server on a free port; yield its address."""
-    command = [sys.executable, "-m", "fretsaw", "serve", str(checkpoint), "--port", "0", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        greeting = process.stdout.readline()
-        found = re.search(r"http://\S+", greeting)
-        if found is None:
-            raise SystemExit(f"{checkpoint}: the server did not start")
-        print(greeting, end="", flush=True)
-        yield found[0]
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def bodies(load: Load, client: int, seed: int) -> list[dict[str, Any]]:
-    """Return one client's requests; no two share a prefix."""
-    draws = np.random.default_rng((seed, client))
-    ids = draws.integers(3, load.vocab, (load.requests, load.prompt_tokens)).tolist()
-    fixed = {"max_tokens": load.max_tokens, "temperature": 0, "ignore_eos": True, "stream": True}
-    return [{"prompt": prompt, **fixed} for prompt in ids]
-
-
-async def one_client(
-    session: aiohttp.ClientSession, url: str, requests: Sequence[dict[str, Any]], seen: Round
-) -> None:
-    for body in requests:
-        last, is_first = time.perf_counter(), True
-        async with session.post(f"{url}/v1/completions", json=body) as response:
-            assert response.status == 200, await response.text()
-            async for line in response.content:
-                if not line.startswith(b"data: {"):
-                    continue
-                now = time.perf_counter()
-                gaps = seen.first_token_ms if is_first else seen.inter_token_ms
-                gaps.append((now - last) * 1e3)
-                last, is_first = now, False
-
-
-async def one_round(url: str, load: Load, seed: int) -> Round:
-    seen = Round(0.0, [], [])
-    requests = [bodies(load, client, seed) for client in range(load.clients)]
-    connector = aiohttp.TCPConnector(limit=0)
-    timeout = aiohttp.ClientTimeout(total=None)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        started = time.perf_counter()
-        await asyncio.gather(*(one_client(session, url, own, seen) for own in requests))
-        seconds = time.perf_counter() - started
-    seen.tokens_per_s = load.clients * load.requests * load.max_tokens / seconds
-    return seen
-
-
-def clients_process(url: str, load: Load, seed: int) -> Round:
+def clients_process(url: str, load: Load) -> list[Seen]:
     """Run a round; called in the clients' own process."""
-    return asyncio.run(one_round(url, load, seed))
+    return run_load(Server(url).named(), load)
 
 
 def engine_alone(checkpoint: Path, load: Load, max_batch: int) -> float:
@@ -120,23 +37,27 @@ def engine_alone(checkpoint: Path, load: Load, max_batch: int) -> float:
     engine = Engine(fretsaw.load(checkpoint).decoder, max_batch=max_batch)
     speeds = []
     for seed in range(4):
-        prompts = [bodies(load, client, seed)[0]["prompt"] for client in range(load.clients)]
-        requests = [Request(tuple(prompt), load.max_tokens) for prompt in prompts]
+        drawn = replace(load, seed=seed)
+        requests = [
+            Request(tuple(prompt_of(drawn, number)), load.output_tokens)
+            for number in range(load.clients)
+        ]
         started = time.perf_counter()
         num_tokens = sum(1 for _ in engine.generate(requests))
         speeds.append(num_tokens / (time.perf_counter() - started))
     return statistics.median(speeds[1:])
 
 
-def summary(rounds: Sequence[Round]) -> dict[str, float]:
-    first = np.concatenate([r.first_token_ms for r in rounds])
-    inter = np.concatenate([r.inter_token_ms for r in rounds])
+def summary(rounds: Sequence[list[Seen]]) -> dict[str, float]:
+    """Return the median round's throughput, and what all clients waited for."""
+    waits = summarise([one for seen in rounds for one in seen])
     return {
-        "tokens_per_s": statistics.median(r.tokens_per_s for r in rounds),
-        "first_token_ms_p50": float(np.percentile(first, 50)),
-        "first_token_ms_p99": float(np.percentile(first, 99)),
-        "inter_token_ms_p50": float(np.percentile(inter, 50)),
-        "inter_token_ms_p99": float(np.percentile(inter, 99)),
+        "tokens_per_s": statistics.median(summarise(seen)["tokens_per_s"] for seen in rounds),
+        **{
+            f"{name}_{key}": waits[name][key]
+            for name in ("first_token_ms", "between_tokens_ms")
+            for key in ("p50", "p99")
+        },
     }
 
 
@@ -155,10 +76,16 @@ def main() -> None:
     from fretsaw.checkpoint.folder import read_config
 
     vocab = read_config(options.parent).vocab_size
-    load = Load(options.clients, options.requests, options.prompt_tokens, options.max_tokens, vocab)
+    load = Load(
+        clients=options.clients,
+        requests=options.clients * options.requests,
+        prompt_tokens=options.prompt_tokens,
+        output_tokens=options.max_tokens,
+        vocab_size=vocab,
+    )
     folders = {"parent": options.parent, "child": options.child}
     alone = {name: engine_alone(path, load, options.max_batch) for name, path in folders.items()}
-    rounds: dict[str, list[Round]] = {name: [] for name in folders}
+    rounds: dict[str, list[list[Seen]]] = {name: [] for name in folders}
     server_options = ["--max-batch", str(options.max_batch)]
     with (
         serving(options.parent, server_options) as parent,
@@ -167,12 +94,15 @@ def main() -> None:
     ):
         urls = {"parent": parent, "child": child}
         for url in urls.values():  # warm both up
-            clients.apply(clients_process, (url, load, 0))
+            clients.apply(clients_process, (url, load))
         for seed in range(1, options.rounds + 1):
             for name, url in urls.items():
-                rounds[name].append(clients.apply(clients_process, (url, load, seed)))
+                drawn = replace(load, seed=seed)
+                rounds[name].append(clients.apply(clients_process, (url, drawn)))
     results = {name: summary(found) for name, found in rounds.items()}
-    speeds = {name: [r.tokens_per_s for r in found] for name, found in rounds.items()}
+    speeds = {
+        name: [summarise(seen)["tokens_per_s"] for seen in found] for name, found in rounds.items()
+    }
     ratios = [c / p for p, c in zip(speeds["parent"], speeds["child"], strict=True)]
     noise = statistics.median(
         abs(b / a - 1) for a, b in zip(speeds["parent"], speeds["parent"][1:], strict=False)

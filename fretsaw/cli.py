@@ -74,6 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Interrupted, KeyboardInterrupt):
         say("fretsaw: interrupted; the same command goes on from here")
         return EXIT_INTERRUPTED
+    except BrokenPipeError:  # whoever read the output has had enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except Exception as error:
         is_users = isinstance(error, ValueError | FileNotFoundError | PermissionError)
         is_full = _is_disk_full(error)

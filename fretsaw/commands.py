@@ -55,6 +55,8 @@ def stage(name: str, argv: list[str]) -> None:
 
     if name == "search" and any(arg.split("=")[0] in ("--library", "--limit") for arg in argv):
         return _search_file(argv)
+    if name == "bench" and argv and not argv[0].startswith("-"):
+        return _bench_server(argv)
     kind = STAGES[name]
     fields: list[tuple] = []
     for input_name, text in kind.inputs.items():
@@ -81,6 +83,11 @@ def stage(name: str, argv: list[str]) -> None:
         description += (
             " To search a table of other measurements instead: fretsaw search --library TABLE.json "
             "--limit NAME=VALUE --out DIR."
+        )
+    if name == "bench":
+        description += (
+            " To measure a server, any that speaks OpenAI's API, or a checkpoint behind ours: "
+            "fretsaw bench URL|CHECKPOINT --help."
         )
     if kind.is_distributed:
         description += f" On several processes: torchrun --nproc-per-node 2 -m fretsaw {name} ..."
@@ -159,6 +166,66 @@ def _search_file(argv: list[str]) -> None:
     best = solutions[0]
     costs = ", ".join(f"{name} {value:.6g}" for name, value in best.costs.items())
     print(f"score {best.score:.6f}  {costs}  -> {options.out / 'solutions.json'}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchServerOptions:
+    """What clients of a server see."""
+
+    server: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="URL|CHECKPOINT")]
+    """Where an OpenAI-compatible server answers, or a checkpoint to serve meanwhile."""
+    scenario: str = "batch=8,in=64,out=64"
+    """Requests at once, tokens of a prompt, tokens that are generated."""
+    requests: int = 0
+    """Requests in all; 0: four of every client."""
+    warmup: int = 1
+    """Requests of every client before, which do not count."""
+    model: str = ""
+    """What the server calls the model; by default the first it names."""
+    api_key: str = ""
+    """A key that requests carry; also read from FRETSAW_API_KEY and OPENAI_API_KEY."""
+    vocab_size: int = 0
+    """Prompts are random ids below it; 0: a checkpoint's own vocabulary, 256 at a URL."""
+    timeout_s: float = 600.0
+    """How long one request may take."""
+    seed: int = 0
+    """Seed of the prompts."""
+    out: Path | None = None
+    """A new file for the figures and every request's times, as JSON."""
+
+
+def _bench_server(argv: list[str]) -> None:
+    """Run `fretsaw bench URL` or `fretsaw bench CHECKPOINT`."""
+    options = tyro.cli(
+        BenchServerOptions,
+        args=argv,
+        prog="fretsaw bench",
+        description="Measure time to first token, time between tokens and tokens/s under load. To "
+        "compare a child with its parent: fretsaw bench --parent DIR --child DIR --out DIR.",
+    )
+    from fretsaw.artifact import write_json
+    from fretsaw.bench.load import Load, Server, measure_load, render_load, summarise
+    from fretsaw.scenario import Scenario
+
+    if options.out is not None and options.out.exists():
+        raise ValueError(f"--out {options.out}: already there; choose another file")
+    scenario = Scenario.parse(options.scenario)
+    load = Load(
+        clients=scenario.batch,
+        requests=options.requests or 4 * scenario.batch,
+        prompt_tokens=scenario.prompt_tokens,
+        output_tokens=scenario.output_tokens,
+        vocab_size=options.vocab_size,
+        seed=options.seed,
+    )
+    key = options.api_key or os.environ.get("FRETSAW_API_KEY") or os.environ.get("OPENAI_API_KEY")
+    server = Server(options.server, options.model, key or "", options.timeout_s)
+    load, seen = measure_load(server, load, warmup=options.warmup)
+    found = summarise(seen)
+    print(render_load(options.server, load, found))
+    if options.out is not None:
+        requests = [dataclasses.asdict(one) for one in seen]
+        write_json(options.out, {"load": dataclasses.asdict(load), **found, "each": requests})
 
 
 # --- whole jobs -----------------------------------------------------------------------------------
