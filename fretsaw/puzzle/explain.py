@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fretsaw.puzzle.highs import TIME_LIMIT_S, solve, solve_nearest
+from fretsaw.puzzle.highs import TIME_LIMIT_S, least_cost, solve, solve_nearest
 from fretsaw.puzzle.program import Program, within
 
 
@@ -50,7 +50,7 @@ def find_reach(
         if pick is not None:
             nearest = {name: program.cost(name, pick) for name in limits}
             factor = max(nearest[name] / limit for name, limit in limits.items())
-    alone = {name: program.smallest(name) for name in limits}
+    alone = {name: least_cost(program, name, time_limit_s) for name in limits}
     return Reach(dict(limits), alone, relaxed, nearest, factor)
 
 

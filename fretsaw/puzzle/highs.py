@@ -41,7 +41,7 @@ def solve(
             bound = limit + RELATIVE_NOISE * abs(limit) - program.fixed[name]
             rows.limit([group.costs[name] for group in program.groups], bound)
         for pick in found:
-            rows.differ(pick, min_difference)
+            rows.differ(pick[: len(program.groups) - len(program.links)], min_difference)
         for pick in rejected:
             rows.differ(pick, 1)
         if objective is None:
@@ -71,14 +71,25 @@ def solve_nearest(
     return answer and answer[0]
 
 
+def least_cost(program: Program, name: str, time_limit_s: float = TIME_LIMIT_S) -> float:
+    """Return the least one cost can be, whatever the other limits and the score."""
+    if not program.links:
+        return program.smallest(name)
+    costs = [group.costs[name] for group in program.groups]
+    answer = solve(program, {}, objective=costs, time_limit_s=time_limit_s)
+    assert answer is not None, "without limits every table has a child"
+    return program.cost(name, answer[0])
+
+
 class _Rows:
     """The rows and columns of one integer program; equal groups share columns where `share`."""
 
     def __init__(self, program: Program, *, share: bool):
         shared: dict[object, list[int]] = {}
-        in_terms = {g for term in program.terms for g, _ in (term.first, term.second)}
+        tied = {g for term in program.terms for g, _ in (term.first, term.second)}
+        tied |= {g for link in program.links for g, _ in ((link.group, ()), *link.needs)}
         for g, group in enumerate(program.groups):
-            is_shared = share and g not in in_terms
+            is_shared = share and g not in tied
             shared.setdefault(group.key() if is_shared else g, []).append(g)
         self.groups = program.groups
         self.members = list(shared.values())
@@ -98,6 +109,19 @@ class _Rows:
             (dict.fromkeys(range(self.starts[m], self.starts[m + 1]), 1.0), len(g), len(g))
             for m, g in enumerate(self.members)
         ]
+        self._link(program)
+
+    def _link(self, program: Program) -> None:
+        """Allow "fused" of a span where its layers take what it needs, one span a layer."""
+        over: dict[int, dict[int, float]] = {}
+        for link in program.links:
+            fused = self.column_of[link.group] + 1
+            for g, js in link.needs:
+                taken = {self.column_of[g] + j: -1.0 for j in js}
+                self.rows.append((taken | {fused: 1.0}, -np.inf, 0.0))
+            for i in range(link.span.first, link.span.last + 1):
+                over.setdefault(i, {})[fused] = 1.0
+        self.rows += [(columns, -np.inf, 1.0) for columns in over.values() if len(columns) > 1]
 
     def add_column(self, *, weight: float = 0.0, upper: float = 1.0) -> int:
         """Add a continuous column and return its index."""
@@ -148,7 +172,7 @@ class _Rows:
             self.rows.append((dict.fromkeys(columns, 1.0), -np.inf, len(columns) - 1))
             return
         same: dict[int, list[int]] = {}
-        for group, column in zip(self.groups, columns, strict=True):
+        for group, column in zip(self.groups, columns, strict=False):
             same.setdefault(group.layer, []).append(column)
         kept: list[int] = []
         for both in same.values():

@@ -3,7 +3,9 @@
     minimise sum score(i, j) x(i, j) + sum of the pairs whose two choices are both taken
     subject to fixed + sum cost(i, j) x(i, j) <= limit, one alternative per subblock, x binary
 
-(Puzzle, arXiv 2411.19146). A limit's name is a cost or a sum of costs ("prefill_ms+decode_ms").
+(Puzzle, arXiv 2411.19146). A span of layers whose FFNs may be fused is a group more, of "apart" and
+"fused", the latter allowed by what its layers take and by no other span of them. A limit's name is
+a cost or a sum of costs ("prefill_ms+decode_ms").
 `highs.py` solves it; every answer is valued again here, in plain arithmetic. No torch.
 """
 
@@ -13,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fretsaw.puzzle.table import Alternative, Layer, Pair, Place, Table, nearest
+from fretsaw.puzzle.table import Alternative, Layer, Pair, Place, Span, Table, nearest
 
 RELATIVE_NOISE = 1e-9  # limits are compared with this much slack, for sums of floats
 
@@ -29,6 +31,7 @@ class Solution:
     proved: bool
     costs: dict[str, float]
     choices: tuple[Choice, ...]
+    fused: tuple[str, ...] = ()  # spans of layers, such as "3-5"
 
 
 class Group(NamedTuple):
@@ -57,13 +60,22 @@ class Term(NamedTuple):
     score: float
 
 
+class Link(NamedTuple):
+    """A span's group, where its "fused" is number 1, and what that needs of other groups."""
+
+    group: int
+    span: Span
+    needs: tuple[tuple[int, frozenset[int]], ...]  # one of these alternatives of each group
+
+
 class Program(NamedTuple):
-    """Groups in the order of layers, attention before FFN; pair terms; what every child pays."""
+    """Groups in the order of layers, attention before FFN, then spans; pair terms; what all pay."""
 
     groups: tuple[Group, ...]
     terms: tuple[Term, ...]
     fixed: dict[str, float]
     cost_names: tuple[str, ...]
+    links: tuple[Link, ...] = ()
 
     @classmethod
     def of(cls, table: Table, limits: Iterable[str] = ()) -> "Program":
@@ -101,12 +113,14 @@ class Program(NamedTuple):
             if p.choices[0][0] != p.choices[1][0]
         ]
         fixed = {n: sum(table.fixed.get(part, 0.0) for part in n.split("+")) for n in wanted}
-        return cls(tuple(groups), tuple(terms), fixed, table.cost_names)
+        spanned = [_span_group(span, wanted) for span in table.spans]
+        links = tuple(_link(len(groups) + k, span, groups) for k, span in enumerate(table.spans))
+        return cls((*groups, *spanned), tuple(terms), fixed, table.cost_names, links)
 
     @property
     def num_layers(self) -> int:
         """How many layers a child has."""
-        return self.groups[-1].layer + 1
+        return max(group.layer for group in self.groups) + 1
 
     def score(self, pick: Pick) -> float:
         """Return the sum of scores, pairs included."""
@@ -124,12 +138,25 @@ class Program(NamedTuple):
         return float(self.fixed[name] + sum(values))
 
     def smallest(self, name: str) -> float:
-        """Return the least this cost can be, whatever the other limits and the score."""
+        """Return the least this cost can be, whatever the other limits and the score.
+
+        Without spans: with them a program must be solved (`highs.least_cost`).
+        """
+        assert not self.links, "what spans save depends on what their layers take"
         return self.cost(name, tuple(int(np.argmin(g.costs[name])) for g in self.groups))
 
     def fits(self, pick: Pick, limits: Mapping[str, float]) -> bool:
-        """Say whether every limit holds."""
-        return all(within(self.cost(name, pick), limit) for name, limit in limits.items())
+        """Say whether every limit holds, and every span that is taken may be."""
+        return self.is_possible(pick) and all(
+            within(self.cost(name, pick), limit) for name, limit in limits.items()
+        )
+
+    def is_possible(self, pick: Pick) -> bool:
+        """Say whether the spans that are taken are allowed, and no two have a layer in common."""
+        taken = [link for link in self.links if pick[link.group]]
+        layers = [i for link in taken for i in range(link.span.first, link.span.last + 1)]
+        is_allowed = all(pick[g] in js for link in taken for g, js in link.needs)
+        return is_allowed and len(layers) == len(set(layers))
 
     def pick(self, names: Sequence[tuple[str, ...]]) -> Pick:
         """Return the pick of the names chosen in each layer, which must all be in the table."""
@@ -141,11 +168,13 @@ class Program(NamedTuple):
     def solution(self, pick: Pick, *, proved: bool) -> Solution:
         """Return the child of a pick."""
         names: list[list[str]] = [[] for _ in range(self.num_layers)]
-        for group, j in zip(self.groups, pick, strict=True):
+        num_choices = len(self.groups) - len(self.links)
+        for group, j in zip(self.groups[:num_choices], pick, strict=False):
             names[group.layer] += group.names[j]
+        fused = tuple(str(link.span) for link in self.links if pick[link.group])
         costs = {name: self.cost(name, pick) for name in self.cost_names}
         choices = tuple(n[0] if len(n) == 1 else (n[0], n[1]) for n in names)
-        return Solution(self.score(pick), proved, costs, choices)
+        return Solution(self.score(pick), proved, costs, choices, fused)
 
 
 def _groups(i: int, layer: Layer, costs: Iterable[str], pairs: list[Pair]) -> list[Group]:
@@ -179,6 +208,24 @@ def _group(
         for cost, names in ((cost, cost.split("+")) for cost in costs)
     }
     return Group(i, tuple(candidates), np.array(scores, float), by_cost)
+
+
+def _span_group(span: Span, costs: Iterable[str]) -> Group:
+    """Return a span as a group: apart for nothing, or fused."""
+    by_cost = {
+        cost: np.array([0.0, -sum(span.saved.get(part, 0.0) for part in cost.split("+"))])
+        for cost in costs
+    }
+    return Group(span.first, ((), ()), np.array([0.0, span.score]), by_cost)
+
+
+def _link(number: int, span: Span, groups: Sequence[Group]) -> Link:
+    needs = [
+        (g, frozenset(j for j, names in enumerate(group.names) if span.takes(group.layer, names)))
+        for g, group in enumerate(groups)
+        if span.first <= group.layer <= span.last
+    ]
+    return Link(number, span, tuple(needs))
 
 
 def within(value: float, limit: float) -> bool:

@@ -5,6 +5,7 @@ Exact by default; the other methods stand behind the same call, for comparison. 
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from fretsaw.artifact import atomic_folder, write_json
 from fretsaw.puzzle import baselines
 from fretsaw.puzzle.explain import Infeasible, explain, find_reach
-from fretsaw.puzzle.highs import TIME_LIMIT_S, solve
+from fretsaw.puzzle.highs import TIME_LIMIT_S, least_cost, solve
 from fretsaw.puzzle.program import Pick, Program, Solution, best_first
 from fretsaw.puzzle.rules import FIRST_ATTENTION, Rules, taken
 from fretsaw.puzzle.settings import Method
@@ -85,7 +86,8 @@ def search_by(
 ) -> list[Solution]:
     """Return up to `num_solutions` children by a method, best first, all within limits and rules.
 
-    Diversity is asked of the exact search alone; `seed` matters to the random one.
+    Diversity is asked of the exact search alone, which alone fuses spans; `seed` matters to the
+    random one.
     """
     if method == "mip":
         return search_table(
@@ -97,7 +99,7 @@ def search_by(
             rules=rules,
         )
     _check(limits)
-    ruled = taken(table, rules)
+    ruled = taken(replace(table, spans=()), rules)
     match method:
         case "greedy":
             found = baselines.greedy(ruled, limits)
@@ -155,7 +157,7 @@ def pareto(
 
 def smallest_cost(table: Table, cost_name: str, *, rules: Rules = FIRST_ATTENTION) -> float:
     """Return the least that one cost can be, whatever the score."""
-    return Program.of(taken(table, rules), [cost_name]).smallest(cost_name)
+    return least_cost(Program.of(taken(table, rules), [cost_name]), cost_name)
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -199,4 +201,5 @@ def solution_to_json(solution: Solution) -> dict:
         "proved": solution.proved,
         "costs": solution.costs,
         "choices": [c if isinstance(c, str) else list(c) for c in solution.choices],
+        **({"fused": list(solution.fused)} if solution.fused else {}),
     }

@@ -81,7 +81,7 @@ def _pair(*choices) -> dict:
         (lambda v: v["layers"].clear(), "no layers"),
         (lambda v: v.pop("layers"), "no list"),
         (lambda v: v["fixed"].update(runtime=1), "did you mean 'runtime_ms'"),
-        (lambda v: v.update(spans=[{"layers": [0, 1]}]), "not supported yet"),
+        (lambda v: v.update(spans=[{"layers": [0, 1]}]), "the span 0-1 has no score"),
         (lambda v: v.update(limit=3), "unknown key 'limit'"),
         (lambda v: v.update(pairs={}), "pairs is {}; it must be a list"),
         (lambda v: v.update(pairs=[_pair([0, "gqa4"])]), "write [[layer"),
