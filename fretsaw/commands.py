@@ -7,6 +7,7 @@ command that does not compute.
 import dataclasses
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -183,13 +184,13 @@ class BenchServerOptions:
     model: str = ""
     """What the server calls the model; by default the first it names."""
     api_key: str = ""
-    """A key that requests carry; also read from FRETSAW_API_KEY and OPENAI_API_KEY."""
+    """A key that requests carry; also read from FRETSAW_API_KEY."""
     vocab_size: int = 0
     """Prompts are random ids below it; 0: a checkpoint's own vocabulary, 256 at a URL."""
     timeout_s: float = 600.0
-    """How long one request may take."""
-    seed: int = 0
-    """Seed of the prompts."""
+    """How long a server may say nothing."""
+    seed: int | None = None
+    """Seed of the prompts; by default drawn anew, since a server may know earlier prompts."""
     out: Path | None = None
     """A new file for the figures and every request's times, as JSON."""
 
@@ -216,10 +217,10 @@ def _bench_server(argv: list[str]) -> None:
         prompt_tokens=scenario.prompt_tokens,
         output_tokens=scenario.output_tokens,
         vocab_size=options.vocab_size,
-        seed=options.seed,
+        seed=secrets.randbelow(2**31) if options.seed is None else options.seed,
     )
-    key = options.api_key or os.environ.get("FRETSAW_API_KEY") or os.environ.get("OPENAI_API_KEY")
-    server = Server(options.server, options.model, key or "", options.timeout_s)
+    key = options.api_key or os.environ.get("FRETSAW_API_KEY", "")
+    server = Server(options.server, options.model, key, options.timeout_s)
     load, seen = measure_load(server, load, warmup=options.warmup)
     found = summarise(seen)
     print(render_load(options.server, load, found))

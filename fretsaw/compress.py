@@ -86,9 +86,21 @@ def compress_stages(
             distill=DistillSettings(train=_healing(config, heal_tokens, seq_len)),
             evaluate=EvalSettings(seq_len=seq_len),
             candidates=candidates,
-            fuse=FuseSettings(seq_len=seq_len) if fuse else None,
+            fuse=_fusing(seq_len) if fuse else None,
         ),
     ]
+
+
+def _fusing(seq_len: int) -> FuseSettings:
+    """Return the settings of fusing, with text enough for long rows."""
+    least = 2 * seq_len
+    plain = FuseSettings()
+    return FuseSettings(
+        seq_len=seq_len,
+        repair_tokens=max(plain.repair_tokens, least),
+        tokens=max(plain.tokens, least),
+        dependency_tokens=max(plain.dependency_tokens, seq_len),
+    )
 
 
 def _healing(config: ModelConfig, tokens: int, seq_len: int) -> TrainSettings:

@@ -169,7 +169,12 @@ STAGES: dict[str, StageKind] = {
         "make one FFN of neighbouring ones without attention between",
         "fretsaw.puzzle.fuse:fuse",
         FuseSettings,
-        {"model": "the checkpoint whose FFNs are fused: a folder or a Hub id", "corpus": _CORPUS},
+        {
+            "model": "the checkpoint whose FFNs are fused: a folder or a Hub id",
+            "corpus": _CORPUS,
+            "search": "whose best solution says what is fused, in place of a choice",
+        },
+        frozenset({"search"}),
         has_workers=True,
         positional="model",
     ),
@@ -326,10 +331,18 @@ def compression(
     weights. Of several scenarios, which
     are costed together, the first is the one that is benched. With `verify` whole children correct
     the search and stand in its place. With `fuse` the assembled child's neighbouring FFNs are
-    fused before it is healed.
+    fused before it is healed; where the scores have spans (`score.fused`), the search says which.
     """
     if candidates < 1:
         raise ValueError(f"candidates {candidates}: give at least 1")
+    fused = score.fused if score else 0
+    is_joint = fused > 1
+    if is_joint and (candidates > 1 or verify):
+        raise ValueError(
+            f"fused {fused}: the search says what is fused of its one child; leave out "
+            "candidates and verify"
+        )
+    fuse = fuse or (FuseSettings() if is_joint else None)
     at = under or slug(target)
     search = replace(search or SearchSettings(), target=target)
     distill = distill or DistillSettings()
@@ -345,6 +358,7 @@ def compression(
     ranked = {"parent": parent, "corpus": corpus, "ranking": "rank"}
     library = {"library": "bld"} if bld else {}
     found = f"{at}/verify" if verify else f"{at}/search"
+    told = {"search": found} if is_joint else {}  # what is fused
     first = scenario if "/" not in scenario else str(parse_scenarios(scenario)[0])
     return [
         Stage("rank", rank or RankSettings(), {"parent": parent, "corpus": corpus}),
@@ -362,7 +376,7 @@ def compression(
             for name, settings in assembled.items()
         ),
         *_selection(at, parent, corpus, list(assembled), brief or _brief(distill)),
-        *([Stage(healed, fuse, {"model": start, "corpus": corpus})] if fuse else []),
+        *([Stage(healed, fuse, {"model": start, "corpus": corpus, **told})] if fuse else []),
         Stage(
             f"{at}/distill",
             distill,

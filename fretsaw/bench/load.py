@@ -183,7 +183,8 @@ def _one_request(server: Server, load: Load, number: int, started: float) -> See
                 now, event = time.perf_counter() - started, json.loads(line[6:])
                 if event.get("error"):
                     return Seen(sent=sent, fault=said(json.dumps(event)))
-                if event.get("choices"):
+                choice = (event.get("choices") or [{"finish_reason": "none"}])[0]
+                if choice.get("text") or not choice.get("finish_reason"):  # not a closing one
                     arrivals.append(now)
                 tokens = (event.get("usage") or {}).get("completion_tokens") or tokens
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -199,6 +200,8 @@ def measure_load(server: Server, load: Load, *, warmup: int) -> tuple[Load, list
     Returns the load as it was, its vocabulary filled in, and every request. Raises `ValueError`
     where there is no server or the numbers make no load.
     """
+    if load.vocab_size and load.vocab_size < FIRST_ID + 2:
+        raise ValueError(f"bench: vocab_size {load.vocab_size}; give at least {FIRST_ID + 2}")
     if load.requests < load.clients or warmup < 0:
         raise ValueError(
             f"bench: {load.requests} requests of {load.clients} clients, warmup {warmup}; every "
@@ -221,7 +224,7 @@ def measure_load(server: Server, load: Load, *, warmup: int) -> tuple[Load, list
         load = replace(load, vocab_size=vocab_size)
         server = server.named()
         if warmup:
-            before = replace(load, requests=warmup * load.clients, seed=load.seed + 1)
+            before = replace(load, requests=warmup * load.clients, seed=-1 - load.seed)
             run_load(server, before)
         progress = Progress("bench")
         progress.start("loading", load.requests, unit="request")

@@ -83,6 +83,9 @@ def distill(settings: DistillSettings, inputs: Mapping[str, Path], run: StageRun
     teacher = _teacher(settings, inputs, run)
     student = checkpoint.load(inputs["child"], device=run.load_device, dtype=_dtype(settings.train))
     stands = checkpoint.read_layers(inputs["child"])
+    depth = teacher.config.num_hidden_layers if isinstance(teacher, Decoder) else None
+    if stands is not None and depth is not None and stands.of != depth:
+        stands = None  # of another model than this teacher: the layers are paired one for one
     objective = Objective(
         settings.kl_weight,
         settings.cosine_weight,

@@ -5,8 +5,9 @@ what it saves is measured. Which groups are taken is chosen exactly, and then me
 """
 
 import itertools
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from torch import Tensor
 
 from fretsaw.artifact import write_json
 from fretsaw.checkpoint import folder as checkpoint
+from fretsaw.checkpoint.llama import DTYPE_NAMES
 from fretsaw.distributed.fanout import fan_out
 from fretsaw.engine.memory import free_bytes
 from fretsaw.engine.timing import torch_dtype
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Decoder
+from fretsaw.model.size import BYTES_PER_ELEMENT, num_params
 from fretsaw.progress import say
 from fretsaw.puzzle.alternatives import Refit
 from fretsaw.puzzle.dependency import block_dependency
@@ -43,7 +46,7 @@ from fretsaw.puzzle.runs import (
 )
 from fretsaw.puzzle.scoreboard import Scoreboard
 from fretsaw.puzzle.settings import FuseSettings
-from fretsaw.scenario import Target, parse_scenarios
+from fretsaw.scenario import Scenario, Target, parse_scenarios
 from fretsaw.stage import StageRun
 
 FUSION, DEPENDENCY = "fusion.json", "dependency.json"
@@ -52,7 +55,7 @@ NO_RUNS = (
     "no two FFNs follow each other without an attention between; `fretsaw compress` removes "
     "attention where that pays"
 )
-REPAIR_COPIES = 5  # of a fused FFN's Gram matrix, in float64: two halves, their sum, its factor
+REPAIR_COPIES = 6  # of a fused FFN's Gram matrix, in float64, while the ridge is chosen
 
 
 def fuse(settings: FuseSettings, inputs: Mapping[str, Path], run: StageRun) -> dict[str, Any]:
@@ -68,29 +71,45 @@ def fuse(settings: FuseSettings, inputs: Mapping[str, Path], run: StageRun) -> d
         torch_dtype(scenario.dtype)  # raises for one that the engine does not serve
     target = _speed_up(settings.target)
     cost = target.cost if target else "decode_ms"
+    counted = _counted(scenarios, target)
+    is_told = "search" in inputs
+    if is_told:
+        settings = as_searched(settings, inputs["search"], config)
     groups, is_open = candidates(config, settings)
-    check_repair(config.blocks, groups, settings, free_bytes(torch.device(run.device)))
+    if is_told and not settings.groups:
+        groups, is_open = [], False
+    free = free_bytes(torch.device(run.device)) - num_params(config) * BYTES_PER_ELEMENT["fp32"]
+    free_each = free / max(1, run.workers.workers)  # of workers on one machine
+    groups = repairable(config.blocks, groups, settings, free_each, is_open=is_open)
 
     # --- what each group costs and saves ----------------------------------------------------------
     board = score_groups(groups, settings, inputs, run)
-    times = time_groups(config, groups, scenarios, settings.rounds, run) if groups else {}
+    times = time_groups(config, groups, scenarios, settings.rounds, free, run) if groups else {}
     penalties = {g: board.mean(n, (str(g),), "kl") for n, g in enumerate(groups)}
-    savings = {g: _saved_ms(times[scenarios[0]].savings[g], cost) for g in groups}
+    savings = {g: _saved_ms(times[counted].savings[g], cost) for g in groups}
     front = best_groupings(penalties, savings)
 
     # --- which are taken --------------------------------------------------------------------------
     decoder = checkpoint.load(inputs["model"], device=run.device)
+    dtype = checkpoint.read_dtype(inputs["model"])
     windows = heldout_rows(settings, inputs).to(run.device)
+    if len(windows) < 2:
+        raise ValueError(
+            f"fuse: {inputs['corpus']} holds out {len(windows)} row of seq_len {settings.seq_len}, "
+            "and one row has no standard error; give more held-out text or shorter rows"
+        )
     wanted = [Grouping(sum(penalties.values()), sum(savings.values()), tuple(groups))]
     if target is not None:
-        before = _saved_ms(times[scenarios[0]].before, cost)
+        before = _saved_ms(times[counted].before, cost)
         wanted = [least_reaching(front, target, before)]
     elif is_open:
         wanted = most_first(front, settings.max_kl)
     tried: list[dict[str, Any]] = []
     run.progress.start("building", len(wanted), unit="grouping")
     for chosen in wanted:  # a whole may cost more than the sum of its parts
-        fused, refits, kl = build_and_measure(decoder, chosen.groups, settings, inputs, windows)
+        fused, refits, kl = build_and_measure(
+            decoder, chosen.groups, settings, inputs, windows, dtype
+        )
         tried.append({"groups": [str(g) for g in chosen.groups], "kl": kl.mean().item()})
         run.step(len(tried), {"kl": kl.mean().item()})
         if chosen is wanted[-1] or kl.mean().item() <= settings.max_kl:
@@ -100,7 +119,6 @@ def fuse(settings: FuseSettings, inputs: Mapping[str, Path], run: StageRun) -> d
         after = time_before_and_after(config, fused.config, scenarios, settings.rounds, run)
 
     # --- what is written --------------------------------------------------------------------------
-    dtype = checkpoint.read_dtype(inputs["model"])
     checkpoint.write(fused, run.folder, like=inputs["model"], dtype=dtype)
     num_layers = len(config.blocks)
     stood = layers_of(num_layers, chosen.groups, keeps_layers=settings.keep_layers)
@@ -115,7 +133,7 @@ def fuse(settings: FuseSettings, inputs: Mapping[str, Path], run: StageRun) -> d
             "groups": [
                 _group_row(n, group, config.blocks, board, times) for n, group in enumerate(groups)
             ],
-            "saving_of": f"{cost} at {scenarios[0]}",
+            "saving_of": f"{cost} at {counted}",
             "front": [_grouping_row(one) for one in front],
             "chosen": {**_grouping_row(chosen), **measured, "repairs": repairs, "tried": tried},
             "times": {str(scenario): speeds for scenario, speeds in after.items()},
@@ -127,15 +145,37 @@ def fuse(settings: FuseSettings, inputs: Mapping[str, Path], run: StageRun) -> d
     )
     if settings.dependency_tokens:
         write_dependency(decoder, settings, windows, run)
-    tell(chosen, measured["kl"], config, fused.config, after)
+    if is_told and not groups:
+        say("fuse: nothing is fused; the search fuses nothing")
+    else:
+        tell(chosen, measured["kl"], config, fused.config, after)
     freed = num_layers - len(layers_of(num_layers, chosen.groups, keeps_layers=False))
     metrics = {"groups": len(chosen.groups), "layers_freed": freed, "kl_sum": chosen.penalty}
     if after:
-        metrics["decode_speedup"] = after[scenarios[0]]["decode_ms"]["speedup"]
+        metrics["decode_speedup"] = after[counted]["decode_ms"]["speedup"]
     return metrics | {"kl": measured["kl"]}
 
 
 # --- which groups there are -----------------------------------------------------------------------
+
+
+def as_searched(settings: FuseSettings, search: Path, config: ModelConfig) -> FuseSettings:
+    """Return the settings with the groups that a search fuses of this child of it.
+
+    Raises `ValueError` where the model is none of its solutions.
+    """
+    if settings.target or settings.groups or settings.rule == "paper":
+        raise ValueError(
+            "fuse: a search says what is fused; leave out target, groups and the paper's rule"
+        )
+    own = [[block.attention_name, block.ffn_name] for block in config.blocks]
+    for solution in json.loads((search / "solutions.json").read_text()):
+        if solution["choices"] == own:
+            return replace(settings, groups=tuple(solution.get("fused", ())))
+    raise ValueError(
+        f"fuse: the model is none of the solutions of {search}; give the search that it was "
+        "assembled from, or leave it out"
+    )
 
 
 def candidates(config: ModelConfig, settings: FuseSettings) -> tuple[list[Group], bool]:
@@ -154,6 +194,8 @@ def candidates(config: ModelConfig, settings: FuseSettings) -> tuple[list[Group]
         return [], True
     elif settings.rule == "paper":
         groups = by_the_papers_rule(blocks, runs, settings.max_width)
+        if not groups:
+            return [], False
     else:
         groups = [
             Group(run[i], run[j])
@@ -198,18 +240,47 @@ def _fits(blocks: Sequence[BlockConfig], group: Group, max_width: int) -> bool:
     return not max_width or fused_shape(blocks, group).intermediate_size <= max_width
 
 
-def check_repair(
-    blocks: Sequence[BlockConfig], groups: Sequence[Group], settings: FuseSettings, free: float
-) -> None:
-    """Raise where the widest group's Gram matrices do not fit into memory."""
-    widest = max((fused_shape(blocks, group).intermediate_size for group in groups), default=0)
-    needed = REPAIR_COPIES * 8 * widest**2
-    if settings.repair_tokens and needed > free:
-        most = int((free / (REPAIR_COPIES * 8)) ** 0.5)
+def repairable(
+    blocks: Sequence[BlockConfig],
+    groups: Sequence[Group],
+    settings: FuseSettings,
+    free: float,
+    *,
+    is_open: bool,
+) -> list[Group]:
+    """Return the groups whose Gram matrices fit into `free` bytes.
+
+    Where there is a choice, wider ones are left out, and that is said. Raises `ValueError` where
+    there is none, or none is left.
+    """
+    needed = {g: REPAIR_COPIES * 8 * fused_shape(blocks, g).intermediate_size ** 2 for g in groups}
+    fitting = [g for g in groups if not settings.repair_tokens or needed[g] <= free]
+    if len(fitting) == len(groups):
+        return list(groups)
+    most = int((max(free, 0.0) / (REPAIR_COPIES * 8)) ** 0.5)
+    if not is_open or not fitting:
+        shown = max(groups, key=needed.__getitem__) if not is_open else min(groups, key=needed.get)  # type: ignore[arg-type]
         raise ValueError(
-            f"fuse: repairing an FFN {widest} wide takes {needed / 2**30:.1f} GiB, and "
-            f"{free / 2**30:.1f} are free; set max_width to {most} or less, or repair_tokens to 0"
+            f"fuse: repairing an FFN {fused_shape(blocks, shown).intermediate_size} wide takes "
+            f"{needed[shown] / 2**30:.1f} GiB, and {max(free, 0.0) / 2**30:.1f} are free; set "
+            f"max_width to {most} or less, or repair_tokens to 0"
         )
+    say(
+        f"fuse: {len(groups) - len(fitting)} of {len(groups)} groups are left out: to repair an "
+        f"FFN more than {most} wide takes more memory than is free"
+    )
+    return fitting
+
+
+def _counted(scenarios: Sequence[Scenario], target: Target | None) -> Scenario:
+    """Return the scenario that counts for the choice: the first, or the one the target names."""
+    if target is None or not target.at:
+        return scenarios[0]
+    named = [one for one in scenarios if one.agrees(target.at)]
+    if not named:
+        measured = "; ".join(map(str, scenarios))
+        raise ValueError(f"fuse: target {target} names no scenario that is measured: {measured}")
+    return named[0]
 
 
 def _speed_up(text: str) -> Target | None:
@@ -276,10 +347,17 @@ def build_and_measure(
     settings: FuseSettings,
     inputs: Mapping[str, Path],
     windows: Tensor,
+    dtype: str,
 ) -> tuple[Decoder, list[Refit | None], Tensor]:
-    """Return the model with these groups fused, their repairs, and every row's KL from before."""
+    """Return the model with these groups fused, their repairs, and every row's KL from before.
+
+    New weights are rounded to `dtype`, in which they will be written, before they are measured.
+    """
     calibration = open_calibration(decoder, settings, inputs)
     blocks, refits = build_fused(decoder, groups, settings, calibration)
+    for block in blocks:
+        for weight in block.parameters():
+            weight.copy_(weight.to(getattr(torch, DTYPE_NAMES[dtype])))
     fused = with_fused(decoder, groups, blocks, keeps_layers=settings.keep_layers)
     return fused, refits, Replay(decoder, windows, settings.batch_rows).figures_of(fused).kl
 
@@ -350,7 +428,7 @@ def tell(
     """Print what was fused, what it costs and what it saves."""
     if not chosen.groups:
         has_runs = bool(find_runs(before.blocks))
-        why = "no group is worth its KL (a larger max_kl allows more)" if has_runs else NO_RUNS
+        why = "no group is worth its KL, or the rule finds none" if has_runs else NO_RUNS
         return say(f"fuse: nothing is fused; {why}")
     which = ", ".join(str(group) for group in chosen.groups)
     speeds = "; ".join(

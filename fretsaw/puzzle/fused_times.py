@@ -1,7 +1,7 @@
 """What fusing saves: the times of FFNs one after another against those of one wide FFN.
 
 A fused FFN of any width is read off the times of a few, measured in the engine as the cost stage
-does it: stacks of equal blocks beside the model itself, and the model with all its runs fused.
+does it: stacks of equal blocks beside the model itself, and the model with as much fused as can be.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,18 +10,20 @@ from typing import NamedTuple
 import numpy as np
 
 from fretsaw.model.config import BlockConfig, ModelConfig
+from fretsaw.model.size import BYTES_PER_ELEMENT, block_params
 from fretsaw.puzzle import additive, probes
 from fretsaw.puzzle.cost import measure
 from fretsaw.puzzle.embedded import Embedded
 from fretsaw.puzzle.measurements import Measurements
 from fretsaw.puzzle.roofline import PHASES
-from fretsaw.puzzle.runs import Group, find_runs, fused_config, fused_shape, members
+from fretsaw.puzzle.runs import Group, fused_config, fused_shape, members
 from fretsaw.scenario import Scenario
 from fretsaw.stage import StageRun
 
 MAX_WIDTHS = 6  # that are timed; between them time is a straight line
-LAYERS = 4  # stacks of so many and twice as many
-ALL_FUSED = f"{probes.CHILD} 0"
+LAYERS = 4  # stacks of so many and twice as many, or fewer where memory is short
+MEMORY_SHARE = 0.5  # of what is free, that one stack may take
+MOST_FUSED = f"{probes.CHILD} 0"
 Savings = Mapping[Group, Mapping[str, float]]  # milliseconds by phase
 
 
@@ -30,7 +32,7 @@ class FusedTimes(NamedTuple):
 
     before: Mapping[str, float]
     savings: Savings
-    error: Mapping[str, float]  # of the time foretold for the model with all runs fused, unseen
+    error: Mapping[str, float]  # of the time foretold for the model with most fused, unseen
     noise: Mapping[str, float]
 
 
@@ -39,20 +41,26 @@ def time_groups(
     groups: Sequence[Group],
     scenarios: Sequence[Scenario],
     num_rounds: int,
+    free: float,
     run: StageRun,
 ) -> dict[Scenario, FusedTimes]:
-    """Measure what the groups save at every scenario; timings are kept, and not made twice."""
-    names = _timed_names(config, groups)
+    """Measure what the groups save at every scenario; timings are kept, and not made twice.
+
+    Raises `ValueError` where not even two of the widest FFN fit into `free` bytes.
+    """
+    most = disjoint(groups)
+    names = _timed_names(config, groups, most)
+    layers = _stack_layers(config, names, scenarios[0].dtype, free)
     models = probes.without_twins(
         {
-            **probes.stacks(config, names, LAYERS),
+            **probes.stacks(config, names, layers),
             probes.PARENT: list(config.blocks),
-            ALL_FUSED: list(fused_config(config, _whole_runs(config.blocks)).blocks),
+            MOST_FUSED: list(fused_config(config, most).blocks),
         }
     )
-    rounds = _measured(config, models, scenarios, num_rounds, run)
+    rounds = _measured(config, models, scenarios, num_rounds, "widths.jsonl", run)
     found = {}
-    whole = [probes.PARENT, ALL_FUSED]
+    whole = [probes.PARENT, MOST_FUSED]
     for scenario in scenarios:
         before, error, noise = {}, {}, {}
         savings: dict[Group, dict[str, float]] = {group: {} for group in groups}
@@ -60,8 +68,8 @@ def time_groups(
             of_phase = {m: [times[phase] for times in rounds[scenario][m]] for m in models}
             times, noises = additive.round_medians(of_phase)
             costs = additive.fit_additive(models, times, whole)
-            left_out = additive.left_out_errors(models, times, whole, [ALL_FUSED])
-            before[phase], error[phase] = times[probes.PARENT], left_out[ALL_FUSED]
+            left_out = additive.left_out_errors(models, times, whole, [MOST_FUSED])
+            before[phase], error[phase] = times[probes.PARENT], left_out[MOST_FUSED]
             noise[phase] = float(np.median(list(noises.values())))
             for group in groups:
                 savings[group][phase] = _saved(config.blocks, group, costs)
@@ -78,7 +86,7 @@ def time_before_and_after(
 ) -> dict[Scenario, dict[str, dict[str, float]]]:
     """Measure both in turn: medians, and the speed-up as the median of the rounds' ratios."""
     models = {"before": before.blocks, "after": after.blocks}
-    rounds = _measured(before, models, scenarios, num_rounds, run)
+    rounds = _measured(before, models, scenarios, num_rounds, "before-after.jsonl", run)
     found: dict[Scenario, dict[str, dict[str, float]]] = {}
     for scenario in scenarios:
         found[scenario] = {}
@@ -100,27 +108,52 @@ def _measured(
     models: probes.Models,
     scenarios: Sequence[Scenario],
     num_rounds: int,
+    file: str,
     run: StageRun,
 ) -> Mapping[Scenario, Mapping[str, Sequence[Mapping[str, float]]]]:
+    """Time all models in turn; what is in the file is from the same rounds, interrupted."""
     engine = Embedded(config, scenarios[0].dtype, run.device)
-    kept = Measurements(run.resume_folder / "times.jsonl")
+    kept = Measurements(run.resume_folder / file)
     return measure(engine, config, models, scenarios, num_rounds, kept, run)
 
 
-def _whole_runs(blocks: Sequence[BlockConfig]) -> list[Group]:
-    return [Group(run[0], run[-1]) for run in find_runs(blocks)]
+def disjoint(groups: Sequence[Group]) -> list[Group]:
+    """Return groups without a layer in common, the longest first taken."""
+    taken: list[Group] = []
+    for group in sorted(groups, key=lambda g: (g.first - g.last, g.first)):
+        if all(group.last < one.first or one.last < group.first for one in taken):
+            taken.append(group)
+    return sorted(taken)
 
 
-def _timed_names(config: ModelConfig, groups: Sequence[Group]) -> list[str]:
-    """Return the FFNs to time: a few widths between the narrowest member and the widest group."""
+def _timed_names(config: ModelConfig, groups: Sequence[Group], most: Sequence[Group]) -> list[str]:
+    """Return the FFNs to time: a few widths from the narrowest member to the widest group.
+
+    Those of the model with most fused are among them, so that it can be foretold unseen.
+    """
     shapes = [config.blocks[i] for group in groups for i in members(config.blocks, group)]
     shapes += [fused_shape(config.blocks, group) for group in groups]
     widths = sorted({shape.intermediate_size for shape in shapes if shape.ffn == "swiglu"})
     if len(widths) > MAX_WIDTHS:
         wanted = np.geomspace(widths[0], widths[-1], MAX_WIDTHS)
-        widths = sorted({min(widths, key=lambda w: abs(w - one)) for one in wanted})
+        kept = {min(widths, key=lambda w: abs(w - one)) for one in wanted}
+        kept |= {fused_shape(config.blocks, group).intermediate_size for group in most} - {0}
+        widths = sorted(kept)
     linear = {shape.ffn_name for shape in shapes if shape.ffn == "linear"}
     return [*(f"ffn{width}" for width in widths), *linear]
+
+
+def _stack_layers(config: ModelConfig, names: Sequence[str], dtype: str, free: float) -> int:
+    """Return how many layers a stack has, so that twice as many of the widest fit into memory."""
+    largest = max(block_params(config, probes.subblock(name)).total for name in names)
+    each = largest * BYTES_PER_ELEMENT[dtype]
+    layers = min(LAYERS, int(MEMORY_SHARE * free / (2 * each)))
+    if layers < 1:
+        raise ValueError(
+            f"fuse: timing {max(names, key=len)} takes {2 * each / 2**30:.1f} GiB for two layers, "
+            f"and {max(free, 0.0) / 2**30:.1f} are free; set max_width lower"
+        )
+    return layers
 
 
 def _saved(blocks: Sequence[BlockConfig], group: Group, costs: Mapping[str, float]) -> float:

@@ -21,8 +21,9 @@ from fretsaw.model.size import block_params
 from fretsaw.progress import say
 from fretsaw.puzzle.alternatives import names_of
 from fretsaw.puzzle.replay import KINDS, flop_bound
+from fretsaw.puzzle.runs import Group
 from fretsaw.puzzle.scoreboard import Names, Scoreboard
-from fretsaw.puzzle.scorer import Scorer, Task, heldout_rows
+from fretsaw.puzzle.scorer import Scorer, Task, heldout_rows, span_of
 from fretsaw.puzzle.settings import ScoreSettings
 from fretsaw.puzzle.space import layer_alternatives
 from fretsaw.puzzle.stability import unsettled
@@ -82,9 +83,11 @@ def score(settings: ScoreSettings, inputs: Mapping[str, Path], run: StageRun) ->
             "tokens": metrics["tokens"],
             "layers": layers,
             "joint": _joint(board, settings.metric),
+            **({"spans": spans} if (spans := _spans(board, settings.metric)) else {}),
         },
     )
-    candidates = [(at // 2, KINDS[at % 2]) for at, names in jobs.items() for _ in names]
+    own = [(at, n) for at, names in jobs.items() for n in names if span_of(n) is None]
+    candidates = [(at // 2, KINDS[at % 2]) for at, _ in own]
     return metrics | {"replay_flop_bound": flop_bound(config, settings.seq_len, candidates)}
 
 
@@ -102,7 +105,18 @@ def all_jobs(config: ModelConfig, settings: ScoreSettings, seed: int) -> Jobs:
         sampled = random.Random(f"{seed} {i}").sample(changed, count)
         jobs[2 * i] = [*((a,) for a in attention), *sampled]
         jobs[2 * i + 1] = [(f,) for f in ffn]
+        jobs[2 * i + 1] += [(str(span),) for span in spans_from(config, i, settings.fused)]
     return jobs
+
+
+def spans_from(config: ModelConfig, first: int, most: int) -> list[Group]:
+    """Return the groups of up to `most` layers from `first` on that have an FFN to fuse each."""
+    found = []
+    for last in range(first, min(first + most, config.num_hidden_layers)):
+        if config.blocks[last].ffn != "swiglu":
+            break
+        found.append(Group(first, last))
+    return found[1:]
 
 
 def rounds(num_rows: int, first: int) -> Iterator[tuple[int, int]]:
@@ -159,7 +173,7 @@ def _layers(board: Scoreboard, config: ModelConfig, settings: ScoreSettings) -> 
     """Return the scores of every layer: by subblock, or of whole blocks where `exact`."""
     layers: list[dict[str, dict[str, Any]]] = [{} for _ in config.blocks]
     for at, names in board.changes():
-        if not settings.exact and len(names) == 2:
+        if span_of(names) is not None or (not settings.exact and len(names) == 2):
             continue
         kind = "block" if settings.exact else KINDS[at % 2]
         entry: dict[str, Any] = {
@@ -171,6 +185,21 @@ def _layers(board: Scoreboard, config: ModelConfig, settings: ScoreSettings) -> 
         entry |= {metric: board.mean(at, names, metric) for metric in board.rows[at, names]}
         layers[at // 2].setdefault(kind, {})["+".join(names)] = entry
     return layers
+
+
+def _spans(board: Scoreboard, metric: str) -> list[dict[str, Any]]:
+    """Return what fusing the FFNs of neighbouring layers adds to removing the attention between."""
+    spans = [(span_of(names), at, names) for at, names in board.changes()]
+    return [
+        {
+            "layers": [span.first, span.last],
+            "score": board.mean(at, names, metric),
+            "stderr": board.stderr(at, names, metric),
+            "repair": board.repairs[at, names],
+        }
+        for span, at, names in spans
+        if span is not None
+    ]
 
 
 def _joint(board: Scoreboard, metric: str) -> list[dict[str, Any]]:
@@ -196,7 +225,8 @@ def _median_error(board: Scoreboard, settings: ScoreSettings, tokens: int, num_r
     An error falls with the root of the text, so what is needed can be said.
     """
     metric = settings.metric
-    scores = ((board.mean(*key, metric), board.stderr(*key, metric)) for key in board.rows)
+    keys = [key for key in board.rows if span_of(key[1]) is None]
+    scores = ((board.mean(*key, metric), board.stderr(*key, metric)) for key in keys)
     errors = sorted(stderr / score for score, stderr in scores if score > 0)
     median = errors[len(errors) // 2] if errors else 0.0
     if settings.max_error and median > settings.max_error:

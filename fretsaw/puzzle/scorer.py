@@ -1,7 +1,7 @@
 """Who scores: the parent and its texts, opened once, and then one alternative after another."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ from torch import Tensor
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
 from fretsaw.distributed.fanout import Tell
-from fretsaw.puzzle.alternatives import calibrate, make_change
+from fretsaw.puzzle.alternatives import Trial, calibrate, make_change
 from fretsaw.puzzle.exam import Exam
+from fretsaw.puzzle.fusion import fuse_blocks
 from fretsaw.puzzle.library import Trained, sort_parent
 from fretsaw.puzzle.ranking import read_orders
-from fretsaw.puzzle.replay import Replay
+from fretsaw.puzzle.replay import Replay, subblock
+from fretsaw.puzzle.runs import Group
 from fretsaw.puzzle.scoreboard import Names
 from fretsaw.puzzle.settings import ScoreSettings
 from fretsaw.puzzle.trained import read_trained
@@ -24,11 +26,19 @@ from fretsaw.puzzle.trained import read_trained
 
 @dataclass(frozen=True)
 class Task:
-    """Names to put in place of the subblocks from number `at` on, judged on some rows of text."""
+    """Names to put in place of the subblocks from number `at` on, judged on some rows of text.
+
+    One name such as "3-5" stands for the FFNs of those layers fused, no attention between them.
+    """
 
     rows: tuple[int, int]
     at: int
     names: Names
+
+
+def span_of(names: Names) -> Group | None:
+    """Return the layers whose FFNs are fused, where that is what the names say."""
+    return Group.parse(names[0]) if "-" in names[0] else None
 
 
 class Scorer:
@@ -57,6 +67,8 @@ class Scorer:
         """Return an alternative's `figures` by name, lists over rows, and its own `repair`."""
         self._stand_before(task)
         settings = self.settings
+        if (span := span_of(task.names)) is not None:
+            return self._fused(span)
         change = make_change(
             self.parent,
             task.names,
@@ -71,6 +83,35 @@ class Scorer:
             figures["accuracy"] = self.exam.lost(change).tolist()
         own = change.refits[0]
         return {"repair": asdict(own) if own else None, "figures": figures}
+
+    def _fused(self, span: Group) -> dict[str, Any]:
+        """Return how much further the parent moves where these FFNs are fused, than where only the
+        attention between them is removed.
+        """
+        config, at = self.parent.config, 2 * span.first + 1
+        names = [config.blocks[span.first].ffn_name]
+        for i in span.layers[1:]:
+            names += ["attn_none", config.blocks[i].ffn_name]
+        repairs = self.settings.repair_tokens > 0
+        apart = make_change(self.parent, names, self.calibration, repair=repairs)
+        shapes = [apart.shapes[i] for i in span.layers]
+        width = sum(shape.intermediate_size for shape in shapes)
+        fused = fuse_blocks(
+            [apart.blocks[i] for i in span.layers],
+            config,
+            replace(shapes[0], intermediate_size=width),
+        )
+        refit = None
+        if repairs:
+            wanted = self.calibration.fit.after(apart.subblocks)
+            refit = Trial(self.calibration).append(fused, "ffn", wanted, len(names))
+        frontier, end = self.replay.frontier, at + len(names)
+        before = self.replay.figures(frontier.after(apart.subblocks), end).as_lists()
+        after = self.replay.figures(frontier.after([subblock(fused, "ffn")]), end).as_lists()
+        figures = {
+            name: [a - b for a, b in zip(after[name], before[name], strict=True)] for name in after
+        }
+        return {"repair": asdict(refit) if refit else None, "figures": figures}
 
     def _stand_before(self, task: Task) -> None:
         """Walk both texts to the task's subblock, and read what its layer has been trained to."""

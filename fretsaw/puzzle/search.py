@@ -150,7 +150,8 @@ def pareto(
         answer = solve(program, bounds)
         assert answer is not None, f"{cost_name} {bound} is reached by the cheapest child"
         solution = program.solution(answer[0], proved=answer[1])
-        if not front or solution.choices != front[-1].choices:
+        own = (solution.choices, solution.fused)
+        if not front or own != (front[-1].choices, front[-1].fused):
             front.append(solution)
     return front
 

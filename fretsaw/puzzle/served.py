@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from fretsaw.puzzle.explain import Reach
 from fretsaw.puzzle.program import Solution, sum_of
-from fretsaw.puzzle.table import Alternative, Layer, Table, joint_pairs, pairs_from_json
+from fretsaw.puzzle.table import Alternative, Layer, Span, Table, joint_pairs, pairs_from_json
 from fretsaw.scenario import TOTAL_MS, Scenario, Target, limits
 
 PHASES = {"prefill_ms": "prompt_tokens", "decode_ms": "output_tokens"}  # cost -> its tokens
@@ -71,7 +73,34 @@ def join(scores: Mapping[str, Any], costs: Mapping[str, Any]) -> Table:
     for i, layer in enumerate(scores["layers"]):
         joint = {name: entry["score"] for name, entry in layer.get("blocks", {}).items()}
         pairs += joint_pairs(i, layers[i], joint)
-    return Table(tuple(layers), costs["fixed"], costs.get("units", {}), tuple(pairs))
+    saved = ffn_overhead(alternatives) if scores.get("spans") else {}
+    spans = [
+        Span(first, last, one["score"], {name: (last - first) * a for name, a in saved.items()})
+        for one in scores.get("spans", [])
+        for first, last in [one["layers"]]
+    ]
+    units = costs.get("units", {})
+    return Table(tuple(layers), costs["fixed"], units, tuple(pairs), tuple(spans))
+
+
+def ffn_overhead(alternatives: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return the milliseconds by phase that an FFN takes however narrow: what fusing two saves.
+
+    The intercept of a straight line through the times of all widths, by least squares; never below
+    0.
+    """
+    sized = {name.removeprefix("ffn"): costs for name, costs in alternatives.items()}
+    widths = {int(width): costs for width, costs in sized.items() if width.isdigit()}
+    if len(widths) < 2:
+        raise ValueError(
+            "search: the scores have spans of fused FFNs, but the costs know fewer than two widths "
+            "of an FFN, so what fusing saves is not known; add ffn_percents to the costs' space"
+        )
+    found = {}
+    for phase in PHASES:
+        _, intercept = np.polyfit(list(widths), [costs[phase] for costs in widths.values()], 1)
+        found[phase] = max(0.0, float(intercept))
+    return found
 
 
 def parent_solution(table: Table) -> Solution:
@@ -168,7 +197,11 @@ def _with_costs(table: Table, at: Served) -> Table:
         for layer, theirs in zip(table.layers, at.table.layers, strict=True)
     )
     fixed = {**table.fixed, **_named(at.table.fixed, at.scenario)}
-    return replace(table, layers=layers, fixed=fixed)
+    spans = tuple(
+        replace(span, saved={**span.saved, **_named(theirs.saved, at.scenario)})
+        for span, theirs in zip(table.spans, at.table.spans, strict=True)
+    )
+    return replace(table, layers=layers, fixed=fixed, spans=spans)
 
 
 def _named(costs: Mapping[str, float], scenario: Scenario) -> dict[str, float]:

@@ -149,6 +149,9 @@ class ScoreSettings:
     """Rows of one forward."""
     exact: bool = False
     """Score every pair of attention and FFN of a layer, A x F forwards instead of A + F."""
+    fused: int = 0
+    """Up to so many neighbouring layers are also scored with their FFNs fused and no attention
+    between, for a search that weighs what fusing saves; 0 or 1: none."""
     joint_pairs: int = 1
     """Pairs a layer that are scored jointly too, to see how well their scores add up."""
     task: str = ""
@@ -175,6 +178,16 @@ class ScoreSettings:
         _require_rows(self.seq_len, 2, tokens=self.tokens)  # one row has no standard error
         if self.first_tokens:
             _require_rows(self.seq_len, 4, first_tokens=self.first_tokens)  # to be drawn again
+        if self.fused > 1 and (self.first_tokens or self.exact or self.metric == "accuracy"):
+            raise ValueError(
+                f"fused {self.fused}: spans are scored on all of the text, by what replay "
+                "measures; leave out first_tokens, exact and metric accuracy"
+            )
+        if self.fused > 1 and not self.space.none:
+            raise ValueError(
+                f"fused {self.fused}: FFNs are fused where attention is removed, which the space "
+                "does not allow; set none"
+            )
         if self.first_tokens and (self.exact or self.metric == "accuracy"):
             raise ValueError(
                 f"first_tokens {self.first_tokens}: with exact every pair is scored on all of the "

@@ -50,6 +50,11 @@ def verify(settings: VerifySettings, inputs: Mapping[str, Path], run: StageRun) 
     """Write what the search wrote, corrected, and `correction.json`: what was learned."""
     # --- set-up -----------------------------------------------------------------------------------
     table = read_table(inputs["search"] / "table.json")
+    if table.spans:
+        raise ValueError(
+            "verify: children are measured before any fusing, but this search counts on it; verify "
+            "a search of scores made without `fused`, and fuse afterwards"
+        )
     forecast = json.loads((inputs["search"] / "forecast.json").read_text())
     limits = forecast["bounds"]
     searched = read_manifest(inputs["search"])["settings"]

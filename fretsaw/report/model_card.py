@@ -70,6 +70,7 @@ class Findings:
     baselines: list[dict[str, Any]]  # what the other searches find under the same bounds
     trained: dict[str, Any]  # `bld.json`; empty where no alternative was trained
     correction: dict[str, Any]  # `correction.json`; empty where no child was measured whole
+    fused: tuple[str, ...]  # layers that the search itself fuses, such as "3-5"
     fusion: dict[str, Any]  # `fusion.json`, its dependency matrix with it; empty without fusion
     candidates: dict[str, Any]  # `chosen.json`; empty where one solution was assembled
     healing: dict[str, Any]  # the metrics of distillation's manifest
@@ -113,7 +114,17 @@ class Findings:
         """The parent's and the child's time to decode where the search compared them."""
         costs = self._costs_at(self.searched_at)
         parent, child = (_sum_costs(costs, c) for c in (names_of(self.parent), self.choices))
-        return parent["decode_ms"], child["decode_ms"]
+        saved = sum(span.get("decode_ms", 0.0) for span in self.spans)
+        return parent["decode_ms"], child["decode_ms"] - saved
+
+    @cached_property
+    def spans(self) -> list[dict[str, Any]]:
+        """What the search's table says of the layers that it fuses."""
+        return [
+            span
+            for span in self.table.get("spans", [])
+            if "{}-{}".format(*span["layers"]) in self.fused
+        ]
 
     @cached_property
     def task(self) -> dict[str, Any]:
@@ -122,7 +133,7 @@ class Findings:
 
     @cached_property
     def score(self) -> float:
-        """What the search minimised: the chosen alternatives' scores, and those of their pairs."""
+        """What the search minimised: the scores of what was chosen, of its pairs and its spans."""
         chosen = {(i, name) for i, names in enumerate(self.chosen) for name in names}
         singles = (
             alternative["score"]
@@ -136,7 +147,7 @@ class Findings:
             for pair in self.table.get("pairs", [])
             if {tuple(place) for place in pair["choices"]} <= chosen
         )
-        return sum(singles) + sum(pairs)
+        return sum(singles) + sum(pairs) + sum(span["score"] for span in self.spans)
 
     @cached_property
     def additivity_error(self) -> float | None:
@@ -145,10 +156,15 @@ class Findings:
         errors = [abs(joint / total - 1) for joint, total in pairs if total > 0]
         return median(errors) if errors else None
 
+    @property
+    def is_fused(self) -> bool:
+        """Whether FFNs of the assembled child became one."""
+        return bool(self.fusion and self.fusion["chosen"]["groups"])
+
     @cached_property
     def predicted(self) -> dict[str, float]:
         """The speed-up the table forecasts, by phase; it knows nothing of fused FFNs."""
-        if self.child.blocks != self.assembled.blocks:
+        if self.is_fused:
             return {}
         pairs = {p: (self.parent_costs[f"{p}_ms"], self.child_costs[f"{p}_ms"]) for p in PHASES}
         return {phase: parent / child for phase, (parent, child) in pairs.items() if child}
@@ -193,6 +209,7 @@ def read_findings(inputs: Mapping[str, Path]) -> Findings:
         baselines=_read(inputs["search"] / "baselines.json"),
         trained=_read(inputs["library"] / "bld.json") if "library" in inputs else {},
         correction=_read_if_there(inputs["search"] / "correction.json"),
+        fused=_fused_by_search(inputs["search"], read_config(inputs["assembled"])),
         fusion=_read_fusion(inputs["fused"]) if "fused" in inputs else {},
         candidates=_read_if_there(inputs["assembled"] / "chosen.json"),
         healing=artifact.read_manifest(child)["metrics"],
@@ -231,6 +248,13 @@ def _manifest_of(folder: Path, recorded: str) -> dict[str, Any] | None:
         return None
     manifest = artifact.read_manifest(folder)
     return manifest if artifact.artifact_hash(manifest) == recorded else None  # made again since
+
+
+def _fused_by_search(search: Path, assembled: ModelConfig) -> tuple[str, ...]:
+    """Return the layers that the search fuses of this child of it."""
+    own = [list(names) for names in names_of(assembled)]
+    solutions = _read_if_there(search / "solutions.json") or []
+    return next((tuple(s.get("fused", ())) for s in solutions if s["choices"] == own), ())
 
 
 def _read_fusion(folder: Path) -> dict[str, Any]:
