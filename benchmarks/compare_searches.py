@@ -73,7 +73,7 @@ def shape(layers: int, hidden_size: int) -> dict[str, Any]:
     }
 
 
-def prepare(root: Path, options: argparse.Namespace) -> dict[str, Path]:
+def prepare(root: Path, options: argparse.Namespace, *, is_scored: bool = True) -> dict[str, Path]:
     """Make the parent, its ranking, scores and costs; to ablate, other scores too."""
     from fretsaw.corpus.settings import CorpusSettings
     from fretsaw.distill.settings import PretrainSettings
@@ -102,11 +102,12 @@ def prepare(root: Path, options: argparse.Namespace) -> dict[str, Path]:
         root / "parent",
     )
     made = {"parent": parent, "corpus": corpus}
-    ranking = make("rank", RankSettings(), made, root / "rank")
+    made |= {"ranking": make("rank", RankSettings(), made, root / "rank")}
+    if not is_scored:
+        return made
     scoring = ScoreSettings(space=space)
     timing = CostSettings(scenario=SCENARIO, space=space)
     costs = make("cost", timing, {"parent": parent}, root / "cost")
-    made |= {"ranking": ranking}
     scores = make("score", scoring, made, root / "score")
     made |= {"scores": scores, "costs": costs}
     if options.ablate:

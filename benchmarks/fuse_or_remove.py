@@ -5,11 +5,13 @@
 A deep parent is trained on the generated world (compare_searches.py's of 24 layers, taken over if
 it is there), the attention of its cheapest neighbouring layers is removed, and the model is healed:
 this is the model before fusing. Then ever more of its FFNs are fused, as `fretsaw fuse` chooses
-them, or, as the paper did, whole runs but for the last FFN under the last norm, unrepaired; and
-against that ever more of its FFNs are removed, the least missed first, the rest repaired. All are
-timed in turn at batch 1 and 64, and healed on the same tokens from the same teacher, three seeds.
-Which is ahead is read off at the fused model's latency, between two removals. With --blocks: whole
-blocks of the parent in parallel, by the paper's windows of four. Finished parts are kept.
+them, or, as the paper did, whole runs but for the last FFN under the last norm, unrepaired. Against
+that the same FFNs are removed but for the most missed of each group, and ever more FFNs of any
+layer, the least missed first; the rest is repaired. All are timed in turn at batch 1 and 64, and
+healed on the same tokens from the same teacher, three seeds. Which is ahead is read off at the
+fused model's latency, between two removals, and beside the model without the same FFNs. With
+--blocks: whole blocks of the parent in parallel, by the paper's windows of four. What is done is
+kept.
 """
 
 import argparse
@@ -38,8 +40,9 @@ class Model:
     """One way to make the model faster, before healing."""
 
     name: str
-    kind: str  # "fused", "paper" or "removed"
+    kind: str  # "fused", "paper", "same" FFNs removed, or any "removed"
     folder: Path
+    groups: tuple[str, ...] = ()  # that are fused, or of which one FFN each is left
 
 
 # --- the models -----------------------------------------------------------------------------------
@@ -95,15 +98,18 @@ def fused_models(before: Path, corpus: Path, root: Path) -> list[Model]:
         name = f"fused {' '.join(groups)}"
         folder = root / name.replace(" ", "-")
         settings = FuseSettings(groups=groups, dependency_tokens=0)
-        models.append(Model(name, "fused", make("fuse", settings, inputs, folder)))
+        models.append(Model(name, "fused", make("fuse", settings, inputs, folder), groups))
     whole = FuseSettings(rule="paper", norm="last", repair_tokens=0, dependency_tokens=0)
     models.append(Model("paper's rule", "paper", make("fuse", whole, inputs, root / "fused-paper")))
     return models
 
 
-def removed_models(before: Path, corpus: Path, root: Path) -> list[Model]:
-    """Return the model with ever more FFNs removed, the least missed first."""
+def removed_models(before: Path, corpus: Path, root: Path, fused: Sequence[Model]) -> list[Model]:
+    """Return the model with ever more FFNs removed, the least missed first; and for every fused
+    model, the same FFNs removed but for the most missed of each group.
+    """
     from fretsaw.checkpoint.folder import read_config
+    from fretsaw.puzzle.runs import Group
     from fretsaw.puzzle.settings import (
         AssembleSettings,
         RankSettings,
@@ -119,17 +125,27 @@ def removed_models(before: Path, corpus: Path, root: Path) -> list[Model]:
     scores = make("score", ScoreSettings(space=space, joint_pairs=0), inputs, root / "bare/score")
     layers = json.loads((scores / "scores.json").read_text())["layers"]
     order = sorted(range(len(layers)), key=lambda i: layers[i]["ffn"]["ffn_none"]["score"])
-    models = []
-    for count in REMOVED:
-        gone = set(order[:count])
+
+    def without(gone: set[int], at: Path) -> Path:
         choices = [
             [block.attention_name, "ffn_none" if i in gone else block.ffn_name]
             for i, block in enumerate(config.blocks)
         ]
-        at = root / f"removed-{count}"
         search = solved(choices, at / "search")
-        made = make("assemble", AssembleSettings(), inputs | {"search": search}, at / "assemble")
-        models.append(Model(f"{count} removed", "removed", made))
+        return make("assemble", AssembleSettings(), inputs | {"search": search}, at / "assemble")
+
+    models = []
+    for count in REMOVED:
+        folder = without(set(order[:count]), root / f"removed-{count}")
+        models.append(Model(f"{count} removed", "removed", folder))
+    for one in fused:
+        gone: set[int] = set()
+        for text in one.groups:
+            members = set(Group.parse(text).layers)
+            gone |= members - {max(members, key=order.index)}
+        name = f"one left of {' '.join(one.groups)}"
+        folder = without(gone, root / name.replace(" ", "-"))
+        models.append(Model(name, "same", folder, one.groups))
     return models
 
 
@@ -206,7 +222,7 @@ def at_latency(
     return float(np.interp(latency, [x for x, _ in points], [y for _, y in points]))
 
 
-def verdict(own: list[float], other: list[float | None]) -> str:
+def verdict(own: Sequence[float], other: Sequence[float | None]) -> str:
     """Say which is ahead: the fused model or removal at its latency, seed by seed."""
     pairs = [(a, b) for a, b in zip(own, other, strict=True) if b is not None]
     if len(pairs) < len(own):
@@ -292,10 +308,10 @@ def main() -> None:
         return
     root = options.out / f"fusion-{options.layers}"
     before = model_before(made, root, options)
-    models = [*fused_models(before, made["corpus"], root),
-              *removed_models(before, made["corpus"], root)]  # fmt: skip
+    fused = fused_models(before, made["corpus"], root)
+    models = [*fused, *removed_models(before, made["corpus"], root, fused[:-1])]
     timed = root / "latencies.json"
-    if not timed.is_file():
+    if not timed.is_file() or not {m.name for m in models} <= json.loads(timed.read_text()).keys():
         found = latencies(before, models)
         timed.write_text(json.dumps(found, indent=1))
     times = {
@@ -319,8 +335,16 @@ def main() -> None:
               f"{statistics.mean(healed[m.name]):10.4f}")  # fmt: skip
     removed = [m.name for m in models if m.kind == "removed"]
     result = []
-    for m in (m for m in models if m.kind != "removed"):
+    same = {m.groups: m.name for m in models if m.kind == "same"}
+    for m in (m for m in models if m.kind in ("fused", "paper")):
         print(f"\n{m.name}:")
+        if (other := same.get(m.groups)) is not None:
+            words = verdict(healed[m.name], list(healed[other]))
+            ratios = ", ".join(f"batch {b} {times[other][b]:.3f}" for b in BATCHES)
+            print(
+                f"  the same removed but one ({ratios} of the time): before healing "
+                f"{plain[other]:.4f}, healed {words}"
+            )
         for batch in BATCHES:
             latency = times[m.name][batch]
             now = at_latency(latency, times, batch, {n: plain[n] for n in removed})

@@ -114,12 +114,9 @@ def test_a_pool_differs_in_choices_not_in_what_is_fused_alone() -> None:
 
 def test_a_front_has_children_that_differ_in_what_is_fused_alone() -> None:
     table = with_spans(3, 3)
+    only = (("attention", "attn_none"), ("ffn", "ffn64"))
     layers = tuple(
-        {
-            "attention": {"attn_none": layer["attention"]["attn_none"]},
-            "ffn": {"ffn64": layer["ffn"]["ffn64"]},
-        }
-        for layer in table.layers
+        {kind: {name: layer[kind][name]} for kind, name in only} for layer in table.layers
     )
     spans = tuple(Span(i, i + 1, 0.1 * (i + 1), {"runtime_ms": i + 1.0}) for i in range(2))
     front = pareto(replace(table, layers=layers, spans=spans), "runtime_ms", 5, rules=NO_RULES)
