@@ -69,6 +69,12 @@ def fuse(settings: FuseSettings, inputs: Mapping[str, Path], run: StageRun) -> d
     for scenario in scenarios:
         scenario.check_context(config.max_position_embeddings)
         torch_dtype(scenario.dtype)  # raises for one that the engine does not serve
+    windows = heldout_rows(settings, inputs).to(run.device)
+    if len(windows) < 2:
+        raise ValueError(
+            f"fuse: {inputs['corpus']} holds out {len(windows)} row of seq_len {settings.seq_len}, "
+            "and one row has no standard error; give more held-out text or shorter rows"
+        )
     target = _speed_up(settings.target)
     cost = target.cost if target else "decode_ms"
     counted = _counted(scenarios, target)
@@ -92,12 +98,6 @@ def fuse(settings: FuseSettings, inputs: Mapping[str, Path], run: StageRun) -> d
     # --- which are taken --------------------------------------------------------------------------
     decoder = checkpoint.load(inputs["model"], device=run.device)
     dtype = checkpoint.read_dtype(inputs["model"])
-    windows = heldout_rows(settings, inputs).to(run.device)
-    if len(windows) < 2:
-        raise ValueError(
-            f"fuse: {inputs['corpus']} holds out {len(windows)} row of seq_len {settings.seq_len}, "
-            "and one row has no standard error; give more held-out text or shorter rows"
-        )
     wanted = [Grouping(sum(penalties.values()), sum(savings.values()), tuple(groups))]
     if target is not None:
         before = _saved_ms(times[counted].before, cost)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from patterns import BASE
+from transformers import AutoModelForCausalLM
 
 from fretsaw.checkpoint import folder as checkpoint
-from fretsaw.model.config import ModelConfig, blocks_from_names
+from fretsaw.model.config import BlockConfig, ModelConfig, blocks_from_names
 from fretsaw.model.decoder import Block, Decoder
 from fretsaw.model.size import num_params
 from fretsaw.puzzle.fusion import Norm, feed_in_parallel, fuse_blocks, with_fused
@@ -176,8 +177,6 @@ def test_a_group_is_read() -> None:
 
 
 def test_a_fused_checkpoint_is_a_plain_folder(tiny: Path, tmp_path: Path) -> None:
-    from fretsaw.model.config import BlockConfig
-
     parent = checkpoint.load(tiny / "parent")
     bare = list(parent.config.blocks)
     bare[1] = BlockConfig(attention="none", ffn="swiglu", intermediate_size=64)
@@ -192,6 +191,9 @@ def test_a_fused_checkpoint_is_a_plain_folder(tiny: Path, tmp_path: Path) -> Non
         again = checkpoint.load(tmp_path / "fused")
         assert again.config.blocks == fused_config(config, [Group(0, 2)]).blocks
         assert torch.equal(again(token_ids), fused(token_ids))
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "fused", trust_remote_code=True)
+        logits = theirs.eval()(token_ids).logits
+        torch.testing.assert_close(logits, fused(token_ids), rtol=1e-4, atol=1e-4)
 
 
 # --- which groups ---------------------------------------------------------------------------------
