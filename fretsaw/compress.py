@@ -30,6 +30,7 @@ from fretsaw.training.settings import UpdateSettings
 
 DEFAULT_SEQ_LEN = 256
 SMALL = 50_000_000  # parameters
+SPAN = 4  # layers whose FFNs a search may fuse, at most
 
 
 def compress_stages(
@@ -50,7 +51,8 @@ def compress_stages(
 ) -> list[Stage]:
     """Return the stages that compress `checkpoint`; raise before any work what is wrong.
 
-    What `engine` will not serve is neither trained, scored nor timed.
+    What `engine` will not serve is neither trained, scored nor timed. With `fuse` the search weighs
+    what fusing saves; where whole children are compared, their FFNs are fused after the choice.
     """
     parent = resolve(checkpoint)
     config = read_config(parent)
@@ -69,6 +71,7 @@ def compress_stages(
     for served in parse_scenarios(scenario):
         served.check_context(longest)
     space = SpaceSettings(linear=rules_of(engine).linear)
+    is_joint = fuse and candidates == 1 and not verify  # else fused after the search
     bld = BldSettings(space=space, tokens=bld_tokens, seq_len=seq_len) if bld_tokens else None
     return [
         _corpus(parent, data, tokens, seq_len),
@@ -78,7 +81,7 @@ def compress_stages(
             scenario=scenario,
             rank=RankSettings(seq_len=seq_len),
             bld=bld,
-            score=ScoreSettings(space=space, seq_len=seq_len),
+            score=ScoreSettings(space=space, seq_len=seq_len, fused=SPAN if is_joint else 0),
             cost=CostSettings(space=space, scenario=scenario),
             search=SearchSettings(engine=engine),
             verify=VerifySettings(seq_len=seq_len) if verify else None,

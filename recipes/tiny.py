@@ -36,7 +36,7 @@ def recipe(
 ) -> list[Stage]:
     """Return the stages; `fast` trains and heals less, and is the default on a single core.
 
-    With `fuse` the child's neighbouring FFNs without attention between are made one.
+    With `fuse` the search may make one FFN of neighbouring ones without attention between.
     """
     if fast is None:
         fast = (os.cpu_count() or 1) < 2
@@ -74,7 +74,12 @@ def recipe(
             target=target,
             scenario=SCENARIO,
             rank=RankSettings(tokens=calibration),
-            score=ScoreSettings(repair_tokens=calibration, tokens=calibration // 2, space=space),
+            score=ScoreSettings(
+                repair_tokens=calibration,
+                tokens=calibration // 2,
+                space=space,
+                fused=4 if fuse else 0,
+            ),
             assemble=AssembleSettings(tokens=calibration),
             cost=CostSettings(scenario=SCENARIO, rounds=5 if fast else 9, space=space),
             distill=DistillSettings(train=replace(train, tokens=heal_tokens, update=healing)),

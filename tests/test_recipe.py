@@ -1,12 +1,17 @@
 """Recipes: what ships can be loaded, and what is wrong with one's own is named."""
 
+import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from fretsaw.checkpoint.llama import config_to_json
+from fretsaw.compress import compress_stages
 from fretsaw.distill.settings import DistillSettings, TrainSettings
+from fretsaw.model.config import ModelConfig
 from fretsaw.pipeline import resolve_inputs
-from fretsaw.puzzle.settings import BldSettings
+from fretsaw.puzzle.settings import BldSettings, FuseSettings, ScoreSettings
 from fretsaw.recipe import STAGES, Stage, compression, find_recipe, load_recipe
 from fretsaw.report.settings import ReportSettings
 
@@ -85,3 +90,34 @@ def test_what_is_no_recipe_is_named(tmp_path: Path) -> None:
 def test_a_stage_without_its_inputs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="lacks"):
         resolve_inputs(Stage("report", ReportSettings()), [], tmp_path)
+
+
+def test_fusing_is_searched_jointly_unless_whole_children_are_compared(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("word " * 100)
+    parent = tmp_path / "parent"
+    parent.mkdir()
+    config = ModelConfig.uniform(
+        num_hidden_layers=2,
+        num_key_value_heads=2,
+        intermediate_size=32,
+        vocab_size=64,
+        hidden_size=16,
+        num_attention_heads=2,
+        head_dim=8,
+    )
+    (parent / "config.json").write_text(json.dumps(config_to_json(config, dtype="fp32")))
+    compress = partial(
+        compress_stages, parent, data=[text], target="1.5x decode", device="cpu", seq_len=1024
+    )
+    for stages, is_joint in (
+        (compress(fuse=True), True),
+        (compress(fuse=True, verify=True), False),
+        (compress(fuse=True, candidates=2), False),
+    ):
+        (score,) = [s.settings for s in stages if isinstance(s.settings, ScoreSettings)]
+        (fuse,) = [s for s in stages if isinstance(s.settings, FuseSettings)]
+        assert (score.fused > 1) == is_joint
+        assert ("search" in fuse.inputs) == is_joint
+        assert fuse.settings.dependency_tokens >= 1024
+    assert not any(s.kind == "fuse" for s in compress())
