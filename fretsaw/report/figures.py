@@ -12,6 +12,7 @@ from fretsaw.chat import MODES
 from fretsaw.report import plots
 from fretsaw.report.model_card import PHASES, Findings
 from fretsaw.report.reasoning import Reasoning
+from fretsaw.scenario import Scenario
 
 RANKING = "ranking.safetensors"
 
@@ -32,6 +33,7 @@ def draw_all(findings: Findings, inputs: Mapping[str, Path]) -> dict[str, str | 
         "predicted": draw_predicted(findings),
         "healing": draw_healing(findings, inputs["child"]),
         "accuracy": draw_accuracy(findings.task),
+        "throughput": draw_throughput(findings),
         "reinforcement": draw_reinforcement(findings.reasoning),
     }
 
@@ -232,6 +234,33 @@ def draw_accuracy(task: Mapping[str, Any]) -> str | None:
     return plots.accuracy(
         {mode: {n: own[mode]["by_kind"] for n, own in models.items()} for mode in MODES}
     )
+
+
+def draw_throughput(findings: Findings) -> str | None:
+    """Draw accuracy against answers a second, by model and mode; None without a task.
+
+    Answers a second are the tokens/s that was measured of parent and child, decoding at the benched
+    scenario, over the tokens that an answer takes; later models have the child's speed.
+    """
+    served = Scenario.parse(findings.speed["scenario"])
+    tokens = served.batch * served.output_tokens
+    decode = findings.speed["decode"]
+    per_s = {who: 1e3 * tokens / decode[f"{who}_ms"] for who in ("parent", "child")}
+    rows = next(iter(findings.reasoning.tables.values()), None)
+    models = {row.name: row.figures for row in rows} if rows else findings.task
+    points = {
+        name: {
+            mode: (
+                per_s["parent" if name == "parent" else "child"] / own[mode]["tokens_per_answer"],
+                own[mode]["accuracy"],
+            )
+            for mode in MODES
+            if own[mode]["tokens_per_answer"]
+        }
+        for name, own in models.items()
+        if set(MODES) <= own.keys()
+    }
+    return plots.throughput(points) if points else None
 
 
 def draw_reinforcement(reasoning: Reasoning) -> str | None:

@@ -461,6 +461,30 @@ def accuracy(by_mode: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
         return _svg(figure, "accuracy", "Task accuracy by kind of problem, parent and child")
 
 
+def throughput(points: Mapping[str, Mapping[str, tuple[float, float]]]) -> str:
+    """Draw (answers a second, accuracy): model -> mode -> point; a line joins a model's modes."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.1), layout="constrained")
+        axes = figure.subplots()
+        colours = (PARENT, CHILD, SECOND, ACCENT)
+        for (name, modes), colour in zip(points.items(), colours, strict=False):
+            axes.plot(*zip(*modes.values(), strict=True), "-", color=colour, lw=1, alpha=0.6)
+            for mode, (x, y) in modes.items():
+                fill = colour if mode == "on" else "white"
+                axes.plot(x, y, "o", color=colour, mfc=fill, ms=8, mew=1.8, clip_on=False,
+                          label=f"{name}, {mode}")  # fmt: skip
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(0, 1.02)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.0%}"))
+        axes.set_xlabel("answers a second")
+        axes.set_ylabel("accuracy")
+        _legend(figure, axes, columns=4)
+        return _svg(figure, "throughput", "Accuracy against answers a second, by model and mode")
+
+
 def reinforcement(
     sampled: Mapping[str, Sequence[tuple[int, float]]],
     heldout: Mapping[str, Sequence[tuple[int, float]]],

@@ -67,7 +67,7 @@ def test_whole_page(finished: dict[str, Path], tmp_path: Path) -> None:
     balance.feed(page)
     assert balance.open == []
     assert "parent &amp; co, 1.5x decode, 90% memory" in page
-    assert page.count("<svg") == 10
+    assert page.count("<svg") == 11
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(ids) == len(set(ids))
 
