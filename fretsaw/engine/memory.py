@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
+from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Decoder
-from fretsaw.model.size import kv_bytes
+from fretsaw.model.size import BYTES_PER_ELEMENT, kv_bytes, num_params
 
 SHARE = {"cpu": 0.25, "cuda": 0.85}  # of what is free when the engine starts
 
@@ -40,8 +41,10 @@ def num_pages_for(
     wanted = max_batch * -(-decoder.config.max_position_embeddings // page_size)
     if not per_page:  # no layer attends
         return wanted
-    share = SHARE[decoder.device.type] * free_bytes(decoder.device)
-    allowed = memory_mib * 2**20 if memory_mib is not None else share
+    if memory_mib is not None:
+        allowed = memory_mib * 2**20
+    else:
+        allowed = SHARE[decoder.device.type] * free_bytes(decoder.device)
     num_pages = min(wanted, int(allowed / per_page))
     if num_pages < 1:
         raise ValueError(
@@ -64,6 +67,11 @@ def free_bytes(device: torch.device) -> float:
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return free + kept
     return _available_bytes()
+
+
+def free_beside(config: ModelConfig, device: torch.device) -> float:
+    """Return what a device can still spare once it holds a network's weights in fp32."""
+    return free_bytes(device) - num_params(config) * BYTES_PER_ELEMENT["fp32"]
 
 
 def _available_bytes() -> float:

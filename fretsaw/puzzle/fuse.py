@@ -19,11 +19,10 @@ from fretsaw.artifact import write_json
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.checkpoint.llama import DTYPE_NAMES
 from fretsaw.distributed.fanout import fan_out
-from fretsaw.engine.memory import free_bytes
+from fretsaw.engine.memory import free_beside
 from fretsaw.engine.timing import torch_dtype
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Decoder
-from fretsaw.model.size import BYTES_PER_ELEMENT, num_params
 from fretsaw.progress import say
 from fretsaw.puzzle.alternatives import Refit
 from fretsaw.puzzle.dependency import block_dependency
@@ -32,10 +31,10 @@ from fretsaw.puzzle.fusion import with_fused
 from fretsaw.puzzle.fusion_scorer import (
     FusionScorer,
     build_fused,
-    heldout_rows,
     open_calibration,
 )
 from fretsaw.puzzle.grouping import Grouping, best_groupings, reaching
+from fretsaw.puzzle.repair import gram_bytes, widest
 from fretsaw.puzzle.replay import Replay
 from fretsaw.puzzle.runs import (
     Group,
@@ -45,6 +44,7 @@ from fretsaw.puzzle.runs import (
     layers_of,
 )
 from fretsaw.puzzle.scoreboard import Scoreboard
+from fretsaw.puzzle.scorer import heldout_rows
 from fretsaw.puzzle.settings import FuseSettings
 from fretsaw.scenario import Scenario, Target, parse_scenarios
 from fretsaw.stage import StageRun
@@ -55,7 +55,6 @@ NO_RUNS = (
     "no two FFNs follow each other without an attention between; `fretsaw compress` removes "
     "attention where that pays"
 )
-REPAIR_COPIES = 6  # of a fused FFN's Gram matrix, in float64, while the ridge is chosen
 
 
 def fuse(settings: FuseSettings, inputs: Mapping[str, Path], run: StageRun) -> dict[str, Any]:
@@ -70,11 +69,6 @@ def fuse(settings: FuseSettings, inputs: Mapping[str, Path], run: StageRun) -> d
         scenario.check_context(config.max_position_embeddings)
         torch_dtype(scenario.dtype)  # raises for one that the engine does not serve
     windows = heldout_rows(settings, inputs).to(run.device)
-    if len(windows) < 2:
-        raise ValueError(
-            f"fuse: {inputs['corpus']} holds out {len(windows)} row of seq_len {settings.seq_len}, "
-            "and one row has no standard error; give more held-out text or shorter rows"
-        )
     target = _speed_up(settings.target)
     cost = target.cost if target else "decode_ms"
     counted = _counted(scenarios, target)
@@ -84,9 +78,9 @@ def fuse(settings: FuseSettings, inputs: Mapping[str, Path], run: StageRun) -> d
     groups, is_open = candidates(config, settings)
     if is_told and not settings.groups:
         groups, is_open = [], False
-    free = free_bytes(torch.device(run.device)) - num_params(config) * BYTES_PER_ELEMENT["fp32"]
-    free_each = free / max(1, run.workers.workers)  # of workers on one machine
-    groups = repairable(config.blocks, groups, settings, free_each, is_open=is_open)
+    free = free_beside(config, torch.device(run.device))
+    most = widest(free / max(1, run.workers.workers))  # the workers share a machine
+    groups = repairable(config.blocks, groups, settings, most, is_open=is_open)
 
     # --- what each group costs and saves ----------------------------------------------------------
     board = score_groups(groups, settings, inputs, run)
@@ -198,14 +192,11 @@ def candidates(config: ModelConfig, settings: FuseSettings) -> tuple[list[Group]
             return [], False
     else:
         groups = [
-            Group(run[i], run[j])
-            for run in runs
-            for i in range(len(run))
-            for j in range(i + 1, len(run))
+            Group(first, last) for run in runs for first, last in itertools.combinations(run, 2)
         ]
     fitting = [g for g in groups if _fits(blocks, g, settings.max_width)]
     if not fitting or (settings.groups and len(fitting) < len(groups)):
-        widths = {fused_shape(blocks, g).intermediate_size for g in groups or _pairs(runs)}
+        widths = {fused_shape(blocks, g).intermediate_size for g in groups}
         needed = max(widths) if settings.groups else min(widths)
         raise ValueError(
             f"fuse: max_width {settings.max_width}, but "
@@ -232,10 +223,6 @@ def by_the_papers_rule(
     return [Group(group[0], group[-1]) for group in groups if len(group) > 1]
 
 
-def _pairs(runs: Sequence[Sequence[int]]) -> list[Group]:
-    return [Group(a, b) for run in runs for a, b in itertools.pairwise(run)]
-
-
 def _fits(blocks: Sequence[BlockConfig], group: Group, max_width: int) -> bool:
     return not max_width or fused_shape(blocks, group).intermediate_size <= max_width
 
@@ -244,31 +231,30 @@ def repairable(
     blocks: Sequence[BlockConfig],
     groups: Sequence[Group],
     settings: FuseSettings,
-    free: float,
+    most: int,
     *,
     is_open: bool,
 ) -> list[Group]:
-    """Return the groups whose Gram matrices fit into `free` bytes.
+    """Return the groups that can be repaired, where memory allows a width of `most`.
 
     Where there is a choice, wider ones are left out, and that is said. Raises `ValueError` where
     there is none, or none is left.
     """
-    needed = {g: REPAIR_COPIES * 8 * fused_shape(blocks, g).intermediate_size ** 2 for g in groups}
-    fitting = [g for g in groups if not settings.repair_tokens or needed[g] <= free]
-    if len(fitting) == len(groups):
+    if not settings.repair_tokens:
         return list(groups)
-    most = int((max(free, 0.0) / (REPAIR_COPIES * 8)) ** 0.5)
-    if not is_open or not fitting:
-        shown = max(groups, key=needed.__getitem__) if not is_open else min(groups, key=needed.get)  # type: ignore[arg-type]
-        raise ValueError(
-            f"fuse: repairing an FFN {fused_shape(blocks, shown).intermediate_size} wide takes "
-            f"{needed[shown] / 2**30:.1f} GiB, and {max(free, 0.0) / 2**30:.1f} are free; set "
-            f"max_width to {most} or less, or repair_tokens to 0"
+    widths = {group: fused_shape(blocks, group).intermediate_size for group in groups}
+    fitting = [group for group in groups if widths[group] <= most]
+    if fitting and is_open and len(fitting) < len(groups):
+        say(
+            f"fuse: {len(groups) - len(fitting)} of {len(groups)} groups are left out: to repair "
+            f"an FFN more than {most} wide takes more memory than is free"
         )
-    say(
-        f"fuse: {len(groups) - len(fitting)} of {len(groups)} groups are left out: to repair an "
-        f"FFN more than {most} wide takes more memory than is free"
-    )
+    elif len(fitting) < len(groups):
+        shown = (min if is_open else max)(widths.values())
+        raise ValueError(
+            f"fuse: repairing an FFN {shown} wide takes {gram_bytes(shown) / 2**30:.1f} GiB, more "
+            f"than is free; set max_width to {most} or less, or repair_tokens to 0"
+        )
     return fitting
 
 

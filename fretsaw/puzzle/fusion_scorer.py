@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from fretsaw.checkpoint import folder as checkpoint
-from fretsaw.data import loader
 from fretsaw.distributed.fanout import Tell
 from fretsaw.model.decoder import Block, Decoder
 from fretsaw.puzzle.alternatives import Calibration, Refit, Trial, calibrate
 from fretsaw.puzzle.fusion import fuse_blocks
 from fretsaw.puzzle.replay import Replay, subblock
 from fretsaw.puzzle.runs import Group, fused_shape, members
+from fretsaw.puzzle.scorer import heldout_rows
 from fretsaw.puzzle.settings import FuseSettings
 
 
@@ -42,14 +40,6 @@ def open_calibration(
     """Return the training text on which fused FFNs are repaired."""
     tokens = settings.repair_tokens or 2 * settings.seq_len
     return calibrate(decoder, inputs["corpus"], tokens, settings.seq_len, settings.batch_rows)
-
-
-def heldout_rows(
-    settings: FuseSettings, inputs: Mapping[str, Path]
-) -> Int[Tensor, "rows seq_plus_1"]:
-    """Return the text on which groups are judged."""
-    rows = loader.first_rows(inputs["corpus"] / "heldout.npy", settings.seq_len, settings.tokens)
-    return torch.from_numpy(rows)
 
 
 class FusionScorer:

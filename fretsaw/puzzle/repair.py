@@ -21,6 +21,19 @@ from fretsaw.model.ffn import LinearFfn, SwiGLU
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)  # lambda, as a fraction of the mean diagonal of X'X
 
 
+GRAM_COPIES = 6  # in float64, while a ridge is chosen
+
+
+def gram_bytes(width: int) -> int:
+    """Return the bytes that refitting a matrix of so many inputs takes."""
+    return GRAM_COPIES * 8 * width**2
+
+
+def widest(free: float) -> int:
+    """Return the most inputs of a matrix that can be refitted in `free` bytes."""
+    return int((max(free, 0.0) / gram_bytes(1)) ** 0.5)
+
+
 @dataclass
 class Moments:
     """Second moments of activations and of what is missing, summed over tokens in float64."""

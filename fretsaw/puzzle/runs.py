@@ -82,9 +82,13 @@ def members(blocks: Sequence[BlockConfig], group: Group) -> list[int]:
 
 def fused_shape(blocks: Sequence[BlockConfig], group: Group) -> BlockConfig:
     """Return the block that stands for the group: the first attention, the widths' sum."""
-    found = members(blocks, group)
-    width = sum(blocks[i].intermediate_size for i in found)
-    return replace(blocks[found[0]], intermediate_size=width)
+    first = blocks[members(blocks, group)[0]]
+    return replace(first, intermediate_size=fused_width(blocks, group))
+
+
+def fused_width(blocks: Sequence[BlockConfig], group: Group) -> int:
+    """Return the width of the group's FFNs together, whatever attention is between them."""
+    return sum(blocks[i].intermediate_size for i in group.layers)
 
 
 def layers_of(num_layers: int, groups: Sequence[Group], *, keeps_layers: bool) -> list[int]:

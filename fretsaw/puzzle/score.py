@@ -13,15 +13,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fretsaw.artifact import write_json
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.distributed.fanout import MapTasks, fan_out
+from fretsaw.engine.memory import free_beside
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.size import block_params
 from fretsaw.progress import say
 from fretsaw.puzzle.alternatives import names_of
+from fretsaw.puzzle.repair import widest
 from fretsaw.puzzle.replay import KINDS, flop_bound
-from fretsaw.puzzle.runs import Group
+from fretsaw.puzzle.runs import Group, fused_width
 from fretsaw.puzzle.scoreboard import Names, Scoreboard
 from fretsaw.puzzle.scorer import Scorer, Task, heldout_rows, span_of
 from fretsaw.puzzle.settings import ScoreSettings
@@ -44,15 +48,13 @@ def score(settings: ScoreSettings, inputs: Mapping[str, Path], run: StageRun) ->
     """Write every alternative's score with its standard error."""
     config = checkpoint.read_config(inputs["parent"])
     num_rows = len(heldout_rows(settings, inputs))
-    if num_rows < 2:
-        raise ValueError(
-            f"score: {inputs['corpus']} holds out {num_rows} row of seq_len {settings.seq_len}, "
-            "and one row has no standard error; give more held-out text or shorter rows"
-        )
     if "library" in inputs:
         check_trained(inputs["library"], inputs)
     board = Scoreboard(run.resume_folder / "scores.jsonl")
     jobs = all_jobs(config, settings, run.seed)
+    if settings.fused > 1 and settings.repair_tokens:
+        free = free_beside(config, torch.device(run.device)) / max(1, run.workers.workers)
+        jobs = without_wide_spans(jobs, config, widest(free))
     metrics: dict[str, Any] = {"alternatives": sum(map(len, jobs.values()))}
 
     scorer = partial(Scorer, settings, inputs, run.device, run.seed)
@@ -117,6 +119,23 @@ def spans_from(config: ModelConfig, first: int, most: int) -> list[Group]:
             break
         found.append(Group(first, last))
     return found[1:]
+
+
+def without_wide_spans(jobs: Jobs, config: ModelConfig, most: int) -> Jobs:
+    """Leave out, and say so, spans whose fused FFN is too wide to be repaired in memory."""
+
+    def width(names: Names) -> int:
+        span = span_of(names)
+        return fused_width(config.blocks, span) if span else 0
+
+    kept = {at: [n for n in names if width(n) <= most] for at, names in jobs.items()}
+    num_left_out = sum(map(len, jobs.values())) - sum(map(len, kept.values()))
+    if num_left_out:
+        say(
+            f"score: {num_left_out} spans are left out: to repair an FFN more than {most} wide "
+            "takes more memory than is free"
+        )
+    return kept
 
 
 def rounds(num_rows: int, first: int) -> Iterator[tuple[int, int]]:

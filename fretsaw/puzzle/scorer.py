@@ -20,7 +20,7 @@ from fretsaw.puzzle.ranking import read_orders
 from fretsaw.puzzle.replay import Replay, subblock
 from fretsaw.puzzle.runs import Group
 from fretsaw.puzzle.scoreboard import Names
-from fretsaw.puzzle.settings import ScoreSettings
+from fretsaw.puzzle.settings import FuseSettings, ScoreSettings
 from fretsaw.puzzle.trained import read_trained
 
 
@@ -136,8 +136,14 @@ class Scorer:
 
 
 def heldout_rows(
-    settings: ScoreSettings, inputs: Mapping[str, Path]
+    settings: ScoreSettings | FuseSettings, inputs: Mapping[str, Path]
 ) -> Int[Tensor, "rows seq_plus_1"]:
-    """Return the text on which is scored."""
+    """Return the text on which is scored. Raises `ValueError` where it is one row."""
     heldout = inputs["corpus"] / "heldout.npy"
-    return torch.from_numpy(loader.first_rows(heldout, settings.seq_len, settings.tokens))
+    rows = loader.first_rows(heldout, settings.seq_len, settings.tokens)
+    if len(rows) < 2:
+        raise ValueError(
+            f"{inputs['corpus']}: holds out {len(rows)} row of seq_len {settings.seq_len}, and one "
+            "row has no standard error; give more held-out text or shorter rows"
+        )
+    return torch.from_numpy(rows)

@@ -306,14 +306,14 @@ def test_what_can_be_fused_and_what_not(tiny: Path, model: Path) -> None:
 
 def test_groups_too_wide_to_repair(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = checkpoint.read_config(model).blocks
-    groups, free = [Group(0, 1), Group(0, 3)], 128**2 * 48.0
-    assert repairable(blocks, groups, SETTINGS, free, is_open=True) == groups[:1]
+    groups = [Group(0, 1), Group(0, 3)]
+    assert repairable(blocks, groups, SETTINGS, 128, is_open=True) == groups[:1]
     assert "1 of 2 groups are left out: to repair an FFN more than 128" in capsys.readouterr().err
     plain = replace(SETTINGS, repair_tokens=0)
-    assert repairable(blocks, groups, plain, 0.0, is_open=False) == groups
+    assert repairable(blocks, groups, plain, 0, is_open=False) == groups
     for some, is_open in ((groups, False), (groups[1:], True)):
         with pytest.raises(ValueError, match="max_width to 128 or less, or repair_tokens to 0"):
-            repairable(blocks, some, SETTINGS, free, is_open=is_open)
+            repairable(blocks, some, SETTINGS, 128, is_open=is_open)
 
 
 @pytest.mark.parametrize(

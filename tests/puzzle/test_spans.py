@@ -16,8 +16,10 @@ from fretsaw.cli import main
 from fretsaw.puzzle.assemble import assemble
 from fretsaw.puzzle.choose import search
 from fretsaw.puzzle.fuse import fuse
+from fretsaw.puzzle.repair import gram_bytes, widest
 from fretsaw.puzzle.rules import NO_RULES
-from fretsaw.puzzle.score import score
+from fretsaw.puzzle.score import all_jobs, score, without_wide_spans
+from fretsaw.puzzle.scorer import span_of
 from fretsaw.puzzle.search import (
     Infeasible,
     pareto,
@@ -222,6 +224,20 @@ def test_spans_are_scored_against_the_same_layers_apart(
     assert all(one["repair"]["kl_after"] <= one["repair"]["kl_before"] for one in spans)
     longer = {tuple(one["layers"]): one["score"] for one in spans}
     assert longer[0, 2] > longer[0, 1]  # one more FFN that no longer reads what the others write
+
+
+def test_spans_too_wide_to_repair_are_left_out(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = read_config(tiny / "parent")
+    width = config.blocks[0].intermediate_size
+    jobs = all_jobs(config, ScoreSettings(fused=3), 0)
+    kept = without_wide_spans(jobs, config, 2 * width)
+    spans = [str(span) for names in kept.values() for n in names if (span := span_of(n))]
+    assert spans == ["0-1", "1-2", "2-3"]
+    assert "2 spans are left out" in capsys.readouterr().err
+    assert [n for n in jobs[1] if n in kept[1]] == kept[1]  # nothing else is touched
+    assert widest(gram_bytes(100)) == 100
 
 
 def test_what_fusing_saves_is_the_intercept_of_the_widths(scored: dict[str, Path]) -> None:
