@@ -5,9 +5,11 @@
 Every pattern of differing layers (random weights, float32) and a trained child are exported for
 each engine, opened in it, and compared with our forward: the largest difference of a
 log-probability over all tokens and the whole vocabulary, and how many of the greedy tokens that
-follow are ours (for q8_0: at how many tokens the most probable next one is ours). Then: the ids
-that llama.cpp gives to texts, and the child's decoding speed beside its parent's. An engine whose
-environment is not there is skipped and says so (`make engines` builds them).
+follow are ours. For q8_0 and for weights in 8 bits it is at how many tokens the most probable next
+one is ours; the latter are compared with our own forward in 8 bits, and the mean difference is
+given beside that of the two precisions. Then: the ids that llama.cpp gives to texts, and the
+child's decoding speed beside its parent's. An engine whose environment is not there is skipped and
+says so (`make engines` builds them).
 """
 
 import argparse
@@ -26,7 +28,7 @@ import numpy as np
 import torch
 
 from fretsaw.checkpoint import folder
-from fretsaw.export import export
+from fretsaw.export import Weights, export
 from fretsaw.model.decoder import Decoder
 from fretsaw.tokenizer import Tokenizer
 
@@ -48,6 +50,7 @@ class Column:
     engine: str
     target: str
     dtype: str = "fp32"
+    weights: Weights = "full"
 
 
 COLUMNS = (
@@ -56,6 +59,8 @@ COLUMNS = (
     Column("llama.cpp, q8_0", "llama.cpp", "llama.cpp", "q8_0"),
     Column("vLLM", "vllm", "vllm"),
     Column("vLLM, portable", "vllm", "portable"),
+    Column("vLLM, int8", "vllm", "vllm", weights="int8"),
+    Column("vLLM, fp8", "vllm", "vllm", weights="fp8"),
     Column("mlx-lm", "mlx", "mlx"),
     Column("mlx-lm, portable", "mlx", "portable"),
 )
@@ -80,7 +85,7 @@ class Model:
     name: str
     path: Path
     ids: list[int]
-    logprobs: np.ndarray  # tokens, vocab
+    logprobs: dict[Weights, np.ndarray]  # tokens, vocab; by precision of the matrices
     greedy: list[int]
     cells: dict[str, str] = field(default_factory=dict)
 
@@ -88,9 +93,17 @@ class Model:
 @torch.no_grad()
 def reference(name: str, path: Path) -> Model:
     decoder = folder.load(path)
+    decoders: dict[Weights, Decoder] = {
+        "full": decoder,
+        "int8": folder.load_served(path, weights="int8"),
+        "fp8": folder.load_served(path, weights="fp8"),
+    }
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(decoder.config.vocab_size, (1, NUM_PROMPT), generator=generator)
-    logprobs = decoder(ids)[0].double().log_softmax(-1).numpy()
+    logprobs: dict[Weights, np.ndarray] = {
+        weights: served(ids)[0].double().log_softmax(-1).numpy()
+        for weights, served in decoders.items()
+    }
     longer = ids
     for _ in range(NUM_NEW):
         longer = torch.cat((longer, decoder(longer)[:, -1:].argmax(-1)), dim=1)
@@ -138,9 +151,11 @@ def compare(models: list[Model], column: Column, work: Path) -> tuple[list[str],
     jobs, faults, notes = {}, [], []
     for model in models:
         suffix = ".gguf" if column.engine == "llama.cpp" else ""
-        out = work / f"{model.name}-{column.engine}-{column.target}-{column.dtype}{suffix}"
+        precision = f"{column.dtype}-{column.weights}"
+        out = work / f"{model.name}-{column.engine}-{column.target}-{precision}{suffix}"
+        kind = {"target": column.target, "dtype": column.dtype}
         try:
-            export(model.path, out, target=column.target, dtype=column.dtype)
+            export(model.path, out, **kind, weights=column.weights)
         except ValueError as error:
             if "linear" not in str(error):
                 raise
@@ -155,15 +170,21 @@ def compare(models: list[Model], column: Column, work: Path) -> tuple[list[str],
             (notes if is_limit else faults).append(f"{name} in {column.title}: {answer}")
             continue
         logprobs = answer["logprobs"]
-        difference = np.abs(logprobs - model.logprobs[: len(logprobs)]).max()
-        if column.dtype == "fp32":
+        expected = model.logprobs[column.weights][: len(logprobs)]
+        difference = np.abs(logprobs - expected).max()
+        is_exact = column.dtype == "fp32" and column.weights == "full"
+        if is_exact:
             same = sum(int(a == b) for a, b in zip(answer["greedy"], model.greedy, strict=True))
             agreement = f"{same}/{NUM_NEW}"
         else:  # one other token would change all that follow it
-            agrees = logprobs.argmax(-1) == model.logprobs[: len(logprobs)].argmax(-1)
+            agrees = logprobs.argmax(-1) == expected.argmax(-1)
             agreement = f"{100 * agrees.mean():.0f} %"
+        if column.weights != "full":
+            exact = model.logprobs["full"][: len(logprobs)]
+            means = [np.abs(one - expected).mean() for one in (logprobs, exact)]
+            agreement += f", mean {means[0]:.1e} of {means[1]:.1e}"
         model.cells[column.title] = f"{difference:.1e} {agreement}"
-        if column.dtype == "fp32" and not difference < 1e-4:
+        if is_exact and not difference < 1e-4:
             faults.append(f"{name} in {column.title}: differs by {difference:.1e}")
     return faults, notes
 

@@ -32,11 +32,14 @@ from fretsaw.checkpoint.targets import (
     refuse_unquantisable,
 )
 from fretsaw.checkpoint.vocabulary import Vocabulary, read_chat_template, read_vocabulary
+from fretsaw.model.config import ModelConfig, Precision
 from fretsaw.model.decoder import Decoder
+from fretsaw.model.quantised import quantised
 from fretsaw.model.size import num_params
 from fretsaw.tokenizer import Tokenizer
 
 Dtype = Literal["fp32", "bf16", "fp16", "q8_0"]
+Weights = Literal["auto", "full", "fp8", "int8"]
 DTYPES: dict[Format, tuple[Dtype, ...]] = {
     "decilm": ("fp32", "bf16", "fp16"),
     "gguf": ("fp32", "bf16", "fp16", "q8_0"),
@@ -54,13 +57,15 @@ class Exported:
     target: Target
     format: Format
     dtype: Dtype
+    in_8_bits: tuple[Precision, ...]  # of the layers' matrices
     notes: tuple[str, ...]  # what was rewritten, and what the reader of the file should know
     max_difference: float  # between the logits of source and export
     num_bytes: int
 
     def render(self) -> str:
         """Return a few lines for the user."""
-        head = f"{self.out}: {self.format} in {self.dtype}, {self.num_bytes / 2**20:.1f} MiB"
+        precision = " and ".join((*self.in_8_bits, self.dtype))
+        head = f"{self.out}: {self.format} in {precision}, {self.num_bytes / 2**20:.1f} MiB"
         lines = [f"  {note}" for note in self.notes or ("the layers as they are",)]
         check = f"  reopened: logits within {self.max_difference:.1e} of the source's"
         return "\n".join([f"{head}, for {self.target.name}", *lines, check])
@@ -70,20 +75,24 @@ def export(
     name_or_path: str | Path,
     out: Path,
     *,
-    target: str = "portable",
+    target: str = "auto",
     format: str = "auto",
     dtype: str = "auto",
+    weights: Weights = "auto",
 ) -> Exported:
     """Write a checkpoint for a target, as a DeciLM (or Llama) folder or as a GGUF file.
 
     `format` "auto" is what the name of `out` says or the target takes first, `dtype` "auto" what
-    the source states. Raises ValueError before anything is read in full where the target, the
-    format and the network do not go together, and RuntimeError where what was written, read back,
-    does not compute the same; then nothing is left of it.
+    the source states, `weights` "auto" what the search chose for it, `target` "auto" portable, or
+    vllm with weights in 8 bits. Raises ValueError before anything is read in full where the target,
+    the format and the network do not go together, and RuntimeError where what was written, read
+    back, does not compute the same; then nothing is left of it.
     """
-    chosen, form = _settle_format(target, format, out)
     source = checkpoint.resolve(name_or_path)
-    config = checkpoint.read_config(source)
+    config = _settle_weights(source, weights, out)
+    if target == "auto":
+        target = "vllm" if config.is_quantised else "portable"
+    chosen, form = _settle_format(target, format, out)
     precision = _settle_dtype(checkpoint.read_dtype(source) if dtype == "auto" else dtype, form)
     refuse_inexpressible(config, chosen)
     toggle = _toggle_without_template(source)
@@ -99,6 +108,7 @@ def export(
     decoder = checkpoint.load(source)
     if precision == "fp16":
         _refuse_overflow(decoder)
+    decoder = quantised(decoder, config.blocks)
     rewritten, notes = rewrite(decoder, chosen, width_multiple=width_multiple)
     require_disk(out, math.ceil(num_params(rewritten.config) * BYTES[precision] * 1.01))
     with _beside(out, form) as written:
@@ -123,6 +133,7 @@ def export(
         chosen,
         form,
         precision,
+        _in_8_bits(config),
         (*notes, *_template_notes(source, toggle)),
         max_difference,
         sum(path.stat().st_size for path in ([out] if out.is_file() else out.iterdir())),
@@ -130,6 +141,24 @@ def export(
 
 
 # --- what is asked for ----------------------------------------------------------------------------
+
+
+def _in_8_bits(config: ModelConfig) -> tuple[Precision, ...]:
+    stored = {p for b in config.blocks for p in (b.attention_precision, b.ffn_precision)}
+    in_8_bits: tuple[Precision, ...] = ("fp8", "int8")
+    return tuple(precision for precision in in_8_bits if precision in stored)
+
+
+def _settle_weights(source: Path, weights: Weights, out: Path) -> ModelConfig:
+    """Return the checkpoint's network with its matrices in the precision asked for."""
+    is_file = out.suffix == ".gguf"
+    if is_file and weights in ("fp8", "int8"):
+        raise ValueError(
+            f"--weights {weights}: a GGUF file has formats of its own; choose --dtype q8_0"
+        )
+    config = checkpoint.read_config(source)
+    asked = "full" if is_file else None if weights == "auto" else weights
+    return replace(config, blocks=checkpoint.served_blocks(source, config, asked))
 
 
 def _settle_format(target: str, format: str, out: Path) -> tuple[Target, Format]:
@@ -227,7 +256,7 @@ def _write(
 
 def _reopen(written: Path, format: Format) -> Decoder:
     if format == "decilm":
-        return checkpoint.load(written)
+        return checkpoint.load_served(written)
     from fretsaw.checkpoint import gguf
 
     return gguf.read(written)

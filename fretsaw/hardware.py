@@ -2,7 +2,8 @@
 
 Figures are the vendors' datasheets: NVIDIA A100, H100 (SXM5), H200, L40S and HGX B200, and the Ada
 whitepaper for the RTX 4090. They are dense, never the doubled "with sparsity" ones; fp32 is the
-plain one, without TF32. Where a chip has no fp8 units, fp8 runs at the bf16 rate. No datasheet
+plain one, without TF32. Where a chip has no fp8 units, fp8 runs at the bf16 rate; int8 is with
+sums in 32 bits, as when both sides are integers. No datasheet
 states latencies: that of a launch is our estimate for an engine without CUDA graphs, that of a
 small all-reduce our estimate for the kind of link. The whole "cpu" row is an estimate.
 """
@@ -20,6 +21,7 @@ class Device:
     bf16_flops: float  # FLOP/s
     fp32_flops: float  # FLOP/s
     fp8_flops: float  # FLOP/s
+    int8_flops: float  # integer operations a second
     memory_bytes: float
     memory_bandwidth: float  # bytes/s
     link_bandwidth: float  # bytes/s to the other devices, both directions together
@@ -28,16 +30,15 @@ class Device:
     count: int = 1
 
     def flops(self, dtype: str) -> float:
-        """Return the peak FLOP/s of all `count` devices for matrix products in `dtype`.
-
-        Integer weights are widened before the product, so int8 runs at the bf16 rate.
-        """
+        """Return the peak FLOP/s of all `count` devices for matrix products in `dtype`."""
         match dtype:
             case "fp32":
                 peak = self.fp32_flops
             case "fp8":
                 peak = self.fp8_flops
-            case "bf16" | "fp16" | "int8":
+            case "int8":
+                peak = self.int8_flops
+            case "bf16" | "fp16":
                 peak = self.bf16_flops
             case _:
                 raise ValueError(
@@ -73,14 +74,15 @@ ALL_REDUCE_LATENCY_S = {"nvlink": 12e-6, "pcie": 40e-6, "memory": 60e-6}
 
 
 def _gpu(
-    name: str, bf16_tflops: float, fp32_tflops: float, fp8_tflops: float, gb: float, gb_s: float,
-    link_gb_s: float, link: str = "nvlink",
+    name: str, bf16_tflops: float, fp32_tflops: float, fp8_tflops: float, int8_tops: float,
+    gb: float, gb_s: float, link_gb_s: float, link: str = "nvlink",
 ) -> Device:  # fmt: skip
     return Device(
         name=name,
         bf16_flops=bf16_tflops * 1e12,
         fp32_flops=fp32_tflops * 1e12,
         fp8_flops=fp8_tflops * 1e12,
+        int8_flops=int8_tops * 1e12,
         memory_bytes=gb * 1e9,
         memory_bandwidth=gb_s * 1e9,
         link_bandwidth=link_gb_s * 1e9,
@@ -89,11 +91,12 @@ def _gpu(
     )
 
 
-_CPU = Device(  # a two-core laptop with AVX2: rough, one significant figure
+_CPU = Device(  # a two-core laptop with AVX2 and VNNI: rough, one significant figure
     name="cpu",
     bf16_flops=5e10,  # emulated: slower than fp32
     fp32_flops=1e11,
     fp8_flops=5e10,
+    int8_flops=4e11,
     memory_bytes=8e9,
     memory_bandwidth=2e10,
     link_bandwidth=1e9,
@@ -101,17 +104,18 @@ _CPU = Device(  # a two-core laptop with AVX2: rough, one significant figure
     all_reduce_latency_s=ALL_REDUCE_LATENCY_S["memory"],
 )
 
-# name: bf16, fp32, fp8 TFLOP/s; GB; GB/s of memory; GB/s of NVLink (PCIe 4.0 x16 for the last two)
+# name: bf16, fp32, fp8 TFLOP/s, int8 TOP/s; GB; GB/s of memory; GB/s of NVLink (PCIe 4.0 x16 for
+# the last two)
 DEVICES = {
     device.name: device
     for device in (
-        _gpu("a100-40", 312, 19.5, 312, 40, 1555, 600),
-        _gpu("a100-80", 312, 19.5, 312, 80, 2039, 600),
-        _gpu("h100", 989.4, 66.9, 1978.9, 80, 3350, 900),
-        _gpu("h200", 989.4, 66.9, 1978.9, 141, 4800, 900),
-        _gpu("b200", 2250, 75, 4500, 180, 8000, 1800),
-        _gpu("l40s", 362.05, 91.6, 733, 48, 864, 64, "pcie"),
-        _gpu("rtx4090", 165.2, 82.6, 330.3, 24, 1008, 64, "pcie"),
+        _gpu("a100-40", 312, 19.5, 312, 624, 40, 1555, 600),
+        _gpu("a100-80", 312, 19.5, 312, 624, 80, 2039, 600),
+        _gpu("h100", 989.4, 66.9, 1978.9, 1978.9, 80, 3350, 900),
+        _gpu("h200", 989.4, 66.9, 1978.9, 1978.9, 141, 4800, 900),
+        _gpu("b200", 2250, 75, 4500, 4500, 180, 8000, 1800),
+        _gpu("l40s", 362.05, 91.6, 733, 733, 48, 864, 64, "pcie"),
+        _gpu("rtx4090", 165.2, 82.6, 330.3, 660.6, 24, 1008, 64, "pcie"),
         _CPU,
     )
 }

@@ -48,7 +48,7 @@ class LoadedModel:
             dtype = "bf16" if is_short and _multiplies_bf16(device) else "fp32"
         if dtype not in DTYPES:
             raise ValueError(f"dtype {dtype!r}: unknown; use auto, {', '.join(DTYPES)}")
-        decoder = checkpoint.load(path, device=device, dtype=DTYPES[dtype])
+        decoder = checkpoint.load_served(path, device=device, dtype=DTYPES[dtype])
         tokenizer = Tokenizer.from_folder(path)
         checkpoint.check_tokenizer(tokenizer, decoder.config)
         return cls(decoder, tokenizer, toggle_of(path))

@@ -396,3 +396,34 @@ def test_the_command_says_what_it_did(capsys, source, tmp_path: Path) -> None:
     assert lines[0].startswith(f"{tmp_path / 'out'}: decilm in fp32")
     assert "layers 1, 4 given an FFN of zeros, 256 wide" in lines[3]
     assert "reopened: logits within" in lines[-1]
+
+
+# --- weights in 8 bits ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weights", ["fp8", "int8"])
+@pytest.mark.parametrize("pattern", [p for p in PATTERNS if p not in LINEAR])
+def test_weights_in_8_bits_compute_what_the_source_does_so_rounded(
+    pattern: str, weights: Any, source: Any, tmp_path: Path
+) -> None:
+    path = source(pattern)
+    exported = export(path, tmp_path / "out", weights=weights)
+    assert exported.target.name == "vllm"
+    assert exported.in_8_bits == (weights,)
+    assert exported.max_difference == 0
+    served, expected = folder.load_served(exported.out), folder.load_served(path, weights=weights)
+    with torch.no_grad():
+        assert torch.equal(served(ids_of(2, 20)), expected(ids_of(2, 20)))
+    assert config_of(exported.out)["quantization_config"]["quant_method"] == "compressed-tensors"
+
+
+def test_what_8_bits_can_not_be_is_said(source: Any, tmp_path: Path) -> None:
+    path = source("uniform")
+    with pytest.raises(ValueError, match="mlx does not read compressed-tensors; export it with"):
+        export(path, tmp_path / "out", weights="fp8", target="mlx")
+    with pytest.raises(ValueError, match="a GGUF file has formats of its own; choose --dtype q8_0"):
+        export(path, tmp_path / "out.gguf", weights="fp8")
+    eight = export(path, tmp_path / "eight", weights="int8").out
+    with pytest.raises(ValueError, match="give the checkpoint that it was exported from"):
+        export(eight, tmp_path / "again")
+    assert "int8 and fp32" in export(path, tmp_path / "other", weights="int8").render()

@@ -25,7 +25,7 @@ def bench(settings: BenchSettings, inputs: Mapping[str, Path], run: StageRun) ->
     scenario = Scenario.parse(settings.scenario)
     dtype = torch_dtype(scenario.dtype)
     models = {
-        name: checkpoint.load(inputs[name], device=run.device, dtype=dtype)
+        name: checkpoint.load_served(inputs[name], device=run.device, dtype=dtype)
         for name in ("parent", "child")
     }
     rounds: list[dict[str, dict[str, float]]] = []

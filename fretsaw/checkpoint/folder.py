@@ -10,14 +10,14 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fretsaw.artifact import atomic_folder, require_disk, write_json
-from fretsaw.checkpoint import decilm, llama
-from fretsaw.model.config import ModelConfig
+from fretsaw.checkpoint import compressed, decilm, llama
+from fretsaw.model.config import BlockConfig, ModelConfig, Precision
 from fretsaw.model.size import BYTES_PER_ELEMENT, num_params
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "generation_config.json",
 )
-LAYERS = "layers.json"
+LAYERS, PRECISIONS = "layers.json", "precisions.json"
 _REMOTE_CODE = ("configuration_decilm.py", "modeling_decilm.py")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _SMALL_FILES = ("*.json", "tokenizer*", "*.jinja", "README.md", "LICENSE*")
@@ -112,6 +112,7 @@ def read_config(folder: Path) -> ModelConfig:
             "give a folder in Hugging Face layout"
         )
     raw = _read_json(folder / "config.json")
+    quantisation = raw.pop("quantization_config", None)
     match raw.get("model_type"):
         case "llama" | "mistral":
             config = llama.config_from_json(raw)
@@ -122,6 +123,8 @@ def read_config(folder: Path) -> ModelConfig:
                 f"{folder}: model_type is {other!r}, but only llama, mistral and "
                 f"{decilm.MODEL_TYPE} are read; choose a checkpoint of the Llama family"
             )
+    if quantisation is not None:
+        config = compressed.with_quantisation(config, quantisation)
     if (folder / "generation_config.json").is_file():
         generation = _read_json(folder / "generation_config.json")
         eos = (*llama.token_ids(generation.get("eos_token_id")), *config.eos_token_ids)
@@ -141,15 +144,73 @@ def load(
 ) -> "Decoder":
     """Read a checkpoint into a `Decoder`; `dtype` None is float32.
 
-    Raises ValueError where names, shapes or values are not what config.json calls for. The weights
-    are never held twice: modules are laid out without storage, then given what was read.
+    Raises ValueError where names, shapes or values are not what config.json calls for, and for
+    weights in 8 bits, of which nothing is trained or cut. The weights are never held twice: modules
+    are laid out without storage, then given what was read.
     """
+    config = read_config(folder)
+    if config.is_quantised:
+        raise ValueError(
+            f"{folder}: its weights are in 8 bits, for serving and evaluating only; give the "
+            "checkpoint that it was exported from"
+        )
+    return _load(folder, config, device, dtype)
+
+
+def load_served(
+    folder: Path,
+    *,
+    device: "torch.device | str" = "cpu",
+    dtype: "torch.dtype | None" = None,
+    weights: "Precision | None" = None,
+) -> "Decoder":
+    """Read a checkpoint as it is to be served: in 8 bits where it is, or is meant to be.
+
+    `weights` says so of every matrix, in place of what the search chose. Raises as `load` does.
+    """
+    config = read_config(folder)
+    decoder = _load(folder, config, device, dtype)
+    wanted = served_blocks(folder, config, weights)
+    if wanted == config.blocks:
+        return decoder
+    from fretsaw.model.quantised import quantised
+
+    return quantised(decoder, wanted)
+
+
+def read_served_config(folder: Path) -> ModelConfig:
+    """Read a checkpoint's architecture with the precisions in which it is to be served."""
+    config = read_config(folder)
+    return replace(config, blocks=served_blocks(folder, config))
+
+
+def served_blocks(
+    folder: Path, config: ModelConfig, weights: "Precision | None" = None
+) -> tuple[BlockConfig, ...]:
+    """Return the blocks of a checkpoint in the precisions in which it is to be served."""
+    if config.is_quantised:
+        if weights is not None:
+            raise ValueError(
+                f"{folder}: its weights are in 8 bits already, so they can't be put in {weights}; "
+                "give the checkpoint that it was exported from"
+            )
+        return config.blocks
+    if weights is not None:
+        return tuple(block.stored(weights, weights) for block in config.blocks)
+    chosen = read_precisions(folder)
+    if chosen is None:
+        return config.blocks
+    return tuple(b.stored(*pair) for b, pair in zip(config.blocks, chosen, strict=True))
+
+
+def _load(
+    folder: Path, config: ModelConfig, device: "torch.device | str", dtype: "torch.dtype | None"
+) -> "Decoder":
     import torch
 
     from fretsaw.checkpoint import shards
     from fretsaw.model.decoder import Decoder
 
-    config = read_config(folder)
     with torch.device("meta"):
         decoder = Decoder(config)
     stored = shards.read_headers(folder)
@@ -159,10 +220,11 @@ def load(
         del stored["lm_head.weight"]
     shapes = {name: tuple(weight.shape) for name, weight in decoder.state_dict().items()}
     _check_names_and_shapes(folder, shapes, {name: entry.shape for name, entry in stored.items()})
-    weights = {}
-    for name, tensor in shards.read_tensors(stored):
-        weights[name] = tensor.to(device, dtype or torch.float32, copy=True)
-        if not torch.isfinite(weights[name]).all():
+    weights, kept_as = {}, {name: buffer.dtype for name, buffer in decoder.named_buffers()}
+    for name, tensor in shards.read_tensors(stored, kept_as):
+        kept = kept_as.get(name, dtype or torch.float32)
+        weights[name] = tensor.to(device, kept, copy=True)
+        if not torch.isfinite(weights[name].float() if kept.itemsize == 1 else weights[name]).all():
             raise ValueError(
                 f"{folder}: {name} holds NaN or infinite values as {weights[name].dtype}; "
                 "the checkpoint is damaged, download or train it again"
@@ -194,6 +256,24 @@ def read_layers(folder: Path) -> Layers | None:
 def write_layers(folder: Path, layers: Layers) -> None:
     """Say beside a checkpoint where its layers stand."""
     write_json(folder / LAYERS, {"of": layers.of, "after": list(layers.after)})
+
+
+Precisions = tuple[tuple[Precision, Precision], ...]  # of every layer's attention and FFN
+
+
+def read_precisions(folder: Path) -> Precisions | None:
+    """Return in what a checkpoint's matrices are to be served, None where in full precision."""
+    path = folder / PRECISIONS
+    if not path.is_file():
+        return None
+    return tuple((attention, ffn) for attention, ffn in _read_json(path)["layers"])
+
+
+def write_precisions(folder: Path, blocks: Iterable[BlockConfig]) -> None:
+    """Say beside a checkpoint in what its matrices are to be served, where not in full."""
+    pairs = [[block.attention_precision, block.ffn_precision] for block in blocks]
+    if any(pair != ["full", "full"] for pair in pairs):
+        write_json(folder / PRECISIONS, {"layers": pairs})
 
 
 def check_tokenizer(tokenizer: "Tokenizer", config: ModelConfig) -> None:
@@ -271,9 +351,9 @@ def write(
     """Write a checkpoint into an existing folder, with the tokenizer files of `like`.
 
     A plain Llama where all layers are the same (unless `always_decilm`), else DeciLM with the
-    modeling code it needs. A `tokenizer` that is no longer that of `like` is written in its place;
-    where it is a chat model's, the chat template goes with it, for the mode to be told as `toggle`
-    says.
+    modeling code it needs. The precisions in which `like` is to be served stay those of a network
+    with its layers. A `tokenizer` that is no longer that of `like` is written in its place; where
+    it is a chat model's, the chat template goes with it, for the mode to be told as `toggle` says.
     """
     import torch
 
@@ -282,12 +362,19 @@ def write(
     from fretsaw.checkpoint import shards
 
     config = decoder.config
-    layout = llama if config.is_homogeneous and not always_decilm else decilm
-    raw = layout.config_to_json(config, dtype=dtype)
+    layout = llama if config.in_full.is_homogeneous and not always_decilm else decilm
+    raw = layout.config_to_json(config.in_full, dtype=dtype)
+    if config.is_quantised:
+        raw["quantization_config"] = compressed.quantisation_to_json(config)
+    elif like is not None and (chosen := read_precisions(like)) is not None:
+        pairs = zip(config.blocks, chosen, strict=False)
+        if len(chosen) == config.num_hidden_layers:
+            write_precisions(folder, (block.stored(*pair) for block, pair in pairs))
     require_disk(folder, math.ceil(num_params(config) * BYTES_PER_ELEMENT[dtype] * 1.01))
     write_json(folder / "config.json", raw)
     torch_dtype = getattr(torch, llama.DTYPE_NAMES[dtype])
-    shards.write_tensors(folder, decoder.state_dict(), dtype=torch_dtype)
+    in_8_bits = frozenset(name for name, _ in decoder.named_buffers())
+    shards.write_tensors(folder, decoder.state_dict(), dtype=torch_dtype, as_they_are=in_8_bits)
     if layout is decilm:
         for name in _REMOTE_CODE:
             shutil.copyfile(Path(__file__).with_name(name), folder / name)

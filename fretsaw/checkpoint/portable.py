@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fretsaw.checkpoint.targets import Target, refuse_inexpressible
-from fretsaw.model.config import BlockConfig, ModelConfig
+from fretsaw.model.config import BlockConfig, ModelConfig, Precision
 from fretsaw.model.decoder import Decoder
 
 ATTENTION_NORM, FFN_NORM = "input_layernorm.weight", "post_attention_layernorm.weight"
@@ -29,6 +29,7 @@ class Subblock:
     kind: Literal["gqa", "swiglu", "linear"]
     size: int  # key-value heads of a gqa, width of a swiglu, else 0
     weights: dict[str, Tensor]
+    precision: Precision = "full"
 
 
 Pair = tuple[Subblock | None, Subblock | None]  # a layer: its attention, its FFN
@@ -68,14 +69,16 @@ def subblocks_of(decoder: Decoder) -> list[Subblock]:
     """Return what the layers hold, in the order in which it is added to the hidden state."""
     found = []
     for block, module in zip(decoder.config.blocks, decoder.model.layers, strict=True):
-        weights = {name: weight.detach() for name, weight in module.named_parameters()}
+        weights = module.state_dict()
         of_ffn = {n: w for n, w in weights.items() if n.startswith(("mlp.", FFN_NORM))}
         of_attention = {n: w for n, w in weights.items() if n not in of_ffn}
         if block.attention != "none":
             heads = block.num_key_value_heads
-            found.append(Subblock("attention", block.attention, heads, of_attention))
+            precision = block.attention_precision
+            found.append(Subblock("attention", block.attention, heads, of_attention, precision))
         if block.ffn != "none":
-            found.append(Subblock("ffn", block.ffn, block.intermediate_size, of_ffn))
+            width, precision = block.intermediate_size, block.ffn_precision
+            found.append(Subblock("ffn", block.ffn, width, of_ffn, precision))
     return found
 
 
@@ -161,13 +164,19 @@ def _padded(ffn: Subblock | None, multiple: int) -> Subblock | None:
     if ffn is None or ffn.kind != "swiglu" or ffn.size % multiple == 0:
         return ffn
     more = -ffn.size % multiple
-    weights = {
-        name: F.pad(weight, (0, more) if "down" in name else (0, 0, 0, more))
-        if name.startswith("mlp.")
-        else weight
-        for name, weight in ffn.weights.items()
-    }
+    weights = {name: _widened(name, weight, more) for name, weight in ffn.weights.items()}
     return replace(ffn, size=ffn.size + more, weights=weights)
+
+
+def _widened(name: str, weight: Tensor, more: int) -> Tensor:
+    """Return one of a SwiGLU's tensors with `more` channels of zeros; its norm has none."""
+    is_down, is_scale = "down" in name, name.endswith("scale")
+    if not name.startswith("mlp.") or (is_down and is_scale):
+        return weight
+    if is_scale:
+        return F.pad(weight, (0, 0, 0, more), value=1.0)
+    bits = weight.view(torch.uint8) if weight.dtype == torch.float8_e4m3fn else weight
+    return F.pad(bits, (0, more) if is_down else (0, 0, 0, more)).view(weight.dtype)
 
 
 def _named(layers: Sequence[int]) -> str:
@@ -188,7 +197,8 @@ def _decoder(source: Decoder, layers: Sequence[Pair]) -> Decoder:
     for i, pair in enumerate(layers):
         for subblock in pair:
             for name, weight in subblock.weights.items() if subblock else ():
-                weights[f"model.layers.{i}.{name}"] = weight.to(embeddings)
+                is_kept = weight.itemsize == 1 or name.endswith("scale")
+                weights[f"model.layers.{i}.{name}"] = weight if is_kept else weight.to(embeddings)
     decoder.load_state_dict(weights, assign=True)
     return decoder.requires_grad_(False)
 
@@ -197,12 +207,14 @@ def _block(attention: Subblock | None, ffn: Subblock | None) -> BlockConfig:
     fields: dict = {"attention": "none", "ffn": "none"}
     if attention is not None:
         fields |= {"attention": attention.kind, "num_key_value_heads": attention.size}
+        fields |= {"attention_precision": attention.precision}
     if ffn is not None:
         fields |= {"ffn": ffn.kind, "intermediate_size": ffn.size}
+        fields |= {"ffn_precision": ffn.precision}
     return BlockConfig(**fields)
 
 
 def _is_homogeneous(layers: Sequence[Pair]) -> bool:
-    blocks = {_block(*pair) for pair in layers}
+    blocks = {_block(*pair).stored("full", "full") for pair in layers}
     first = next(iter(blocks))
     return len(blocks) == 1 and first.attention == "gqa" and first.ffn == "swiglu"

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +18,7 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _READABLE = ("F32", "F16", "BF16")
+_CODES = {torch.float8_e4m3fn: "F8_E4M3", torch.int8: "I8"}
 
 
 @dataclass(frozen=True)
@@ -70,17 +72,24 @@ def read_headers(folder: Path) -> dict[str, StoredTensor]:
     return stored
 
 
-def read_tensors(stored: Mapping[str, StoredTensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors file by file, as they are stored; each may be a view of its file."""
+def read_tensors(
+    stored: Mapping[str, StoredTensor], dtypes: Mapping[str, torch.dtype] = MappingProxyType({})
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors file by file, as they are stored; each may be a view of its file.
+
+    Those with 8 bits in `dtypes` must be stored in these, all others in floating point.
+    """
     for file in sorted({entry.file for entry in stored.values()}):
         with _open(file) as opened:
             for name, entry in stored.items():
                 if entry.file != file:
                     continue
-                if entry.dtype not in _READABLE:
+                code = _CODES.get(dtypes.get(name, torch.float32))
+                wanted = _READABLE if code is None else (code,)
+                if entry.dtype not in wanted:
                     raise ValueError(
                         f"{file}: {name} is stored as {entry.dtype}, which is not one of "
-                        f"{', '.join(_READABLE)}; save the checkpoint in bf16 or fp32 first"
+                        f"{', '.join(wanted)}; save the checkpoint in bf16 or fp32 first"
                     )
                 yield name, opened.get_tensor(name)
 
@@ -105,17 +114,19 @@ def write_tensors(
     tensors: Mapping[str, Tensor],
     *,
     dtype: torch.dtype,
+    as_they_are: frozenset[str] = frozenset(),
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
     """Write one file, or shards with an index where one would exceed `max_shard_bytes`.
 
-    Tensors are cast shard by shard, so no more than one shard is held twice. Those that are split
-    over processes are gathered one at a time, in order; the others must take part.
+    Tensors are cast, but for those named `as_they_are`, shard by shard, so no more than one shard
+    is held twice. Those that are split over processes are gathered one at a time, in order; the
+    others must take part.
     """
     shards: list[list[str]] = [[]]
     shard_bytes = total_bytes = 0
     for name, tensor in tensors.items():
-        num_bytes = tensor.numel() * dtype.itemsize
+        num_bytes = tensor.numel() * (tensor if name in as_they_are else dtype).itemsize
         if shards[-1] and shard_bytes + num_bytes > max_shard_bytes:
             shards.append([])
             shard_bytes = 0
@@ -125,7 +136,12 @@ def write_tensors(
     weight_map: dict[str, str] = {}
     for i, names in enumerate(shards, 1):
         file = SINGLE if len(shards) == 1 else f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        cast = {name: _whole(tensors[name]).to("cpu", dtype).contiguous() for name in names}
+        cast = {
+            name: _whole(tensors[name])
+            .to("cpu", None if name in as_they_are else dtype)
+            .contiguous()
+            for name in names
+        }
         save_file(cast, folder / file, metadata={"format": "pt"})
         weight_map.update(dict.fromkeys(names, file))
     if len(shards) > 1:

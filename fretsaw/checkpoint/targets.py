@@ -27,6 +27,7 @@ class Target:
     linear: Literal["refused", "kept", "as_attention"] = "refused"
     takes_any_head_dim: bool = True  # else head_dim must be hidden_size / num_attention_heads
     width_multiple: int = 1  # of the FFN widths of layers that differ
+    takes_8_bits: bool = False  # compressed-tensors
 
 
 PUBLISHED_WIDTHS = 256  # what NVIDIA's dialect can spell
@@ -45,7 +46,7 @@ TARGETS: dict[str, Target] = {
             width_multiple=PUBLISHED_WIDTHS,
         ),
         # Crashes without attention in layer 0; reads both dialects; linear subblocks fail to load.
-        Target(name="vllm", formats=("decilm",), needs_first_attention=True),
+        Target(name="vllm", formats=("decilm",), needs_first_attention=True, takes_8_bits=True),
         # Layer 0 defines the head size; without an FFN it drops the layer's attention without a
         # word, and aborts if the layer is the last. A matrix may stand in an attention's place.
         Target(
@@ -93,7 +94,13 @@ def refuse_inexpressible(config: ModelConfig, target: Target) -> None:
                         "not take and which no attention or SwiGLU equals; export it with "
                         "--target llama.cpp or --target transformers"
                     )
-    is_decilm = target.always_decilm or not config.is_homogeneous
+    if config.is_quantised and not target.takes_8_bits:
+        takers = ", ".join(name for name, one in TARGETS.items() if one.takes_8_bits)
+        raise ValueError(
+            f"weights in 8 bits: {target.name} does not read compressed-tensors; export it with "
+            f"--target {takers}, or with --weights full"
+        )
+    is_decilm = target.always_decilm or not config.in_full.is_homogeneous
     own_head_dim = config.head_dim * config.num_attention_heads != config.hidden_size
     if is_decilm and own_head_dim and not target.takes_any_head_dim:
         raise ValueError(

@@ -1,7 +1,7 @@
 """A decoder's weights as decoding wants them: few large matrices instead of many small ones.
 
 What reads the same input is one matrix: queries, keys and values; gate and up. On a CPU matrices
-are packed; on an accelerator they may be FP8 (`fp8.py`). The values are the decoder's own.
+are packed. They may be in 8 bits: as the decoder stores them, or all of them cast to FP8.
 """
 
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from fretsaw.engine.fp8 import Fp8Matrix
 from fretsaw.model.attention import GroupedQueryAttention
 from fretsaw.model.decoder import Block, Decoder
 from fretsaw.model.ffn import SwiGLU
+from fretsaw.model.linear import QuantisedLinear, product, quantise_rows
 
 PACKED_ROWS = 64  # what the packing is told to expect; it then serves any number well
 
@@ -48,7 +48,24 @@ class Matrix:
         return torch.addmm(x, y, self.weight.t())
 
 
-AnyMatrix = Matrix | Fp8Matrix
+class QuantisedMatrix:
+    """A weight of (out, in) in 8 bits that maps rows of tokens."""
+
+    def __init__(self, codes: Tensor, scales: Float[Tensor, "out 1"]):
+        self.codes, self.scales = codes, scales
+
+    def __call__(self, x: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens out"]:
+        """Return x W^T."""
+        return product(x, self.codes, self.scales)
+
+    def add_to(
+        self, x: Float[Tensor, "tokens out"], y: Float[Tensor, "tokens hidden"]
+    ) -> Float[Tensor, "tokens out"]:
+        """Return x + y W^T."""
+        return x + self(y)
+
+
+AnyMatrix = Matrix | QuantisedMatrix
 
 
 @dataclass(frozen=True)
@@ -92,33 +109,46 @@ class Weights:
 
 
 def prepare(decoder: Decoder, *, fp8: bool = False) -> Weights:
-    """Return the decoder's weights as they are now, laid out for decoding."""
-    kind = Fp8Matrix if fp8 else Matrix
+    """Return the decoder's weights as they are now, laid out for decoding.
+
+    With `fp8` the blocks' matrices are cast to FP8 but for those that are in 8 bits already.
+    """
     blocks = [block for block in decoder.model.layers if isinstance(block, Block)]
     return Weights(
         embed=decoder.model.embed_tokens.weight.detach(),
-        attention=tuple(_attention(block, kind) for block in blocks),
-        ffn=tuple(_ffn(block, kind) for block in blocks),
+        attention=tuple(_attention(block, fp8) for block in blocks),
+        ffn=tuple(_ffn(block, fp8) for block in blocks),
         norm=decoder.model.norm.weight.detach(),
         head=Matrix(decoder.head_weight),
     )
 
 
-def _attention(block: Block, kind: type[AnyMatrix]) -> AttentionWeights | LinearWeights | None:
+def _attention(block: Block, fp8: bool) -> AttentionWeights | LinearWeights | None:
     if not block.has_attention:
         return None
     norm, attention = block.input_layernorm.weight.detach(), block.self_attn
     if not isinstance(attention, GroupedQueryAttention):
-        return LinearWeights(norm, kind(attention.linear_attn.weight))
-    qkv = kind(*(p.weight for p in (attention.q_proj, attention.k_proj, attention.v_proj)))
-    return AttentionWeights(norm, qkv, kind(attention.o_proj.weight))
+        return LinearWeights(norm, _matrix(fp8, attention.linear_attn))
+    qkv = _matrix(fp8, attention.q_proj, attention.k_proj, attention.v_proj)
+    return AttentionWeights(norm, qkv, _matrix(fp8, attention.o_proj))
 
 
-def _ffn(block: Block, kind: type[AnyMatrix]) -> FfnWeights | LinearWeights | None:
+def _ffn(block: Block, fp8: bool) -> FfnWeights | LinearWeights | None:
     if not block.has_ffn:
         return None
     norm, ffn = block.post_attention_layernorm.weight.detach(), block.mlp
     if not isinstance(ffn, SwiGLU):
-        return LinearWeights(norm, kind(ffn.linear_mlp.weight))
-    gate_up = kind(ffn.gate_proj.weight, ffn.up_proj.weight)
-    return FfnWeights(norm, gate_up, kind(ffn.down_proj.weight))
+        return LinearWeights(norm, _matrix(fp8, ffn.linear_mlp))
+    return FfnWeights(norm, _matrix(fp8, ffn.gate_proj, ffn.up_proj), _matrix(fp8, ffn.down_proj))
+
+
+def _matrix(fp8: bool, *modules: nn.Module) -> AnyMatrix:
+    """Return matrices that read the same input as one."""
+    quantised = [module for module in modules if isinstance(module, QuantisedLinear)]
+    if quantised:
+        codes = torch.cat([module.weight for module in quantised])
+        return QuantisedMatrix(codes, torch.cat([module.weight_scale for module in quantised]))
+    weights = [module.weight for module in modules if isinstance(module.weight, Tensor)]
+    if fp8:
+        return QuantisedMatrix(*quantise_rows(torch.cat([w.detach() for w in weights]), "fp8"))
+    return Matrix(*weights)

@@ -36,7 +36,10 @@ def evaluate(settings: EvalSettings, inputs: Mapping[str, Path], run: StageRun) 
     folders = {"child": inputs["model"]}
     if "parent" in inputs:
         folders["parent"] = inputs["parent"]
-    models = {name: checkpoint.load(path, device=run.device) for name, path in folders.items()}
+    weights = None if settings.weights == "auto" else settings.weights
+    models = {"child": checkpoint.load_served(inputs["model"], device=run.device, weights=weights)}
+    if "parent" in inputs:
+        models["parent"] = checkpoint.load_served(inputs["parent"], device=run.device)
     results: dict[str, Any] = {}
     if "corpus" in inputs:
         heldout = inputs["corpus"] / "heldout.npy"

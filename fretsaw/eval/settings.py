@@ -1,6 +1,7 @@
 """Settings of evaluation."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ class EvalSettings:
     """0 is greedy."""
     max_new_tokens: int = 96
     """Tokens of one answer at most."""
+    weights: Literal["auto", "full", "fp8", "int8"] = "auto"
+    """The model's matrices in full precision or in 8 bits; auto: as the search chose."""
 
     def __post_init__(self) -> None:
         if self.samples > 1 and self.temperature == 0:

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from fretsaw.model.config import ModelConfig
+from fretsaw.model.config import ModelConfig, Precision
+from fretsaw.model.linear import linear
 from fretsaw.model.rope import rotate
 
 
@@ -51,15 +52,17 @@ def packed_positions(
 class GroupedQueryAttention(nn.Module):
     """Multi-head attention whose query heads share fewer key-value heads (arXiv 2305.13245)."""
 
-    def __init__(self, config: ModelConfig, num_key_value_heads: int):
+    def __init__(
+        self, config: ModelConfig, num_key_value_heads: int, precision: Precision = "full"
+    ):
         super().__init__()
         hidden, head_dim = config.hidden_size, config.head_dim
         self.num_heads, self.num_key_value_heads = config.num_attention_heads, num_key_value_heads
         self.head_dim = head_dim
-        self.q_proj = nn.Linear(hidden, self.num_heads * head_dim, bias=False)
-        self.k_proj = nn.Linear(hidden, num_key_value_heads * head_dim, bias=False)
-        self.v_proj = nn.Linear(hidden, num_key_value_heads * head_dim, bias=False)
-        self.o_proj = nn.Linear(self.num_heads * head_dim, hidden, bias=False)
+        self.q_proj = linear(hidden, self.num_heads * head_dim, precision)
+        self.k_proj = linear(hidden, num_key_value_heads * head_dim, precision)
+        self.v_proj = linear(hidden, num_key_value_heads * head_dim, precision)
+        self.o_proj = linear(self.num_heads * head_dim, hidden, precision)
 
     def mix(
         self, x: Float[Tensor, "batch seq hidden"], context: AttentionContext
@@ -92,9 +95,9 @@ class GroupedQueryAttention(nn.Module):
 class LinearMixer(nn.Module):
     """One matrix in place of attention: every token attends to itself alone (Puzzle)."""
 
-    def __init__(self, hidden_size: int):
+    def __init__(self, hidden_size: int, precision: Precision = "full"):
         super().__init__()
-        self.linear_attn = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.linear_attn = linear(hidden_size, hidden_size, precision)
 
     def forward(
         self, x: Float[Tensor, "batch seq hidden"], context: AttentionContext

@@ -6,14 +6,16 @@ field names are those of Hugging Face's Llama; the per-layer shapes are what Lla
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 AttentionKind = Literal["gqa", "linear", "none"]
 FfnKind = Literal["swiglu", "linear", "none"]
+Precision = Literal["full", "fp8", "int8"]  # of a subblock's matrices; full: the network's own
 
-_ATTENTION_NAME = re.compile(r"gqa(\d+)|attn_linear|attn_none")
-_FFN_NAME = re.compile(r"ffn(\d+)|ffn_linear|ffn_none")
+_PRECISION = r"(?:@(fp8|int8))?"
+_ATTENTION_NAME = re.compile(rf"attn_none|(?:gqa(\d+)|attn_linear){_PRECISION}")
+_FFN_NAME = re.compile(rf"ffn_none|(?:ffn(\d+)|ffn_linear){_PRECISION}")
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class BlockConfig:
     num_key_value_heads: int = 0  # only with attention="gqa"
     ffn: FfnKind = "swiglu"
     intermediate_size: int = 0  # only with ffn="swiglu"
+    attention_precision: Precision = "full"
+    ffn_precision: Precision = "full"
 
     def __post_init__(self) -> None:
         if (self.attention == "gqa") != (self.num_key_value_heads > 0):
@@ -36,37 +40,56 @@ class BlockConfig:
                 f"block: ffn {self.ffn!r} with intermediate_size {self.intermediate_size}; "
                 "a SwiGLU needs a positive width, the other kinds take none"
             )
+        for kind, precision in (
+            (self.attention, self.attention_precision),
+            (self.ffn, self.ffn_precision),
+        ):
+            if kind == "none" and precision != "full":
+                raise ValueError(f"block: nothing in {precision}; what is absent has no precision")
 
     @classmethod
     def from_names(cls, attention: str, ffn: str) -> "BlockConfig":
-        """Build from alternatives' names: `gqa4`, `attn_linear`, `attn_none`; `ffn384`, ..."""
+        """Build from alternatives' names: `gqa4`, `attn_linear`, `attn_none`; `ffn384@fp8`, ..."""
         a, f = _ATTENTION_NAME.fullmatch(attention), _FFN_NAME.fullmatch(ffn)
         if a is None:
             raise ValueError(
-                f"{attention!r} names no attention; use gqa<kv>, attn_linear, attn_none"
+                f"{attention!r} names no attention; use gqa<kv>, attn_linear or attn_none, the "
+                "first two with @fp8 or @int8 after it if wanted"
             )
         if f is None:
-            raise ValueError(f"{ffn!r} names no FFN; use ffn<width>, ffn_linear or ffn_none")
+            raise ValueError(
+                f"{ffn!r} names no FFN; use ffn<width>, ffn_linear or ffn_none, the first two with "
+                "@fp8 or @int8 after it if wanted"
+            )
         return cls(
-            attention="gqa" if a[1] else "linear" if attention == "attn_linear" else "none",
+            attention="gqa" if a[1] else "none" if attention == "attn_none" else "linear",
             num_key_value_heads=int(a[1] or 0),
-            ffn="swiglu" if f[1] else "linear" if ffn == "ffn_linear" else "none",
+            ffn="swiglu" if f[1] else "none" if ffn == "ffn_none" else "linear",
             intermediate_size=int(f[1] or 0),
+            attention_precision=a[2] or "full",  # type: ignore[arg-type]
+            ffn_precision=f[2] or "full",  # type: ignore[arg-type]
+        )
+
+    def stored(self, attention: Precision, ffn: Precision) -> "BlockConfig":
+        """Return the block with its subblocks' matrices in these precisions, as far as they are."""
+        return replace(
+            self,
+            attention_precision="full" if self.attention == "none" else attention,
+            ffn_precision="full" if self.ffn == "none" else ffn,
         )
 
     @property
     def attention_name(self) -> str:
-        """The name of the attention alternative, such as `gqa4`."""
-        return (
-            f"gqa{self.num_key_value_heads}"
-            if self.attention == "gqa"
-            else f"attn_{self.attention}"
-        )
+        """The name of the attention alternative, such as `gqa4`, or `gqa4@fp8` in 8 bits."""
+        is_full = self.attention == "gqa"
+        name = f"gqa{self.num_key_value_heads}" if is_full else f"attn_{self.attention}"
+        return in_precision(name, self.attention_precision)
 
     @property
     def ffn_name(self) -> str:
-        """The name of the FFN alternative, such as `ffn384`."""
-        return f"ffn{self.intermediate_size}" if self.ffn == "swiglu" else f"ffn_{self.ffn}"
+        """The name of the FFN alternative, such as `ffn384`, or `ffn384@int8` in 8 bits."""
+        name = f"ffn{self.intermediate_size}" if self.ffn == "swiglu" else f"ffn_{self.ffn}"
+        return in_precision(name, self.ffn_precision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +154,28 @@ class ModelConfig:
         first = self.blocks[0]
         plain = first.attention == "gqa" and first.ffn == "swiglu"
         return plain and all(block == first for block in self.blocks)
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether any matrix is in 8 bits."""
+        return any(
+            (b.attention_precision, b.ffn_precision) != ("full", "full") for b in self.blocks
+        )
+
+    @property
+    def in_full(self) -> "ModelConfig":
+        """The same network with every matrix in full precision."""
+        return replace(self, blocks=tuple(block.stored("full", "full") for block in self.blocks))
+
+
+def in_precision(name: str, precision: Precision) -> str:
+    """Return an alternative's name with its precision, where that is not full."""
+    return name if precision == "full" else f"{name}@{precision}"
+
+
+def without_precision(name: str) -> str:
+    """Return an alternative's name as it is in full precision."""
+    return name.partition("@")[0]
 
 
 def blocks_from_names(choices: Iterable[tuple[str, str]]) -> tuple[BlockConfig, ...]:

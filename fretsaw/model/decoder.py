@@ -34,16 +34,16 @@ class Block(nn.Module):
         if block.attention != "none":
             self.input_layernorm = nn.RMSNorm(hidden, eps)
             self.self_attn = (
-                GroupedQueryAttention(config, block.num_key_value_heads)
+                GroupedQueryAttention(config, block.num_key_value_heads, block.attention_precision)
                 if block.attention == "gqa"
-                else LinearMixer(hidden)
+                else LinearMixer(hidden, block.attention_precision)
             )
         if block.ffn != "none":
             self.post_attention_layernorm = nn.RMSNorm(hidden, eps)
             self.mlp = (
-                SwiGLU(hidden, block.intermediate_size)
+                SwiGLU(hidden, block.intermediate_size, block.ffn_precision)
                 if block.ffn == "swiglu"
-                else LinearFfn(hidden)
+                else LinearFfn(hidden, block.ffn_precision)
             )
         self.has_attention, self.has_ffn = block.attention != "none", block.ffn != "none"
 

@@ -6,9 +6,10 @@ additions are left out, as is usual. Tied embeddings are counted once.
 
 from dataclasses import dataclass
 
-from fretsaw.model.config import BlockConfig, ModelConfig
+from fretsaw.model.config import BlockConfig, ModelConfig, Precision
 
 BYTES_PER_ELEMENT = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
+SCALE_BYTES = 4  # of a row in 8 bits
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,30 @@ def block_params(config: ModelConfig, block: BlockConfig) -> Subblocks:
     attention = {"gqa": h + 2 * h * q + 2 * h * kv, "linear": h + h * h, "none": 0}
     ffn = {"swiglu": h + 3 * h * block.intermediate_size, "linear": h + h * h, "none": 0}
     return Subblocks(attention[block.attention], ffn[block.ffn])
+
+
+def block_bytes(config: ModelConfig, block: BlockConfig, dtype: str = "bf16") -> Subblocks:
+    """Bytes of one block's weights: norms in `dtype`, and matrices too where not in 8 bits.
+
+    A row in 8 bits has a scale in float32.
+    """
+    params, h = block_params(config, block), config.hidden_size
+    q, kv = config.num_attention_heads * config.head_dim, block.num_key_value_heads
+    rows = Subblocks(
+        {"gqa": q + 2 * kv * config.head_dim + h, "linear": h, "none": 0}[block.attention],
+        {"swiglu": 2 * block.intermediate_size + h, "linear": h, "none": 0}[block.ffn],
+    )
+    width = BYTES_PER_ELEMENT[dtype]
+
+    def stored(params: float, rows: float, precision: Precision) -> float:
+        if precision == "full":
+            return params * width
+        return h * width + (params - h) * BYTES_PER_ELEMENT[precision] + rows * SCALE_BYTES
+
+    return Subblocks(
+        stored(params.attention, rows.attention, block.attention_precision),
+        stored(params.ffn, rows.ffn, block.ffn_precision),
+    )
 
 
 def embedding_params(config: ModelConfig) -> int:

@@ -7,7 +7,7 @@ states, which is not what counts in the end; it stays only where it lowers the K
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from fretsaw.data import loader
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Block, Decoder
+from fretsaw.model.quantised import quantised_block
 from fretsaw.puzzle import repair
 from fretsaw.puzzle.library import Trained, alternative
 from fretsaw.puzzle.replay import KINDS, Frontier, Replay, Subblock, subblock
@@ -174,6 +175,24 @@ def make_change(
         refits.append(trial.append(blocks[layer], KINDS[half], wanted))
         moves.append(subblock(blocks[layer], KINDS[half]))
     return Change(blocks, shapes, moves, refits)
+
+
+def quantised_change(change: Change, names: Sequence[str], at: int, config: ModelConfig) -> Change:
+    """Return the change with the subblocks from number `at` on in the precisions of `names`."""
+    if all("@" not in name for name in names):
+        return change
+    blocks, shapes, moves = {**change.blocks}, {**change.shapes}, [*change.subblocks]
+    for layer in sorted({(at + number) // 2 for number in range(len(names))}):
+        pair = list(names_of(shapes[layer]))
+        for number, name in enumerate(names, at):
+            if number // 2 == layer:
+                pair[number % 2] = name
+        shapes[layer] = BlockConfig.from_names(*pair)
+        blocks[layer] = quantised_block(blocks[layer], config, shapes[layer])
+    for number in range(len(names)):
+        layer, half = divmod(at + number, 2)
+        moves[number] = subblock(blocks[layer], KINDS[half])
+    return replace(change, blocks=blocks, shapes=shapes, subblocks=moves)
 
 
 def names_of(block: BlockConfig) -> tuple[str, str]:

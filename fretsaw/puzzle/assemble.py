@@ -1,4 +1,4 @@
-"""The assemble stage: a solution becomes a checkpoint, repaired in sequence.
+"""The assemble stage: a solution becomes a checkpoint, repaired in sequence, in full precision.
 
 Layer by layer, with the child's own activations as input and the parent's state after the same
 subblock as target, every subblock's last matrix is refitted in closed form. So each layer also
@@ -46,7 +46,8 @@ def assemble(
             f"{config.num_hidden_layers}; give a search of this parent's scores"
         )
     sort_parent(parent, read_orders(inputs["ranking"], config.num_hidden_layers))
-    child_config = replace(config, blocks=blocks_from_names(map(tuple, choices)))
+    served = replace(config, blocks=blocks_from_names(map(tuple, choices)))
+    child_config = served.in_full
 
     calibration = calibrate(parent, inputs["corpus"], settings.tokens, settings.seq_len, BATCH_ROWS)
     run.progress.start("assembling", config.num_hidden_layers, unit="layer")
@@ -63,6 +64,7 @@ def assemble(
         run.step(len(blocks), {"error": row["error"]})
     child = parent.with_blocks(child_config, blocks)
     checkpoint.write(child, run.folder, like=inputs["parent"])
+    checkpoint.write_precisions(run.folder, served.blocks)
     write_json(run.folder / "repairs.json", repairs)
     return {"score": solutions[settings.solution]["score"], "error": repairs[-1]["error"]}
 

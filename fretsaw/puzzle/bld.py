@@ -8,7 +8,7 @@ FFN of a layer together. A layer is a task of its own: a pure function of (paren
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.checkpoint.llama import DTYPE_NAMES
 from fretsaw.distributed.fanout import Tell, fan_out
 from fretsaw.model.attention import AttentionContext
-from fretsaw.model.config import BlockConfig, ModelConfig
+from fretsaw.model.config import BlockConfig, ModelConfig, without_precision
 from fretsaw.model.decoder import Block, Decoder
 from fretsaw.puzzle.library import Trained, alternative, pair_name, sort_parent
 from fretsaw.puzzle.nested import Nested, Pairs, num_units, output_name
@@ -109,7 +109,8 @@ def bld(settings: BldSettings, inputs: Mapping[str, Path], run: StageRun) -> dic
 
 def decoupled(config: ModelConfig, settings: BldSettings, layer: int) -> list[Candidate]:
     """Return a layer's alternatives that have weights, each beside the parent's other half."""
-    attention, ffn = layer_alternatives(config.blocks[layer], settings.space)
+    space = replace(settings.space, precisions=())  # trained in full, and rounded after
+    attention, ffn = layer_alternatives(config.blocks[layer], space)
     return [
         Candidate(name, "attention", BlockConfig.from_names(name, ffn[0]))
         for name in attention[1:]
@@ -135,7 +136,7 @@ def coupled(config: ModelConfig, search: Path, *, cross: bool) -> list[list[Cand
         )
     found = []
     for layer, block in enumerate(config.blocks):
-        pairs = {tuple(solution["choices"][layer]) for solution in solutions}
+        pairs = {tuple(map(without_precision, s["choices"][layer])) for s in solutions}
         if cross:
             pairs = {(a, f) for a, _ in pairs for _, f in pairs}
         pairs -= {(block.attention_name, block.ffn_name), ("attn_none", "ffn_none")}

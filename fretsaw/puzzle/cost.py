@@ -15,6 +15,7 @@ from fretsaw.artifact import write_json
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.hardware import find_device
 from fretsaw.model.config import ModelConfig
+from fretsaw.model.size import BYTES_PER_ELEMENT
 from fretsaw.progress import say
 from fretsaw.puzzle import additive, probes
 from fretsaw.puzzle.benched import Benched, check_benched
@@ -41,6 +42,11 @@ def cost(settings: CostSettings, inputs: Mapping[str, Path], run: StageRun) -> d
     scenarios = parse_scenarios(settings.scenario)
     for scenario in scenarios:
         scenario.check_context(config.max_position_embeddings)
+        if settings.space.precisions and BYTES_PER_ELEMENT[scenario.dtype] == 1:
+            raise ValueError(
+                f"scenario: dtype={scenario.dtype} has every matrix in 8 bits, so the space has no "
+                f"choice of {' or '.join(settings.space.precisions)}; leave one of them out"
+            )
     is_shared = bool(run.workers.ray) or run.workers.workers > 1
     if is_shared and settings.engine != "embedded":
         raise ValueError(

@@ -94,11 +94,13 @@ class Deployed:
         import torch
 
         from fretsaw.model.decoder import Decoder
+        from fretsaw.model.quantised import quantised
 
         path = self._folder / f"{self._names.index(name):02d}-{name.replace(' ', '-')}"
         if not (path / "config.json").is_file():
             torch.manual_seed(0)
-            decoder = Decoder(replace(self._config, blocks=tuple(blocks))).requires_grad_(False)
+            config = replace(self._config, blocks=tuple(blocks))
+            decoder = quantised(Decoder(config.in_full).requires_grad_(False), config.blocks)
             self._folder.mkdir(exist_ok=True)
             checkpoint.save(decoder, path, like=self._parent, dtype=self._dtype)
         return path

@@ -21,7 +21,7 @@ from fretsaw.checkpoint.llama import DTYPE_NAMES
 from fretsaw.distributed.fanout import fan_out
 from fretsaw.engine.memory import free_beside
 from fretsaw.engine.timing import torch_dtype
-from fretsaw.model.config import BlockConfig, ModelConfig
+from fretsaw.model.config import BlockConfig, ModelConfig, Precision, without_precision
 from fretsaw.model.decoder import Decoder
 from fretsaw.progress import say
 from fretsaw.puzzle.alternatives import Refit
@@ -41,6 +41,7 @@ from fretsaw.puzzle.runs import (
     check_groups,
     find_runs,
     fused_shape,
+    layers_left,
     layers_of,
 )
 from fretsaw.puzzle.scoreboard import Scoreboard
@@ -117,6 +118,7 @@ def fuse(settings: FuseSettings, inputs: Mapping[str, Path], run: StageRun) -> d
     num_layers = len(config.blocks)
     stood = layers_of(num_layers, chosen.groups, keeps_layers=settings.keep_layers)
     write_layers(run.folder, stood, inputs["model"], num_layers)
+    write_precisions(run.folder, inputs["model"], fused.config, chosen.groups)
     measured = {"kl": kl.mean().item(), "stderr": kl.std().item() / len(kl) ** 0.5}
     repairs = [asdict(refit) if refit else None for refit in refits]
     write_json(
@@ -164,7 +166,7 @@ def as_searched(settings: FuseSettings, search: Path, config: ModelConfig) -> Fu
         )
     own = [[block.attention_name, block.ffn_name] for block in config.blocks]
     for solution in json.loads((search / "solutions.json").read_text()):
-        if solution["choices"] == own:
+        if [list(map(without_precision, pair)) for pair in solution["choices"]] == own:
             return replace(settings, groups=tuple(solution.get("fused", ())))
     raise ValueError(
         f"fuse: the model is none of the solutions of {search}; give the search that it was "
@@ -354,6 +356,25 @@ def write_layers(folder: Path, stood: list[int], model: Path, num_layers: int) -
     after = tuple(before.after[i] if before else i for i in stood)
     of = before.of if before else num_layers
     checkpoint.write_layers(folder, checkpoint.Layers(of, after))
+
+
+def write_precisions(
+    folder: Path, model: Path, fused: ModelConfig, groups: Sequence[Group]
+) -> None:
+    """Say in what the layers that are left are to be served; a fused FFN in what all of it was."""
+    before = checkpoint.read_precisions(model)
+    if before is None:
+        return
+    pairs = list(before)
+    for group in groups:
+        ffns = {before[i][1] for i in group.layers}
+        together: Precision = before[group.first][1] if len(ffns) == 1 else "full"
+        pairs[group.first] = (before[group.first][0], together)
+    if len(fused.blocks) < len(pairs):
+        pairs = [pairs[i] for i in layers_left(len(pairs), groups)]
+    checkpoint.write_precisions(
+        folder, (block.stored(*pair) for block, pair in zip(fused.blocks, pairs, strict=True))
+    )
 
 
 def write_dependency(

@@ -110,8 +110,9 @@ def alternative(
 ) -> Block:
     """Return `build_block` with trained weights in it: the pair's, else each subblock's own.
 
-    What was not trained keeps the weights that come from the parent.
+    What was not trained keeps the weights that come from the parent. All is in full precision.
     """
+    wanted = wanted.stored("full", "full")
     block = build_block(parent, config, wanted, layer)
     names = wanted.attention_name, wanted.ffn_name
     for name in (pair,) if (pair := pair_name(*names)) in trained else names:

@@ -7,7 +7,13 @@ Standard library only.
 from dataclasses import replace
 
 from fretsaw.model.config import BlockConfig, ModelConfig
-from fretsaw.model.size import BYTES_PER_ELEMENT, block_kv_bytes, block_params, embedding_params
+from fretsaw.model.size import (
+    BYTES_PER_ELEMENT,
+    block_bytes,
+    block_kv_bytes,
+    block_params,
+    embedding_params,
+)
 from fretsaw.puzzle.probes import subblock
 from fretsaw.scenario import MIB, Scenario
 
@@ -56,7 +62,7 @@ def memory_costs(
     whole = subblock(name)
     local, block = share(config, whole, count)
     cached = scenario.batch * (scenario.prompt_tokens + scenario.output_tokens)
-    local_bytes = held_params(local, block, count) * BYTES_PER_ELEMENT[scenario.dtype]
+    local_bytes = held_bytes(local, block, scenario.dtype, count)
     local_bytes += block_kv_bytes(local, block, scenario.dtype) * cached
     return {"memory_mib": count * local_bytes / MIB, "params": block_params(config, whole).total}
 
@@ -67,8 +73,9 @@ def fixed_memory(config: ModelConfig, scenario: Scenario) -> dict[str, float]:
     return {"memory_mib": params * BYTES_PER_ELEMENT[scenario.dtype] / MIB, "params": params}
 
 
-def held_params(local: ModelConfig, block: BlockConfig, count: int) -> float:
-    """Return the parameters one device holds: its share of the matrices, and the norm."""
-    params, hidden = block_params(local, block).total, local.hidden_size
+def held_bytes(local: ModelConfig, block: BlockConfig, dtype: str, count: int) -> float:
+    """Return the bytes of weights one device holds: its share of the matrices, and the norm."""
+    num_bytes = block_bytes(local, block, dtype).total
+    norm_bytes = local.hidden_size * BYTES_PER_ELEMENT[dtype]
     is_linear = "linear" in (block.attention, block.ffn)
-    return (params - hidden) / count + hidden if is_linear else params
+    return (num_bytes - norm_bytes) / count + norm_bytes if is_linear else num_bytes

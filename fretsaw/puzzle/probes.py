@@ -38,9 +38,17 @@ def stacks(config: ModelConfig, names: Iterable[str], layers: int) -> dict[str, 
         replace(
             own,
             **(
-                {"ffn": b.ffn, "intermediate_size": b.intermediate_size}
+                {
+                    "ffn": b.ffn,
+                    "intermediate_size": b.intermediate_size,
+                    "ffn_precision": b.ffn_precision,
+                }
                 if name.startswith("ffn")
-                else {"attention": b.attention, "num_key_value_heads": b.num_key_value_heads}
+                else {
+                    "attention": b.attention,
+                    "num_key_value_heads": b.num_key_value_heads,
+                    "attention_precision": b.attention_precision,
+                }
             ),
         )
         for name in names

@@ -21,7 +21,7 @@ from fretsaw.model.size import (
     block_params,
     head_flops,
 )
-from fretsaw.puzzle.memory import fixed_memory, held_params, memory_costs, share
+from fretsaw.puzzle.memory import fixed_memory, held_bytes, memory_costs, share
 from fretsaw.puzzle.probes import subblock
 from fretsaw.puzzle.table import Alternative, Table
 from fretsaw.scenario import Scenario
@@ -85,17 +85,26 @@ def roofline_costs(
     device = find_device(scenario.device)
     chosen = constants or Constants.of(device)
 
-    def milliseconds(work: Work) -> float:
-        return 1e3 * seconds(work, device, scenario.dtype, chosen)
+    def milliseconds(work: Work, dtype: str = scenario.dtype) -> float:
+        return 1e3 * seconds(work, device, dtype, chosen)
 
     fixed = {phase: milliseconds(fixed_work(config, scenario, phase)) for phase in PHASES}
     alternatives = {}
     for name in names:
+        dtype = _multiplied(name, scenario.dtype)
         times = {
-            phase: milliseconds(subblock_work(config, name, scenario, phase)) for phase in PHASES
+            phase: milliseconds(subblock_work(config, name, scenario, phase), dtype)
+            for phase in PHASES
         }
         alternatives[name] = times | memory_costs(config, name, scenario, device.count)
     return fixed | fixed_memory(config, scenario), alternatives
+
+
+def _multiplied(name: str, dtype: str) -> str:
+    """Return the format in which an alternative's matrices are multiplied."""
+    block = subblock(name)
+    stored = {block.attention_precision, block.ffn_precision} - {"full"}
+    return stored.pop() if stored else dtype
 
 
 def network_ms(
@@ -146,7 +155,6 @@ def subblock_work(config: ModelConfig, name: str, scenario: Scenario, phase: str
     count = find_device(scenario.device).count
     local, block = share(config, subblock(name), count)
     tokens, context, kv_tokens, num_passes = _pass(scenario, phase)
-    weights = held_params(local, block, count)
     flops = block_flops(local, block, context=context).total
     if "linear" in name:
         flops /= count
@@ -154,7 +162,7 @@ def subblock_work(config: ModelConfig, name: str, scenario: Scenario, phase: str
     kv_bytes = block_kv_bytes(local, block, scenario.dtype)
     return Work(
         flops=tokens * flops,
-        moved_bytes=weights * width + kv_tokens * kv_bytes,
+        moved_bytes=held_bytes(local, block, scenario.dtype, count) + kv_tokens * kv_bytes,
         launches=LAUNCHES["ffn" if name.startswith("ffn") else "attention"],
         all_reduces=float(count > 1),
         reduced_bytes=tokens * config.hidden_size * width,

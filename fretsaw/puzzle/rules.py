@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from fretsaw.checkpoint.targets import TARGETS
+from fretsaw.model.config import without_precision
 from fretsaw.puzzle.space import granularity
 from fretsaw.puzzle.table import Alternative, Table
 
-_SIZED = re.compile(r"(gqa|ffn)(\d+)")
+_SIZED = re.compile(r"(gqa|ffn)(\d+)(@\w+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,7 @@ class Rules:
     first_attention: bool = True
     ffns: bool = False  # every layer needs one
     linear: bool = True
+    in_8_bits: bool = True
     width_multiple: int = 1
     pads: bool = True  # whether exporting pads widths with zeros
     tensor_parallel: int = 1
@@ -35,8 +37,10 @@ class Rules:
         for part in name.split("+"):
             if self.ffns and part == "ffn_none":
                 return "a layer without an FFN"
-            if not self.linear and part in ("attn_linear", "ffn_linear"):
+            if not self.linear and without_precision(part) in ("attn_linear", "ffn_linear"):
                 return "a linear subblock"
+            if not self.in_8_bits and "@" in part:
+                return "matrices in 8 bits"
             sized = _SIZED.fullmatch(part)
             if sized is None:
                 continue
@@ -69,6 +73,7 @@ def rules_of(engine: str, tensor_parallel: int = 1) -> Rules:
         first_attention=target.needs_first_attention,
         ffns=target.needs_ffns,
         linear=target.linear != "refused",
+        in_8_bits=target.takes_8_bits,
         width_multiple=target.width_multiple,
         pads=not target.keeps_layout,
         tensor_parallel=tensor_parallel,

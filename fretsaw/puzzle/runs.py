@@ -98,13 +98,14 @@ def layers_of(num_layers: int, groups: Sequence[Group], *, keeps_layers: bool) -
     stay, empty.
     """
     last = {i: group.last for group in groups for i in group.layers}
-    if keeps_layers:
-        return [last.get(i, i) for i in range(num_layers)]
-    return [last.get(i, i) for i in range(num_layers) if i not in last or _is_first(i, groups)]
+    left = range(num_layers) if keeps_layers else layers_left(num_layers, groups)
+    return [last.get(i, i) for i in left]
 
 
-def _is_first(i: int, groups: Sequence[Group]) -> bool:
-    return any(i == group.first for group in groups)
+def layers_left(num_layers: int, groups: Sequence[Group]) -> list[int]:
+    """Return the layers that are there still when those that fusing frees are dropped."""
+    freed = {i for group in groups for i in group.layers[1:]}
+    return [i for i in range(num_layers) if i not in freed]
 
 
 def fused_config(

@@ -20,7 +20,7 @@ from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.distributed.fanout import MapTasks, fan_out
 from fretsaw.engine.memory import free_beside
 from fretsaw.model.config import BlockConfig, ModelConfig
-from fretsaw.model.size import block_params
+from fretsaw.model.size import block_bytes
 from fretsaw.progress import say
 from fretsaw.puzzle.alternatives import names_of
 from fretsaw.puzzle.repair import widest
@@ -263,7 +263,7 @@ def _warn(layers: list[dict]) -> None:
     doubts = []
     for i, layer in enumerate(layers):
         for entries in layer.values():
-            sized = [(n, e) for n, e in entries.items() if n[-1].isdigit() and "+" not in n]
+            sized = [(n, e) for n, e in entries.items() if n[-1].isdigit() and not {*"+@"} & {*n}]
             for (name, larger), (smaller_name, smaller) in itertools.pairwise(sized):
                 noise = (larger["stderr"] ** 2 + smaller["stderr"] ** 2) ** 0.5
                 if larger["score"] - smaller["score"] > 3 * noise + 1e-4:
@@ -290,7 +290,7 @@ def _rows_of(board: Scoreboard, config: ModelConfig, settings: ScoreSettings) ->
 def _costs(
     config: ModelConfig, settings: ScoreSettings, inputs: Mapping[str, Path]
 ) -> dict[str, float]:
-    """Return a cost by name: measured decode time where there is a table, else parameters."""
+    """Return a cost by name: measured decode time where there is a table, else bytes."""
     if "costs" in inputs:
         table = json.loads((inputs["costs"] / "costs.json").read_text())
         return {name: entry["decode_ms"] for name, entry in table["alternatives"].items()}
@@ -298,8 +298,8 @@ def _costs(
     for block in config.blocks:
         attention, ffn = layer_alternatives(block, settings.space)
         costs |= {
-            a: block_params(config, BlockConfig.from_names(a, "ffn_none")).attention
+            a: block_bytes(config, BlockConfig.from_names(a, "ffn_none")).attention
             for a in attention
         }
-        costs |= {f: block_params(config, BlockConfig.from_names("attn_none", f)).ffn for f in ffn}
+        costs |= {f: block_bytes(config, BlockConfig.from_names("attn_none", f)).ffn for f in ffn}
     return costs

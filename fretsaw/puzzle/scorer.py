@@ -12,7 +12,14 @@ from torch import Tensor
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
 from fretsaw.distributed.fanout import Tell
-from fretsaw.puzzle.alternatives import Trial, calibrate, make_change
+from fretsaw.model.config import without_precision
+from fretsaw.puzzle.alternatives import (
+    Change,
+    Trial,
+    calibrate,
+    make_change,
+    quantised_change,
+)
 from fretsaw.puzzle.exam import Exam
 from fretsaw.puzzle.fusion import fuse_blocks
 from fretsaw.puzzle.library import Trained, sort_parent
@@ -58,6 +65,7 @@ class Scorer:
         self.exam = None
         if settings.metric == "accuracy":
             self.exam = Exam(self.parent, inputs["parent"], settings, inputs.get("problems"), seed)
+        self.made: tuple[tuple, Change] | None = None  # the last change in full precision
         self.rows: tuple[int, int] | None = None
         self.layer = -1
         self.trained: Trained = {}  # of that layer
@@ -66,23 +74,30 @@ class Scorer:
     def __call__(self, task: Task, tell: Tell) -> dict[str, Any]:
         """Return an alternative's `figures` by name, lists over rows, and its own `repair`."""
         self._stand_before(task)
-        settings = self.settings
         if (span := span_of(task.names)) is not None:
             return self._fused(span)
-        change = make_change(
-            self.parent,
-            task.names,
-            self.calibration,
-            ahead=settings.ahead,
-            repair=settings.repair_tokens > 0,
-            trained=self.trained,
-        )
+        change = quantised_change(self._full(task), task.names, task.at, self.parent.config)
         states = self.replay.frontier.after(change.subblocks)
         figures = self.replay.figures(states, task.at + len(change.subblocks)).as_lists()
         if self.exam is not None and task.rows[0] == 0:
             figures["accuracy"] = self.exam.lost(change).tolist()
         own = change.refits[0]
         return {"repair": asdict(own) if own else None, "figures": figures}
+
+    def _full(self, task: Task) -> Change:
+        """Return the change in full precision; it is made once for all precisions of its names."""
+        names, settings = tuple(map(without_precision, task.names)), self.settings
+        if self.made is None or self.made[0] != (task.rows, task.at, names):
+            change = make_change(
+                self.parent,
+                names,
+                self.calibration,
+                ahead=settings.ahead,
+                repair=settings.repair_tokens > 0,
+                trained=self.trained,
+            )
+            self.made = (task.rows, task.at, names), change
+        return self.made[1]
 
     def _fused(self, span: Group) -> dict[str, Any]:
         """Return how much further the parent moves where these FFNs are fused, than where only the

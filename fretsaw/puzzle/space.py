@@ -1,10 +1,11 @@
 """The search space: which alternatives each subblock of a parent has. Standard library only.
 
 Puzzle's (arXiv 2411.19146): attention with fewer key-value heads, a single matrix, or nothing; an
-FFN of less width, a single matrix, or nothing. A subblock's own shape always comes first.
+FFN of less width, a single matrix, or nothing; each of them in 8 bits too, if wanted. A subblock's
+own shape always comes first.
 """
 
-from fretsaw.model.config import BlockConfig, ModelConfig
+from fretsaw.model.config import BlockConfig, ModelConfig, Precision, in_precision
 from fretsaw.puzzle.settings import SpaceSettings
 
 
@@ -25,7 +26,16 @@ def layer_alternatives(
         attention.append("attn_none")
     if space.none and block.ffn != "none":
         ffn.append("ffn_none")
-    return tuple(attention), tuple(ffn)
+    precisions: tuple[Precision, ...] = ("full", *space.precisions)
+
+    def stored(names: list[str]) -> tuple[str, ...]:
+        return tuple(
+            in_precision(name, precision)
+            for name in names
+            for precision in (precisions if not name.endswith("_none") else precisions[:1])
+        )
+
+    return stored(attention), stored(ffn)
 
 
 def default_alternatives(

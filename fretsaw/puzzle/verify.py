@@ -22,6 +22,7 @@ from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
 from fretsaw.model.config import blocks_from_names
 from fretsaw.model.decoder import Decoder
+from fretsaw.model.quantised import quantised
 from fretsaw.progress import say
 from fretsaw.puzzle.alternatives import calibrate, names_of
 from fretsaw.puzzle.assemble import build_child
@@ -177,9 +178,11 @@ def measure(
         parent, inputs["corpus"], settings.repair_tokens, settings.seq_len, settings.batch_rows
     )
     library = inputs.get("library")
-    built = build_child(parent, config.blocks, calibration, repair=True, library=library)
-    decoder = parent.with_blocks(config, [block for block, _ in built])
-    return Replay(parent, windows, settings.batch_rows).figures_of(decoder).kl
+    blocks = config.in_full.blocks
+    built = build_child(parent, blocks, calibration, repair=True, library=library)
+    decoder = parent.with_blocks(config.in_full, [block for block, _ in built])
+    served = quantised(decoder, config.blocks)
+    return Replay(parent, windows, settings.batch_rows).figures_of(served).kl
 
 
 def corrected_table(table: Table, fit: Interaction) -> Table:

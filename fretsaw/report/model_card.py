@@ -17,7 +17,7 @@ import jinja2
 
 from fretsaw import artifact
 from fretsaw.checkpoint.decilm import MODEL_TYPE as DECILM
-from fretsaw.checkpoint.folder import read_config
+from fretsaw.checkpoint.folder import read_served_config
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.size import num_params
 from fretsaw.progress import format_seconds
@@ -195,9 +195,9 @@ def read_findings(inputs: Mapping[str, Path]) -> Findings:
     results = _read(inputs["eval"] / "results.json")
     return Findings(
         parent_name=_parent_name(parent),
-        parent=read_config(parent),
-        child=read_config(child),
-        assembled=read_config(inputs["assembled"]),
+        parent=read_served_config(parent),
+        child=read_served_config(child),
+        assembled=read_served_config(inputs["assembled"]),
         is_decilm=_read(child / "config.json").get("model_type") == DECILM,
         licence=_licence(parent / "README.md"),
         table=_read(inputs["search"] / "table.json"),
@@ -209,7 +209,7 @@ def read_findings(inputs: Mapping[str, Path]) -> Findings:
         baselines=_read(inputs["search"] / "baselines.json"),
         trained=_read(inputs["library"] / "bld.json") if "library" in inputs else {},
         correction=_read_if_there(inputs["search"] / "correction.json"),
-        fused=_fused_by_search(inputs["search"], read_config(inputs["assembled"])),
+        fused=_fused_by_search(inputs["search"], read_served_config(inputs["assembled"])),
         fusion=_read_fusion(inputs["fused"]) if "fused" in inputs else {},
         candidates=_read_if_there(inputs["assembled"] / "chosen.json"),
         healing=artifact.read_manifest(child)["metrics"],

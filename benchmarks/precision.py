@@ -1,0 +1,157 @@
+"""Fewer weights, or fewer bits of them: children of equal memory, and the parent in 8 bits.
+
+    python benchmarks/precision.py --run runs/tiny --out runs/precision       (after `make demo`)
+
+Every alternative of the demo's parent is scored in full precision and in 8 bits. The parent in FP8
+and in int8 stands as it is; then children are searched for shares of the parent's memory at a
+scenario: without the choice of precision, with everything in FP8, and with the choice for every
+subblock. Each child is assembled, then healed in full precision; the KL from the parent is of what
+would be served, with its matrices in 8 bits where chosen. What is done is kept.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from compare_searches import make, training
+
+SCENARIO = "batch=1,in=64,out=64,dtype=bf16,device=cpu"
+
+
+def tables(root: Path, made: dict[str, Path]) -> dict[str, Any]:
+    """Return the search's table by what it may choose of: full precision, FP8, any."""
+    from fretsaw.puzzle.served import read_served
+    from fretsaw.puzzle.settings import CostSettings, ScoreSettings, SpaceSettings
+
+    space = SpaceSettings(linear=False, precisions=("fp8", "int8"))
+    timing = CostSettings(scenario=SCENARIO, space=space, engine="roofline")
+    costs = make("cost", timing, {"parent": made["parent"]}, root / "cost")
+    scores = make("score", ScoreSettings(space=space, joint_pairs=0), made, root / "score")
+    (served,) = read_served(
+        json.loads((scores / "scores.json").read_text()),
+        json.loads((costs / "costs.json").read_text()),
+    )
+
+    def only(is_taken: Callable[[str], bool]) -> Any:
+        layers = tuple(
+            {k: {n: a for n, a in of.items() if is_taken(n)} for k, of in layer.items()}
+            for layer in served.table.layers
+        )
+        return replace(served.table, layers=layers)
+
+    return {
+        "parent": served.parent,
+        "full": only(lambda name: "@" not in name),
+        "fp8": only(lambda name: "@fp8" in name or name.endswith("_none")),
+        "chosen": served.table,
+    }
+
+
+def kl_served(made: dict[str, Path], folder: Path, weights: Any = None) -> float:
+    """Return the KL from the parent of a checkpoint as it would be served, on held-out text."""
+    import torch
+
+    from fretsaw.checkpoint import folder as checkpoint
+    from fretsaw.data import loader
+    from fretsaw.puzzle.replay import Replay
+
+    rows = loader.first_rows(made["corpus"] / "heldout.npy", 256, 32_768)
+    with torch.inference_mode():
+        replay = Replay(checkpoint.load(made["parent"]), torch.from_numpy(rows), 16)
+        served = checkpoint.load_served(folder, weights=weights)
+        return replay.figures_of(served).kl.mean().item()
+
+
+def built(
+    solution: Any, made: dict[str, Path], at: Path, heal_tokens: int
+) -> tuple[float, float | None]:
+    """Assemble and heal a solution; return its KL before and after."""
+    from fretsaw.distill.settings import DistillSettings
+    from fretsaw.puzzle.search import write_solutions
+    from fretsaw.puzzle.settings import AssembleSettings
+
+    (at / "search").mkdir(parents=True, exist_ok=True)
+    write_solutions(at / "search/solutions.json", [solution])
+    child = make("assemble", AssembleSettings(), {**made, "search": at / "search"}, at / "assemble")
+    before = kl_served(made, child)
+    if not heal_tokens:
+        return before, None
+    given = {"child": child, "parent": made["parent"], "corpus": made["corpus"]}
+    settings = DistillSettings(train=training(heal_tokens, healing=True))
+    return before, kl_served(made, make("distill", settings, given, at / "distill"))
+
+
+def report(rows: Sequence[dict[str, Any]]) -> None:
+    """Print what each way came to."""
+    print(f"{'memory':>8}  {'':<14}{'params':>8}{'in 8 bits':>11}{'KL':>10}{'healed':>10}")
+    for row in rows:
+        figures = f"{row['memory']:>8.1%}  {row['way']:<14}{row['params']:>8.1%}"
+        healed = f"{row['healed']:>10.5f}" if row["healed"] is not None else ""
+        print(f"{figures}{row['in_8_bits']:>11.0%}{row['kl']:>10.5f}{healed}")
+
+
+def main() -> None:
+    from fretsaw.checkpoint.folder import read_config
+    from fretsaw.model.quantised import everywhere
+    from fretsaw.puzzle.search import Infeasible, search_table
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, default=Path("runs/tiny"))
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.75, 0.55, 0.45, 0.35, 0.25])
+    parser.add_argument("--heal-tokens", type=int, default=100_000)
+    parser.add_argument("--out", type=Path, default=Path("runs/precision"))
+    options = parser.parse_args()
+    names = {"parent": "pretrain", "corpus": "corpus", "ranking": "rank"}
+    made = {key: options.run / stage for key, stage in names.items()}
+    by_way = tables(options.out, made)
+    parent = by_way.pop("parent")
+    rows: list[dict[str, Any]] = []
+
+    def add(
+        way: str, choices: Sequence[Any], costs: dict[str, float], kl: float, healed: Any
+    ) -> None:
+        there = [name for pair in choices for name in pair if not name.endswith("_none")]
+        shares = {
+            key: costs[f"{key}_mib" if key == "memory" else key] for key in ("memory", "params")
+        }
+        shares = {
+            key: value / parent["memory_mib" if key == "memory" else key]
+            for key, value in shares.items()
+        }
+        in_8_bits = sum("@" in name for name in there) / len(there)
+        rows.append({"way": way, **shares, "in_8_bits": in_8_bits, "kl": kl, "healed": healed})
+
+    config = read_config(made["parent"])
+    for precision in ("fp8", "int8"):
+        choices = [(b.attention_name, b.ffn_name) for b in everywhere(config, precision)]
+        table = by_way["chosen"]
+        costs = {
+            cost: table.fixed[cost]
+            + sum(layer["attention"][a].costs[cost] + layer["ffn"][f].costs[cost]
+                  for layer, (a, f) in zip(table.layers, choices, strict=True))
+            for cost in table.cost_names
+        }  # fmt: skip
+        kl = kl_served(made, made["parent"], precision)
+        add(f"parent, {precision}", choices, costs, kl, None)
+    for share in options.shares:
+        for way, table in by_way.items():
+            try:
+                solution = search_table(table, {"memory_mib": share * parent["memory_mib"]})[0]
+            except Infeasible:
+                continue
+            at = options.out / f"{share}-{way}"
+            add(
+                way,
+                solution.choices,
+                solution.costs,
+                *built(solution, made, at, options.heal_tokens),
+            )
+    report(rows)
+    (options.out / "precision.json").write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Blocks with their matrices in 8 bits, made from blocks in full precision."""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fretsaw.model.config import BlockConfig, ModelConfig, Precision
+from fretsaw.model.decoder import Block, Decoder
+from fretsaw.model.linear import QuantisedLinear, dequantise, quantise_rows
+
+
+def quantised_block(block: Block, config: ModelConfig, wanted: BlockConfig) -> Block:
+    """Return a block with its matrices rounded as `wanted` says; what it does not round is shared.
+
+    `wanted` has the block's shapes.
+    """
+    with torch.device("meta"):
+        made = Block(config, wanted)
+    weights = full_weights(block)
+    for name, module in made.named_modules():
+        if isinstance(module, QuantisedLinear):
+            codes, scales = quantise_rows(weights[f"{name}.weight"], module.precision)
+            weights |= {f"{name}.weight": codes, f"{name}.weight_scale": scales}
+    made.load_state_dict(weights, assign=True)
+    return made.requires_grad_(False)
+
+
+def quantised(decoder: Decoder, wanted: tuple[BlockConfig, ...]) -> Decoder:
+    """Return a decoder with every block's matrices rounded as `wanted` says; it shares the rest."""
+    config = replace(decoder.config, blocks=wanted)
+    pairs = zip(decoder.model.layers, wanted, strict=True)
+    blocks = [quantised_block(b, config, w) for b, w in pairs if isinstance(b, Block)]
+    return decoder.with_blocks(config, blocks)
+
+
+def full_weights(block: Block) -> dict[str, Float[Tensor, "..."]]:
+    """Return a block's weights by name, those in 8 bits multiplied out."""
+    weights = block.state_dict()
+    for name, module in block.named_modules():
+        if isinstance(module, QuantisedLinear):
+            del weights[f"{name}.weight_scale"]
+            weights[f"{name}.weight"] = dequantise(module.weight, module.weight_scale)
+    return weights
+
+
+def everywhere(config: ModelConfig, precision: Precision) -> tuple[BlockConfig, ...]:
+    """Return the blocks with every matrix in one precision."""
+    return tuple(block.stored(precision, precision) for block in config.blocks)
