@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fretsaw.bench.settings import BenchSettings
 from fretsaw.corpus.settings import CorpusSettings
@@ -263,13 +263,17 @@ STAGES: dict[str, StageKind] = {
             "eval": "made by `fretsaw eval`",
             "bench": "made by `fretsaw bench`",
             "library": _LIBRARY,
+            "quantised": "of the parent in 8 bits, made by `fretsaw eval --weights fp8`",
             "fused": "the assembled child with FFNs fused, made by `fretsaw fuse`",
             "tuned": "the child tuned by `fretsaw sft`",
             "tuned_eval": "its `fretsaw eval`",
             "reasoner": "the child reinforced by `fretsaw rl`",
             "reasoner_eval": "its `fretsaw eval`",
         },
-        frozenset({"library", "fused", "tuned", "tuned_eval", "reasoner", "reasoner_eval"}),
+        frozenset(
+            {"library", "quantised", "fused", "tuned", "tuned_eval", "reasoner", "reasoner_eval"}
+        ),
+        several=frozenset({"quantised"}),
     ),
 }
 
@@ -317,6 +321,7 @@ def compression(
     distill: DistillSettings | None = None,
     evaluate: EvalSettings | None = None,
     bench: BenchSettings | None = None,
+    in_8_bits: Sequence[Literal["fp8", "int8"]] = ("fp8", "int8"),
     candidates: int = 1,
     brief: DistillSettings | None = None,
     fuse: FuseSettings | None = None,
@@ -332,6 +337,7 @@ def compression(
     are costed together, the first is the one that is benched. With `verify` whole children correct
     the search and stand in its place. With `fuse` the assembled child's neighbouring FFNs are
     fused before it is healed; where the scores have spans (`score.fused`), the search says which.
+    The parent is evaluated on text in each precision `in_8_bits` too, to stand beside the child.
     """
     if candidates < 1:
         raise ValueError(f"candidates {candidates}: give at least 1")
@@ -359,6 +365,8 @@ def compression(
     library = {"library": "bld"} if bld else {}
     found = f"{at}/verify" if verify else f"{at}/search"
     told = {"search": found} if is_joint else {}  # what is fused
+    evaluate = evaluate or EvalSettings()
+    quantised = {f"parent-{p}": replace(evaluate, weights=p, task="") for p in in_8_bits}
     first = scenario if "/" not in scenario else str(parse_scenarios(scenario)[0])
     return [
         Stage("rank", rank or RankSettings(), {"parent": parent, "corpus": corpus}),
@@ -384,8 +392,12 @@ def compression(
         ),
         Stage(
             f"{at}/eval",
-            evaluate or EvalSettings(),
+            evaluate,
             {"model": f"{at}/distill", "parent": parent, "corpus": corpus},
+        ),
+        *(
+            Stage(name, settings, {"model": parent, "parent": parent, "corpus": corpus})
+            for name, settings in quantised.items()
         ),
         Stage(
             f"{at}/bench",
@@ -406,6 +418,7 @@ def compression(
                 "eval": f"{at}/eval",
                 "bench": f"{at}/bench",
                 **library,
+                **({"quantised": [*quantised]} if quantised else {}),
                 **({"fused": healed} if fuse else {}),
             },
         ),

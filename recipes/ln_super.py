@@ -78,6 +78,7 @@ def recipe(
         parent=checkpoint,
         target=target,
         scenario=THROUGHPUT,
+        in_8_bits=(),
         rank=RankSettings(tokens=calibration, seq_len=SEQ_LEN),
         score=ScoreSettings(
             space=space,

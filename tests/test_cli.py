@@ -139,7 +139,8 @@ def test_the_targets_folders_share_what_is_before_the_search() -> None:
     def names(target: str) -> set[str]:
         return {s.name for s in compression(parent="p", target=target, scenario="batch=1")}
 
-    assert names("1.5x decode") & names("2x prefill") == {"rank", "score", "cost"}
+    of_the_parent = {"rank", "score", "cost", "parent-fp8", "parent-int8"}
+    assert names("1.5x decode") & names("2x prefill") == of_the_parent
     assert slug("1.5x decode, 60% memory") == "1.5x-decode-60pct-memory"
 
 

@@ -38,7 +38,7 @@ def test_candidates_are_healed_briefly_and_one_of_them_at_length(tmp_path: Path)
     )
     assert [stage.name for stage in plain] == [
         *("rank", "score", "cost", "2x-decode/search", "2x-decode/assemble", "2x-decode/distill"),
-        *("2x-decode/eval", "2x-decode/bench", "2x-decode/report"),
+        *("2x-decode/eval", "parent-fp8", "parent-int8", "2x-decode/bench", "2x-decode/report"),
     ]
     by_name = {stage.name.removeprefix("2x-decode/"): stage for stage in several}
     search = by_name["search"].settings

@@ -67,6 +67,13 @@ def memory_costs(
     return {"memory_mib": count * local_bytes / MIB, "params": block_params(config, whole).total}
 
 
+def network_memory(config: ModelConfig, scenario: Scenario, count: int = 1) -> float:
+    """Return the MiB of a whole network's weights, keys and values at a scenario."""
+    names = [n for block in config.blocks for n in (block.attention_name, block.ffn_name)]
+    parts = (memory_costs(config, name, scenario, count)["memory_mib"] for name in names)
+    return fixed_memory(config, scenario)["memory_mib"] + sum(parts)
+
+
 def fixed_memory(config: ModelConfig, scenario: Scenario) -> dict[str, float]:
     """Return memory and parameters of embeddings, head and final norm."""
     params = embedding_params(config)

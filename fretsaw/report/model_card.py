@@ -7,7 +7,7 @@ or imports torch: sizes follow from the configs, speeds and losses from the stag
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -17,12 +17,13 @@ import jinja2
 
 from fretsaw import artifact
 from fretsaw.checkpoint.decilm import MODEL_TYPE as DECILM
-from fretsaw.checkpoint.folder import read_served_config
+from fretsaw.checkpoint.folder import read_config, read_served_config
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.size import num_params
 from fretsaw.progress import format_seconds
+from fretsaw.puzzle.memory import network_memory
 from fretsaw.report.reasoning import Reasoning, read_reasoning
-from fretsaw.scenario import Target, parse_targets
+from fretsaw.scenario import Scenario, Target, parse_targets
 
 PHASES = ("prefill", "decode")
 LICENCE_KEYS = ("license", "license_name", "license_link")
@@ -51,6 +52,15 @@ class Made:
     manifest: dict[str, Any] | None  # None: it came from outside
 
 
+@dataclass(frozen=True)
+class InEightBits:
+    """The parent with its layers' matrices in 8 bits and nothing removed."""
+
+    precision: str
+    memory_mib: float  # at the scenario that was benched
+    figures: dict[str, Any]  # its `results.json`
+
+
 @dataclass(frozen=True, kw_only=True)
 class Findings:
     """Everything a finished compression says of itself."""
@@ -75,6 +85,7 @@ class Findings:
     candidates: dict[str, Any]  # `chosen.json`; empty where one solution was assembled
     healing: dict[str, Any]  # the metrics of distillation's manifest
     results: dict[str, Any]
+    in_8_bits: list[InEightBits]
     speed: dict[str, Any]
     lineage: list[Made]
     reasoning: Reasoning
@@ -214,6 +225,7 @@ def read_findings(inputs: Mapping[str, Path]) -> Findings:
         candidates=_read_if_there(inputs["assembled"] / "chosen.json"),
         healing=artifact.read_manifest(child)["metrics"],
         results=results,
+        in_8_bits=_read_in_8_bits(inputs),
         speed=_read(inputs["bench"] / "speed.json"),
         lineage=read_lineage(inputs),
         reasoning=read_reasoning(inputs, results),
@@ -248,6 +260,21 @@ def _manifest_of(folder: Path, recorded: str) -> dict[str, Any] | None:
         return None
     manifest = artifact.read_manifest(folder)
     return manifest if artifact.artifact_hash(manifest) == recorded else None  # made again since
+
+
+def _read_in_8_bits(inputs: Mapping[str, Path]) -> list[InEightBits]:
+    """Return what every evaluation of the parent in 8 bits found."""
+    config = read_config(inputs["parent"])
+    scenario = Scenario.parse(_read(inputs["bench"] / "speed.json")["scenario"])
+    found = []
+    for folder in (path for key, path in inputs.items() if key.startswith("quantised")):
+        precision = artifact.read_manifest(folder)["settings"]["weights"]
+        stored = replace(
+            config, blocks=tuple(b.stored(precision, precision) for b in config.blocks)
+        )
+        memory_mib = network_memory(stored, scenario)
+        found.append(InEightBits(precision, memory_mib, _read(folder / "results.json")))
+    return found
 
 
 def _fused_by_search(search: Path, assembled: ModelConfig) -> tuple[str, ...]:

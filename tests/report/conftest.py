@@ -273,6 +273,16 @@ def with_fusion(finished: dict[str, Path]) -> dict[str, Path]:
 
 
 @pytest.fixture
+def with_8_bits(finished: dict[str, Path]) -> dict[str, Path]:
+    """The report's inputs with the parent in FP8 beside the child."""
+    folder = finished["child"].parent / "parent-fp8"
+    results = {"kl": 0.00321, "top1_agreement": 0.987, "child_loss": 1.234, "tasks": {}}
+    write(folder / "results.json", results)
+    inputs = {"model": finished["parent"]}
+    return finished | {"quantised": finish(folder, "eval", {"weights": "fp8"}, inputs)}
+
+
+@pytest.fixture
 def with_reasoner(finished: dict[str, Path]) -> dict[str, Path]:
     """The report's inputs with a tuned and a reinforced model beside the compression's."""
     base = finished["child"].parent

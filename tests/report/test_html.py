@@ -328,3 +328,15 @@ def test_a_page_where_nothing_was_fused(with_fusion: dict[str, Path], tmp_path: 
     page = make(with_fusion, tmp_path / "out")
     assert "Nothing: no two FFNs follow each other" in page
     assert 'aria-label="KL against' not in page
+
+
+def test_the_parent_in_8_bits_stands_beside_the_child(
+    with_8_bits: dict[str, Path], tmp_path: Path
+) -> None:
+    page = make(with_8_bits, tmp_path / "out")
+    row = page[page.index("parent in fp8") :].partition("</tr>")[0]
+    assert "0.00321" in row
+    assert "98.7" in row
+    before, after = (float(n) for n in re.findall(r"([\d.]+) of ([\d.]+) MiB", page)[0])
+    in_8_bits = float(re.findall(r'class="n">([\d.]+)<', row)[0])
+    assert in_8_bits < after, (before, in_8_bits)
