@@ -1,4 +1,4 @@
-"""What an accelerator changes: the whole path on generated data; an 8B scored and decoded.
+"""What an accelerator changes: the path on generated data; an 8B; the published shapes, shortened.
 
     make gpu                                        (under 9 minutes on an H200)
     python benchmarks/gpu.py --device cpu --small   (the same code, tried anywhere)
@@ -8,10 +8,10 @@ Prints one JSON object.
 """
 
 import argparse
-import dataclasses
 import json
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,15 @@ import torch
 from fretsaw.artifact import Request
 from fretsaw.engine.engine import Engine
 from fretsaw.engine.sequence import Request as EngineRequest
+from fretsaw.engine.timing import Load, time_decode, time_prefill
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Block, Decoder
+from fretsaw.model.quantised import everywhere, quantised
 from fretsaw.pipeline import resolve_inputs
 from fretsaw.puzzle.library import build_block
 from fretsaw.puzzle.replay import Replay, subblock
-from fretsaw.recipe import STAGES, find_recipe, load_recipe
+from fretsaw.puzzle.runs import find_runs
+from fretsaw.recipe import STAGES, find_recipe, load_recipe, published_of
 from fretsaw.stage import execute
 
 LLAMA_8B = ModelConfig.uniform(
@@ -122,7 +125,7 @@ def generation(
         engine = Engine(decoder, max_batch=rows, reuses_prefixes=False, **options)
         for _ in engine.generate(requests):  # warms up, and records the sizes it meets
             pass
-        before = dataclasses.replace(engine.stats())
+        before = replace(engine.stats())
         texts[name] = [event.token_id for event in engine.generate(requests)]
         stats = engine.stats()
         seconds = stats.decode_s - before.decode_s
@@ -138,6 +141,72 @@ def generation(
     return result
 
 
+def short_stacks(small: bool) -> dict[str, dict[str, ModelConfig]]:
+    """Return the published shapes with true widths and few layers, by model: parent and children.
+
+    Of Super every tenth layer. Of Ultra the attention and the four FFNs after it from which its
+    last fused FFN begins, apart and fused, and five of the parent's layers.
+    """
+    found = {}
+    for recipe in ("ln_super", "ln_ultra"):
+        models = published_of(recipe).models
+        if recipe == "ln_super":
+            layers = range(5, 80, 10)
+            chosen = {name: [config.blocks[i] for i in layers] for name, config in models.items()}
+        else:
+            unfused = models["unfused"].blocks
+            first, last = next((a, b) for a, b in reversed(find_runs(unfused)) if b - a >= 4)
+            window = [models["parent"].blocks[0], *unfused[last - 3 : last + 1]]
+            window[0] = replace(window[0], intermediate_size=unfused[first].intermediate_size)
+            width = sum(block.intermediate_size for block in window)
+            fused = [replace(window[0], intermediate_size=width)]
+            chosen = {"parent": [*models["parent"].blocks[:5]], "unfused": window, "fused": fused}
+        for name, blocks in chosen.items():
+            config = replace(models["parent"], blocks=tuple(blocks))
+            found.setdefault(recipe, {})[name] = shrunk(config) if small else config
+    return found
+
+
+def shrunk(config: ModelConfig) -> ModelConfig:
+    """Return the shapes at a 64th of the width, to try the script."""
+    blocks = tuple(
+        replace(b, intermediate_size=b.intermediate_size // 64) if b.ffn == "swiglu" else b
+        for b in config.blocks
+    )
+    heads = config.num_attention_heads
+    return replace(config, blocks=blocks, hidden_size=2 * heads, head_dim=2, vocab_size=1000)
+
+
+@torch.inference_mode()
+def published_shapes(device: str, dtype: torch.dtype, small: bool) -> dict[str, Any]:
+    """Time parents against children, apart and fused, in bf16 and FP8, at batch 1 and 64."""
+    loads = {batch: Load(batch, 128, 32) for batch in (1, 64)}
+    result: dict[str, Any] = {}
+    for recipe, stacks in short_stacks(small).items():
+        for name, config in stacks.items():
+            with torch.device(device):
+                torch.set_default_dtype(dtype)
+                decoder = Decoder(config).requires_grad_(False)
+                torch.set_default_dtype(torch.float32)
+            for precision in ("full", "fp8"):
+                served = quantised(decoder, everywhere(config, precision))
+                for batch, load in loads.items():
+                    result[f"{recipe} {name} {precision} batch {batch}"] = {
+                        "decode_ms": time_decode(served, load),
+                        "prefill_ms": time_prefill(served, load),
+                    }
+                del served
+            del decoder
+    ratios = {
+        f"{key} over parent": result[" ".join([recipe, "parent", *rest])]["decode_ms"]
+        / times["decode_ms"]
+        for key, times in result.items()
+        for recipe, name, *rest in [key.split()]
+        if name != "parent"
+    }
+    return {"times": result, "decode_speedup": ratios}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda")
@@ -147,13 +216,14 @@ def main() -> None:
     if options.small:
         small = {"vocab_size": 1000, "hidden_size": 128, "num_attention_heads": 4, "head_dim": 32}
         block = BlockConfig.from_names("gqa2", "ffn256")
-        config = dataclasses.replace(LLAMA_8B, blocks=(block,) * 4, **small)
+        config = replace(LLAMA_8B, blocks=(block,) * 4, **small)
         rows, seq, dtype = 8, 64, torch.float32
     result = {
         "device": torch.cuda.get_device_name() if options.device == "cuda" else options.device,
         "torch": torch.__version__,
         "scoring": scoring(config, options.device, dtype, rows, seq),
         "generation": generation(config, options.device, dtype, rows, 8 if options.small else 128),
+        "published shapes": published_shapes(options.device, dtype, options.small),
         "tiny": whole_path(options.device, "bf16" if options.device == "cuda" else "fp32"),
     }
     print(json.dumps(result, indent=2))

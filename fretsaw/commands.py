@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -341,8 +342,15 @@ def run(argv: list[str]) -> None:
         description="Run a recipe: skip what is done and valid, redo what is stale.",
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
-    arguments: dict[str, Any] = {"fast": True} if options.fast else {}
-    for text in options.arg:
+    arguments = ({"fast": True} if options.fast else {}) | _arguments(options.arg)
+    stages = load_recipe(find_recipe(options.recipe), arguments)
+    _run_stages(options.recipe, stages, options.common, options.steering)
+
+
+def _arguments(texts: Sequence[str]) -> dict[str, Any]:
+    """Read a recipe's arguments: key=value, the value as JSON where it is that."""
+    arguments: dict[str, Any] = {}
+    for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"--arg {text}: write key=value")
@@ -350,8 +358,7 @@ def run(argv: list[str]) -> None:
             arguments[key] = json.loads(value)
         except json.JSONDecodeError:
             arguments[key] = value
-    stages = load_recipe(find_recipe(options.recipe), arguments)
-    _run_stages(options.recipe, stages, options.common, options.steering)
+    return arguments
 
 
 def _run_stages(name: str, stages: list, common: Common, steering: Steering) -> None:
@@ -387,9 +394,23 @@ def _spell_out_from(argv: list[str]) -> list[str]:
 class PlanOptions:
     """Options of `fretsaw plan`."""
 
-    checkpoint: Checkpoint
-    """A folder with a config.json, a Hub id (weights are not needed), or a published model's
-    recipe."""
+    checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT|RECIPE")]
+    """A folder with a config.json or a Hub id (weights are not needed); or a recipe, by name or as
+    a .py file, of which every stage is forecast; without --gpu a published model's recipe is set
+    beside its paper."""
+    gpu: str = ""
+    """Of a recipe: what it runs on, such as h100 or h100x8; by default this machine's cpu."""
+    price: float | None = None
+    """Of a recipe: dollars that one device costs an hour."""
+    measured: Path | None = None
+    """Of a recipe: a run on the same hardware, whose stages tell how fast theirs are."""
+    rehearse: bool = False
+    """Of a recipe: do two real steps of every stage here, with random weights of the true shapes,
+    and correct the forecast by them."""
+    arg: Repeated = dataclasses.field(default_factory=list)
+    """An argument of recipe(), as key=value; may be given again."""
+    set: Repeated = dataclasses.field(default_factory=list)
+    """Of a recipe: a setting of a stage, as stage.key=value; may be given again."""
     target: str = "1.5x decode"
     """What the child must reach."""
     scenario: str = "batch=64,in=1024,out=1024,dtype=bf16,device=h100"
@@ -406,24 +427,39 @@ class PlanOptions:
 
 def plan(argv: list[str]) -> None:
     """Run `fretsaw plan`."""
-    from fretsaw.checkpoint.folder import read_config, resolve
-    from fretsaw.plan import make_plan, render_plan
-    from fretsaw.recipe import published_of
+    from fretsaw.plan.compression import make_plan, render_plan
+    from fretsaw.plan.forecast import outside
+    from fretsaw.recipe import is_recipe, published_of
     from fretsaw.scenario import Scenario
 
     options = tyro.cli(
         PlanOptions,
         args=argv,
         prog="fretsaw plan",
-        description="Forecast memory, time, disk and the reachable front, from the config alone. "
-        "Of a published model's recipe (ln_super, ln_ultra): sizes and speeds beside its paper's.",
+        description="Forecast memory, time, disk and the reachable front, from the config alone; "
+        "of a recipe memory by phase, hours, tokens, disk and money of every stage. For example: "
+        "fretsaw plan meta-llama/Llama-3.1-8B --target '2x decode'; "
+        "fretsaw plan tiny --measured runs/tiny; "
+        "fretsaw plan ln_super --gpu h100x8 --price 2.5; "
+        "fretsaw plan ln_super (sizes and speeds beside its paper's).",
+        config=(tyro.conf.FlagCreatePairsOff,),
     )
-    if (published := published_of(options.checkpoint)) is not None:
+    published = published_of(options.checkpoint)
+    if published is not None and not options.gpu:
         from fretsaw.published import render_published
 
         return print(render_published(published))
+    if is_recipe(options.checkpoint):
+        return _plan_recipe(options, published)
+    asked = [name for name in ("gpu", "price", "measured", "rehearse", "arg", "set")
+             if getattr(options, name)]  # fmt: skip
+    if asked:
+        raise ValueError(
+            f"plan: --{asked[0]} is of a recipe, and {options.checkpoint} is none; a checkpoint's "
+            "device stands in --scenario"
+        )
     plan = make_plan(
-        read_config(resolve(options.checkpoint, weights=False)),
+        outside(options.checkpoint),
         scenario=Scenario.parse(options.scenario),
         target=options.target,
         calibration_tokens=options.calibration_tokens,
@@ -432,6 +468,44 @@ def plan(argv: list[str]) -> None:
         micro_batch_tokens=options.micro_batch_tokens,
     )
     print(render_plan(plan))
+
+
+def _plan_recipe(options: PlanOptions, published: Any) -> None:
+    from fretsaw.pipeline import apply_overrides
+    from fretsaw.plan.forecast import calibrate, foresee, outside
+    from fretsaw.plan.table import render_forecast
+    from fretsaw.plan.work import Hardware
+    from fretsaw.progress import say
+    from fretsaw.recipe import find_recipe, load_recipe, needed_arguments
+
+    if options.price is not None and not options.price >= 0:
+        raise ValueError(f"--price {options.price}: dollars a device and hour are 0 or more")
+    if options.measured is not None and options.rehearse:
+        raise ValueError("plan: --measured and --rehearse both tell the speed; give one of them")
+    hardware = Hardware.of(options.gpu or "cpu")
+    path, arguments = find_recipe(options.checkpoint), _arguments(options.arg)
+    stand_ins = {name: name for name in needed_arguments(path) if name not in arguments}
+    stages = apply_overrides(load_recipe(path, {**stand_ins, **arguments}), options.set)
+    if stand_ins:
+        say(
+            f"plan: {', '.join(stand_ins)} not given (--arg NAME=FILE), so the length of that text "
+            "is what the settings say"
+        )
+
+    def config_of(name: str) -> Any:
+        return published.models["parent"] if published is not None else outside(name)
+
+    calibration, earlier = None, options.measured
+    if earlier is not None:
+        calibration = calibrate(earlier, hardware, config_of)
+    if options.rehearse:
+        from fretsaw.launch import settle
+        from fretsaw.plan.rehearse import rehearse
+
+        device, dtype = settle("cpu" if hardware.device.name == "cpu" else "cuda", "auto")
+        calibration = rehearse(stages, hardware, config_of, device=device, dtype=dtype)
+    forecast = foresee(stages, hardware, config_of, calibration, earlier=earlier)
+    print(render_forecast(forecast, title=options.checkpoint, price=options.price))
 
 
 def _one_path(argv: list[str], name: str, summary: str) -> Path:

@@ -507,10 +507,21 @@ def find_recipe(name_or_path: str) -> Path:
     return shipped[name_or_path]
 
 
+def is_recipe(name_or_path: str) -> bool:
+    """Say whether this is a recipe, shipped or a .py file, and no checkpoint."""
+    return name_or_path.endswith(".py") or name_or_path in shipped_recipes()
+
+
+def needed_arguments(path: Path) -> list[str]:
+    """Return the arguments without which a recipe can't be made."""
+    function = getattr(_module(path), "recipe", None)
+    accepted = inspect.signature(function).parameters.values() if function else ()
+    return [one.name for one in accepted if one.default is one.empty]
+
+
 def published_of(name_or_path: str) -> Any:
     """Return what a recipe says of a published model, None where it is no such recipe's name."""
-    is_file = name_or_path.endswith(".py")
-    if not is_file and name_or_path not in shipped_recipes():
+    if not is_recipe(name_or_path):
         return None
     return getattr(_module(find_recipe(name_or_path)), "PUBLISHED", None)
 

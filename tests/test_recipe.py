@@ -78,7 +78,7 @@ def test_the_stories_recipe_asks_for_its_files() -> None:
 
 
 def test_what_is_no_recipe_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="shipped: ln_super, ln_ultra, stories, tiny"):
+    with pytest.raises(ValueError, match="shipped: ln_nano, ln_super, ln_ultra, stories, tiny"):
         find_recipe("huge")
     with pytest.raises(ValueError, match="no such recipe file"):
         find_recipe(str(tmp_path / "mine.py"))

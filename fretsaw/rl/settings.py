@@ -31,6 +31,8 @@ class RlSettings:
     """Tokens of one answer at most; a longer one is cut and earns nothing."""
     temperature: float = 1.0
     """Of sampling."""
+    needs_signal: bool = True
+    """Refuse to go on where the first rollout prefers no answer to another."""
     normalise_rewards: bool = True
     """Divide advantages by the standard deviation of the group's other rewards."""
     average: Literal["sequence", "token"] = "sequence"

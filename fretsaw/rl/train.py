@@ -73,7 +73,7 @@ def reinforce(settings: RlSettings, inputs: Mapping[str, Path], run: StageRun) -
             engine.load_weights((), version=state.step)
             rows = _roll_out(engine, tokenizer, toggle, problems, settings, run.seed, index)
             rows = _with_logprobs(rows, model, reference, settings, run.dtype)
-            if index == 0:
+            if index == 0 and settings.needs_signal:
                 _check_signal(rows, settings)
             write_rows(path, rows)
         rows = read_rows(path)

@@ -266,7 +266,7 @@ def test_the_search_prints_nothing_and_needs_no_torch(tmp_path):
     program = (
         "import sys; sys.modules['torch'] = None\n"
         "from pathlib import Path\n"
-        "import fretsaw.plan, fretsaw.hardware, fretsaw.scenario\n"
+        "import fretsaw.plan.compression, fretsaw.hardware, fretsaw.scenario\n"
         "from fretsaw.puzzle.search import search_file\n"
         "assert 'scipy.optimize' not in sys.modules\n"
         f"search_file(Path({str(tmp_path / 'table.json')!r}), ['runtime_ms=9'],"

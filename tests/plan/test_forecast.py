@@ -1,0 +1,291 @@
+"""A recipe foreseen: shapes, hours, money, what does not fit or contradicts, what runs tell."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fretsaw.artifact import read_manifest
+from fretsaw.checkpoint.folder import read_config
+from fretsaw.cli import main
+from fretsaw.corpus.settings import CorpusSettings
+from fretsaw.distill.settings import DistillSettings, PretrainSettings, TeachSettings, TrainSettings
+from fretsaw.eval.settings import EvalSettings
+from fretsaw.model.config import ModelConfig
+from fretsaw.model.size import num_params
+from fretsaw.plan.calibration import Calibration, Point, factors, lines_through
+from fretsaw.plan.forecast import calibrate, child_of, foresee, outside, shapes_of, stages_of
+from fretsaw.plan.rehearse import rehearse
+from fretsaw.plan.table import render_forecast
+from fretsaw.plan.work import WORK, Hardware
+from fretsaw.puzzle.settings import (
+    AssembleSettings,
+    CostSettings,
+    RankSettings,
+    ScoreSettings,
+    SearchSettings,
+    SpaceSettings,
+)
+from fretsaw.recipe import STAGES, Stage, compression, find_recipe, load_recipe, published_of
+from fretsaw.rl.settings import RlSettings
+from fretsaw.scenario import Scenario
+from fretsaw.sft.settings import SftSettings
+
+CPU = Hardware.of("cpu")
+SCENARIO = "batch=2,in=8,out=8,dtype=fp32,device=cpu"
+TRAIN = TrainSettings(
+    tokens=2048, seq_len=64, batch_tokens=256, micro_batch_tokens=256, heldout_tokens=256
+)
+
+
+def tiny(**arguments: Any) -> list[Stage]:
+    return load_recipe(find_recipe("tiny"), {"fast": False, **arguments})
+
+
+def no_checkpoint(name: str) -> ModelConfig:
+    raise AssertionError(f"{name} is asked for, but every checkpoint is made here")
+
+
+# --- shapes, hours, money -------------------------------------------------------------------------
+
+
+def test_shapes_follow_from_the_settings() -> None:
+    shapes = shapes_of(tiny(), CPU, no_checkpoint)
+    parent = shapes["rank"]["parent"]
+    assert num_params(parent) == 1_640_576
+    child = shapes["1.5x-decode/sft"]["model"]
+    assert child == shapes["1.5x-decode/bench"]["child"] == shapes["1.5x-decode/search"]["child"]
+    assert num_params(child) < num_params(parent)
+    assert "corpus" not in shapes["1.5x-decode/sft-eval"]
+
+
+def test_every_stage_that_can_be_run_can_be_foreseen() -> None:
+    assert WORK.keys() == STAGES.keys()
+
+
+def test_hours_and_money_add_up() -> None:
+    forecast = foresee(tiny(), CPU, no_checkpoint)
+    hours = sum(stage.device_hours for stage in forecast.stages)
+    text = render_forecast(forecast, title="tiny", price=3.0)
+    (total,) = [line for line in text.splitlines() if line.startswith("in all")]
+    assert f"{3 * hours:,.2f}" in total
+    assert max(map(len, text.splitlines())) <= 100
+    assert forecast.seconds == pytest.approx(
+        sum(stage.seconds for stage in forecast.stages) + len(forecast.stages) * forecast.start_s
+    )
+
+
+def test_twice_the_tokens_take_twice_the_time() -> None:
+    plain, longer = (
+        {s.name: s for s in foresee(stages, CPU, no_checkpoint).stages}
+        for stages in (tiny(), [twice(stage) for stage in tiny()])
+    )
+    assert longer["pretrain"].seconds / plain["pretrain"].seconds == pytest.approx(2, rel=0.01)
+    assert longer["pretrain"].work.tokens == 2 * plain["pretrain"].work.tokens
+
+
+def twice(stage: Stage) -> Stage:
+    if stage.kind != "pretrain":
+        return stage
+    train = replace(stage.settings.train, tokens=2 * stage.settings.train.tokens)
+    return replace(stage, settings=replace(stage.settings, train=train))
+
+
+def test_eight_devices_share_what_they_can() -> None:
+    stages = load_recipe(find_recipe("ln_super"), {"data": "text"})
+    parent = published_of("ln_super").models["parent"]
+    one, eight = (foresee(stages, Hardware.of(d), lambda _: parent) for d in ("h100", "h100x8"))
+    by_name = [{s.name.rpartition("/")[2]: s for s in f.stages} for f in (one, eight)]
+    assert by_name[0]["distill"].seconds / by_name[1]["distill"].seconds == pytest.approx(8)
+    assert by_name[0]["distill"].device_hours == pytest.approx(by_name[1]["distill"].device_hours)
+    assert by_name[0]["rank"].seconds == by_name[1]["rank"].seconds
+    weights = [names["distill"].work.phases[0].weights for names in by_name]
+    assert weights[0] / weights[1] == 8
+
+
+def test_what_does_not_fit_is_said_with_a_remedy(capsys: pytest.CaptureFixture) -> None:
+    assert main(["plan", "ln_super", "--gpu", "rtx4090x2", "--price", "0.5"]) == 0
+    out, err = capsys.readouterr()
+    assert "data not given" in err
+    (distill,) = [x for x in " ".join(out.split()).split("! ") if x.startswith("80GB/distill:")]
+    assert "do not fit 95% of a rtx4090; set" in distill
+    assert "more devices" in distill
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_a_child_out_of_reach_is_sized_as_the_parent(capsys: pytest.CaptureFixture) -> None:
+    parent = shapes_of(tiny(), CPU, no_checkpoint)["rank"]["parent"]
+    scenario = Scenario.parse(SCENARIO)
+    assert child_of(parent, "900x decode", SpaceSettings(), scenario, CPU) == parent
+    assert "sized for a child like the parent" in capsys.readouterr().err
+
+
+# --- what contradicts -----------------------------------------------------------------------------
+
+
+def compressing(**changes: Any) -> list[Stage]:
+    corpus = Stage("corpus", CorpusSettings(source="world", vocab_size=300))
+    pretrain = Stage("pretrain", PretrainSettings(train=TRAIN), {"corpus": "corpus"})
+    settings: dict[str, Any] = {
+        "parent": "pretrain",
+        "target": "1.2x decode",
+        "scenario": SCENARIO,
+        "under": "child",
+        "distill": DistillSettings(train=TRAIN),
+        **changes,
+    }
+    return [corpus, pretrain, *compression(**settings)]
+
+
+def taught(**changes: Any) -> list[Stage]:
+    stages = compressing(distill=DistillSettings(train=TRAIN, **changes))
+    teach = Stage(
+        "teach", TeachSettings(tokens=4096, seq_len=64), {"parent": "pretrain", "corpus": "corpus"}
+    )
+    at = next(i for i, stage in enumerate(stages) if stage.name == "child/distill")
+    stages[at] = replace(stages[at], inputs={**stages[at].inputs, "teacher": "teach"})
+    return [*stages[:at], teach, *stages[at:]]
+
+
+def with_inputs(name: str, **inputs: str) -> list[Stage]:
+    return [
+        replace(stage, inputs={**stage.inputs, **inputs}) if stage.name == name else stage
+        for stage in compressing()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        (with_inputs("rank", corpus="child/eval"), "as its corpus, which comes after it"),
+        (with_inputs("score", ranking="pretrain"), "is made by rank, not by pretrain"),
+        (with_inputs("score", ranking="nothing"), "no folder has that name; a rank stage"),
+        (with_inputs("score", colour="rank"), "stage 'score' has an unknown 'colour'"),
+        (compressing()[:3] + compressing()[4:], "'score' as its scores, but no stage"),
+        ([*compressing(), compressing()[0]], "two stages are named 'corpus'"),
+        (
+            compressing(score=ScoreSettings(space=SpaceSettings(linear=False))),
+            "'score' scores another space of alternatives than 'cost' costs",
+        ),
+        (compressing(target="2x decode @ batch=64"), "names no scenario that 'cost' costs"),
+        (compressing(rank=RankSettings(seq_len=2048)), "seq_len of 2048 tokens, but"),
+        (compressing(scenario="in=8,out=4000"), "of 4008 tokens, but the context of its parent"),
+        (taught(cosine_weight=0.0), "but 'teach' stores answers for tokens 4096"),
+        (
+            [*compressing(), Stage("rl", RlSettings(max_tokens=5000), {"model": "child/distill"})],
+            "stage 'rl': max_tokens of 5000 tokens",
+        ),
+    ],
+)  # fmt: skip
+def test_stages_that_contradict_each_other(stages: list[Stage], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        foresee(stages, CPU, no_checkpoint)
+
+
+def test_bad_words_are_one_sentence_and_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "m").mkdir()
+    for arguments, message in (
+        (["tiny", "--gpu", "h1000"], "did you mean 'h100'"),
+        (["tiny", "--measured", str(tmp_path)], "no run of a recipe (no run.json)"),
+        (["tiny", "--measured", str(tmp_path), "--rehearse"], "give one of them"),
+        (["tiny", "--price", "-1"], "dollars a device and hour are 0 or more"),
+        (["tiny", "--set", "rank.colour=red"], "unknown key 'colour'"),
+        (["tiny", "--arg", "fast"], "write key=value"),
+        ([str(tmp_path / "m"), "--gpu", "h100"], "--gpu is of a recipe"),
+        ([str(tmp_path / "none.py"), "--gpu", "h100"], "no such recipe file"),
+    ):
+        assert main(["plan", *arguments]) == 2, arguments
+        error = capsys.readouterr().err
+        assert message in error, error
+        assert "Traceback" not in error
+
+
+# --- what runs tell -------------------------------------------------------------------------------
+
+
+def test_factors_and_lines_by_hand() -> None:
+    points = [Point("rank", 1.0, 5.0), Point("rank", 3.0, 9.0), Point("eval", 2.0, 1.0)]
+    assert factors(points) == {"rank": (0.0, 3.5), "eval": (0.0, 0.5)}
+    assert lines_through(points) == {"rank": (3.0, 2.0), "eval": (0.0, 0.5)}
+    # The more work took less time: noise, so all of it is one factor.
+    assert lines_through([Point("a", 1.0, 4.0), Point("a", 3.0, 2.0)]) == {"a": (0.0, 1.5)}
+    calibration = Calibration({"rank": (3.0, 2.0)})
+    assert calibration.seconds("rank", 10.0) == (23.0, True)
+    assert calibration.seconds("rl", 10.0) == (10.0, False)
+
+
+def small(parent: str) -> list[Stage]:
+    """A short recipe from a checkpoint that is there, to a tuned and reinforced child."""
+    space = SpaceSettings(kv_heads=(2,), ffn_percents=(50,), linear=False)
+    stages = compression(
+        parent=parent,
+        target="0.8x params",
+        scenario=SCENARIO,
+        under="child",
+        rank=RankSettings(tokens=1024, seq_len=64),
+        score=ScoreSettings(space=space, tokens=512, repair_tokens=512, seq_len=64, batch_rows=4),
+        cost=CostSettings(space=space, scenario=SCENARIO, rounds=1, layers=1, probes=0),
+        search=SearchSettings(engine="transformers"),
+        assemble=AssembleSettings(tokens=1024, seq_len=64),
+        distill=DistillSettings(train=TRAIN),
+        evaluate=EvalSettings(tokens=512, seq_len=64),
+        in_8_bits=("int8",),
+    )
+    stages = [stage for stage in stages if stage.kind != "report"]
+    corpus = CorpusSettings(source="world", max_tokens=20_000, heldout_tokens=2000, seq_len=64)
+    sft = SftSettings(
+        source="world", num_rows=40, seq_len=256, batch_tokens=256, micro_batch_tokens=256
+    )
+    rl = RlSettings(
+        num_rollouts=2, prompts_per_rollout=2, group_size=2, max_tokens=16, updates_per_rollout=1
+    )
+    return [
+        Stage("corpus", corpus, {"parent": parent}),
+        *stages,
+        Stage("sft", sft, {"model": "child/distill"}),
+        Stage("rl", rl, {"model": "sft"}),
+    ]
+
+
+def test_a_rehearsal_tells_the_speed_of_every_kind(tiny: Path) -> None:
+    stages = small(str(tiny / "parent"))
+    calibration = rehearse(stages, CPU, outside, device="cpu", dtype="fp32")
+    told = {stage.kind for stage in stages} - {"search"}
+    assert calibration.lines.keys() == told
+    assert all(start >= 0 and factor > 0 for start, factor in calibration.lines.values())
+    forecast = foresee(stages, CPU, outside, calibration)
+    assert [s.name for s in forecast.stages if not s.is_calibrated] == ["child/search"]
+
+
+def test_an_earlier_run_tells_its_own_length(tiny: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_forecast import small\n"
+        f"def recipe():\n    return [s for s in small({str(tiny / 'parent')!r})"
+        " if s.kind not in ('sft', 'rl')]\n"
+    )
+    out = tmp_path / "run"
+    assert main(["run", str(recipe), "--out", str(out), "--device", "cpu"]) == 0
+    stages = load_recipe(recipe, {})
+    assert [replace(s, launcher="python") for s in stages_of(out, [s.name for s in stages])] == [
+        replace(s, inputs={k: flat(v) for k, v in s.inputs.items()}) for s in stages
+    ]
+    calibration = calibrate(out, CPU, outside)
+    forecast = foresee(stages, CPU, outside, calibration, earlier=out)
+    took = sum(read_manifest(out / s.name)["run"]["wall_s"] for s in stages)
+    assert sum(s.seconds for s in forecast.stages) == pytest.approx(took, rel=0.02)
+    assert calibration.source == f"the run in {out}"
+
+    child = read_config(out / "child/distill")
+    shapes = shapes_of(stages, CPU, outside, out)
+    assert shapes["child/bench"]["child"] == child, "the child that was found, not a stand-in"
+    assert json.loads((out / "run.json").read_text())["stages"] == [s.name for s in stages]
+
+
+def flat(value: Any) -> Any:
+    return str(value[0] if isinstance(value, list) else value)
