@@ -144,8 +144,8 @@ def generation(
 def short_stacks(small: bool) -> dict[str, dict[str, ModelConfig]]:
     """Return the published shapes with true widths and few layers, by model: parent and children.
 
-    Of Super every tenth layer. Of Ultra the attention and the four FFNs after it from which its
-    last fused FFN begins, apart and fused, and five of the parent's layers.
+    Of Super every tenth layer. Of Ultra the last four FFNs of its last run after one attention,
+    apart and fused, and four of the parent's layers.
     """
     found = {}
     for recipe in ("ln_super", "ln_ultra"):
@@ -155,12 +155,12 @@ def short_stacks(small: bool) -> dict[str, dict[str, ModelConfig]]:
             chosen = {name: [config.blocks[i] for i in layers] for name, config in models.items()}
         else:
             unfused = models["unfused"].blocks
-            first, last = next((a, b) for a, b in reversed(find_runs(unfused)) if b - a >= 4)
-            window = [models["parent"].blocks[0], *unfused[last - 3 : last + 1]]
-            window[0] = replace(window[0], intermediate_size=unfused[first].intermediate_size)
-            width = sum(block.intermediate_size for block in window)
-            fused = [replace(window[0], intermediate_size=width)]
-            chosen = {"parent": [*models["parent"].blocks[:5]], "unfused": window, "fused": fused}
+            run = next(run for run in reversed(find_runs(unfused)) if len(run) > 4)[-4:]
+            widths = [unfused[i].intermediate_size for i in run]
+            first = replace(models["parent"].blocks[0], intermediate_size=widths[0])
+            apart = [first, *(replace(unfused[run[-1]], intermediate_size=w) for w in widths[1:])]
+            fused = [replace(first, intermediate_size=sum(widths))]
+            chosen = {"parent": [*models["parent"].blocks[:4]], "unfused": apart, "fused": fused}
         for name, blocks in chosen.items():
             config = replace(models["parent"], blocks=tuple(blocks))
             found.setdefault(recipe, {})[name] = shrunk(config) if small else config
@@ -212,6 +212,8 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="a small shape, to try the script")
     options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        return print("skipped: no accelerator here (--device cpu --small tries the script)")
     config, rows, seq, dtype = LLAMA_8B, 32, 2048, torch.bfloat16
     if options.small:
         small = {"vocab_size": 1000, "hidden_size": 128, "num_attention_heads": 4, "head_dim": 32}

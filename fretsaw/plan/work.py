@@ -4,6 +4,7 @@ A stage's time is its FLOPs at a share of the peak, and what is bound by bandwid
 roofline; only an earlier run or a rehearsal knows more (`calibration.py`). Standard library only.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -494,7 +495,8 @@ def fuse(s: FuseSettings, at: Shapes, on: Hardware) -> Work:
     """Every contiguous group of every run by replay, then before and after timed in turn."""
     model = at["model"]
     runs = find_runs(model.blocks)
-    groups = [i for first, last in runs for i in range(first, last) for _ in range(i, last)]
+    groups = [i for run in runs for i, _ in itertools.combinations(run, 2)]
+    groups = groups if s.rule == "exact" else [run[0] for run in runs]
     judged = s.tokens + s.repair_tokens / 4
     flops = judged * _replay_flops(model, s.seq_len, groups) + _gram_flops(model, s.repair_tokens)
     default = "batch=1/64,in=64,out=64,dtype=fp32,device=cpu"

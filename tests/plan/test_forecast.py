@@ -19,10 +19,11 @@ from fretsaw.plan.calibration import Calibration, Point, factors, lines_through
 from fretsaw.plan.forecast import calibrate, child_of, foresee, outside, shapes_of, stages_of
 from fretsaw.plan.rehearse import rehearse
 from fretsaw.plan.table import render_forecast
-from fretsaw.plan.work import WORK, Hardware
+from fretsaw.plan.work import WORK, Hardware, Shapes
 from fretsaw.puzzle.settings import (
     AssembleSettings,
     CostSettings,
+    FuseSettings,
     RankSettings,
     ScoreSettings,
     SearchSettings,
@@ -103,6 +104,19 @@ def test_eight_devices_share_what_they_can() -> None:
     assert by_name[0]["rank"].seconds == by_name[1]["rank"].seconds
     weights = [names["distill"].work.phases[0].weights for names in by_name]
     assert weights[0] / weights[1] == 8
+
+
+def test_fusing_takes_longer_where_there_is_more_to_fuse() -> None:
+    models = published_of("ln_ultra").models
+    took = {
+        (name, rule): WORK["fuse"](
+            FuseSettings(rule=rule), Shapes(frozenset({"model"}), {"model": models[name]}), CPU
+        ).seconds
+        for name in ("parent", "unfused")
+        for rule in ("exact", "paper")
+    }
+    assert took["unfused", "exact"] > 2 * took["unfused", "paper"]
+    assert took["parent", "exact"] == took["parent", "paper"], "no runs, no groups"
 
 
 def test_what_does_not_fit_is_said_with_a_remedy(capsys: pytest.CaptureFixture) -> None:
