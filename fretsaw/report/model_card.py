@@ -168,6 +168,17 @@ class Findings:
         return median(errors) if errors else None
 
     @property
+    def stored(self) -> dict[str, list[int]]:
+        """The layers whose matrices are served in 8 bits: "attention in int8" -> layers."""
+        found: dict[str, list[int]] = {}
+        for i, block in enumerate(self.assembled.blocks):
+            halves = (("attention", block.attention_precision), ("FFN", block.ffn_precision))
+            for half, precision in halves:
+                if precision != "full":
+                    found.setdefault(f"{half} in {precision}", []).append(i)
+        return found
+
+    @property
     def is_fused(self) -> bool:
         """Whether FFNs of the assembled child became one."""
         return bool(self.fusion and self.fusion["chosen"]["groups"])

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import save_file
 
+from fretsaw.checkpoint.folder import read_config, write_precisions
 from fretsaw.progress import Progress
 from fretsaw.report.html import report
 from fretsaw.report.model_card import read_findings
@@ -340,3 +341,26 @@ def test_the_parent_in_8_bits_stands_beside_the_child(
     before, after = (float(n) for n in re.findall(r"([\d.]+) of ([\d.]+) MiB", page)[0])
     in_8_bits = float(re.findall(r'class="n">([\d.]+)<', row)[0])
     assert in_8_bits < after, (before, in_8_bits)
+
+
+def test_what_is_served_in_8_bits_is_told(finished: dict[str, Path], tmp_path: Path) -> None:
+    child = read_config(finished["child"])
+    blocks = [*child.blocks[:2], child.blocks[2].stored("int8", "full")]
+    for name in ("assembled", "child"):
+        write_precisions(finished[name], blocks)
+    for file in ("search/table.json", "cost/costs.json", "score/scores.json"):
+        path = finished["child"].parent / file
+        path.write_text(path.read_text().replace('"gqa1"', '"gqa1@int8"'))
+    page = make(finished, tmp_path / "out")
+    assert "Served with matrices in 8 bits: attention in int8 in layers 2." in page
+    assert "**gqa1@int8**" in (tmp_path / "out/README.md").read_text()
+
+
+def test_costs_by_roofline_are_called_so(finished: dict[str, Path], tmp_path: Path) -> None:
+    edit(
+        finished["costs"] / "costs.json",
+        lambda costs: costs.update(engine="roofline", hardware={"device": "h100"}),
+    )
+    page = make(finished, tmp_path / "out")
+    assert "Costs by roofline of h100." in page
+    assert "By roofline at" in page
