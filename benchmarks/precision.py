@@ -6,7 +6,8 @@ Every alternative of the demo's parent is scored in full precision and in 8 bits
 and in int8 stands as it is; then children are searched for shares of the parent's memory at a
 scenario: without the choice of precision, with everything in FP8, and with the choice for every
 subblock. Each child is assembled, then healed in full precision; the KL from the parent is of what
-would be served, with its matrices in 8 bits where chosen. What is done is kept.
+would be served, with its matrices in 8 bits where chosen. What is done is kept. `--products` times
+one wide matrix in int8 against float32 instead, with and without the rounding of activations.
 """
 
 import argparse
@@ -84,6 +85,38 @@ def built(
     return before, kl_served(made, make("distill", settings, given, at / "distill"))
 
 
+def products() -> None:
+    """Print the time of an int8 product over that of a packed float32 one, by rows."""
+    import statistics
+    import time
+
+    import torch
+
+    from fretsaw.engine.weights import Matrix, QuantisedMatrix
+    from fretsaw.model.linear import quantise_rows
+
+    weight = torch.randn(4096, 1024)
+    full, in_8_bits = Matrix(weight), QuantisedMatrix(*quantise_rows(weight, "int8"))
+
+    def seconds(once: Callable[[], Any]) -> float:
+        started = time.perf_counter()
+        for _ in range(20):
+            once()
+        return time.perf_counter() - started
+
+    for rows in (1, 32, 128):
+        x = torch.randn(rows, 1024)
+        codes = quantise_rows(x, "int8")[0]
+        ratios = [
+            (seconds(lambda: torch._int_mm(codes, in_8_bits.codes.t())) / one,  # noqa: B023
+             seconds(lambda: in_8_bits(x)) / one)  # noqa: B023
+            for _ in range(9)
+            for one in [seconds(lambda: full(x))]  # noqa: B023
+        ]  # fmt: skip
+        alone, whole = (statistics.median(column) for column in zip(*ratios, strict=True))
+        print(f"{rows:>4} rows by 1024 x 4096: {alone:.2f} of float32, {whole:.2f} with rounding")
+
+
 def report(rows: Sequence[dict[str, Any]]) -> None:
     """Print what each way came to."""
     print(f"{'memory':>8}  {'':<14}{'params':>8}{'in 8 bits':>11}{'KL':>10}{'healed':>10}")
@@ -103,7 +136,10 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=[0.75, 0.55, 0.45, 0.35, 0.25])
     parser.add_argument("--heal-tokens", type=int, default=100_000)
     parser.add_argument("--out", type=Path, default=Path("runs/precision"))
+    parser.add_argument("--products", action="store_true")
     options = parser.parse_args()
+    if options.products:
+        return products()
     names = {"parent": "pretrain", "corpus": "corpus", "ranking": "rank"}
     made = {key: options.run / stage for key, stage in names.items()}
     by_way = tables(options.out, made)
