@@ -122,6 +122,7 @@ def recipe(
         target=target,
         scenario=ONE_REQUEST,
         under="child",
+        in_8_bits=(),
         rank=RankSettings(tokens=calibration, seq_len=SEQ_LEN),
         score=ScoreSettings(
             space=space,

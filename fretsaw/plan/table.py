@@ -3,7 +3,7 @@
 import textwrap
 
 from fretsaw.distill.budget import USABLE
-from fretsaw.plan.forecast import Forecast
+from fretsaw.plan.forecast import Forecast, StageForecast
 from fretsaw.progress import format_seconds
 from fretsaw.scenario import MIB
 
@@ -73,7 +73,7 @@ def _notes(forecast: Forecast) -> list[str]:
         part = f", {phase.name}" if phase.name else ""
         notes.append(
             f"! {stage.name}{part}: {_bytes(phase.memory)} do not fit {USABLE:.0%} of a "
-            f"{forecast.hardware.device.name}; {stage.work.remedy}"
+            f"{forecast.hardware.device.name}; {_remedy(stage)}"
         )
     count = forecast.hardware.count
     if count > 1:
@@ -82,6 +82,13 @@ def _notes(forecast: Forecast) -> list[str]:
             "what has independent tasks; other stages use one)"
         )
     return ["", *(line for note in notes for line in textwrap.wrap(note, 100))] if notes else []
+
+
+def _remedy(stage: StageForecast) -> str:
+    """Say what helps: less of it, or a device that holds more."""
+    larger = "take more devices" if stage.devices > 1 else "take a larger device"
+    on_host = "" if stage.devices > 1 else ", or run it with --device cpu on a host that has it"
+    return ", or ".join(filter(None, (stage.work.remedy, larger))) + on_host
 
 
 def _dollars(hours: float, price: float | None) -> str:

@@ -99,7 +99,7 @@ class Work:
     tokens: float = 0.0  # read and written
     seconds: float
     disk: float = 0.0  # bytes that are left, resume states of the time it runs included
-    remedy: str = "take a device with more memory"  # where memory does not do
+    remedy: str = ""  # where memory does not do, beside a larger device
 
 
 @dataclass(frozen=True)
@@ -245,18 +245,19 @@ def _training(
         tokens=sum(phase.tokens for phase in s.phases),
         seconds=on.seconds(flops + measured * reading),
         disk=_saved(student, on) + 2 * (trained + moments) + trained,
-        remedy=remedy or _frugal(s.update, s),
+        remedy=remedy or _frugal(s.update, phase, s),
     )
 
 
-def _frugal(update: UpdateSettings, s: TrainSettings | None = None) -> str:
-    """Name what makes a step smaller, of what is not set already."""
-    ways = []
+def _frugal(update: UpdateSettings, held: Phase, s: TrainSettings | None = None) -> str:
+    """Name what makes a step smaller, what is largest first, of what is not set already."""
+    lighter = [] if update.states == "int8" else ["set update.states=int8"]
+    lighter += [] if update.master == "bf16" else ["set update.master=bf16"]
+    shorter = ["shorten seq_len and micro_batch_tokens"]
     if s is not None and not s.activation_checkpointing:
-        ways.append("activation_checkpointing")
-    ways += [] if update.states == "int8" else ["update.states=int8"]
-    ways += [] if update.master == "bf16" else ["update.master=bf16"]
-    return f"set {', '.join(ways)}, or take more devices" if ways else "take more devices"
+        shorter.insert(0, "set activation_checkpointing")
+    is_long = held.activations > held.weights + held.optimizer
+    return ", ".join(shorter + lighter if is_long else lighter + shorter)
 
 
 def train_alone(s: Any, at: Shapes, on: Hardware) -> Work:
@@ -312,7 +313,8 @@ def sft(s: SftSettings, at: Shapes, on: Hardware) -> Work:
         heldout_tokens=max(seq_len, round(s.heldout_share * tokens)),
         update=s.update,
     )
-    return _training(train, model, on, remedy=_frugal(s.update))
+    work = _training(train, model, on)
+    return replace(work, remedy=_frugal(s.update, work.phases[0]))  # it can't run blocks again
 
 
 def rl(s: RlSettings, at: Shapes, on: Hardware) -> Work:
@@ -339,17 +341,18 @@ def rl(s: RlSettings, at: Shapes, on: Hardware) -> Work:
     weights, optimizer = held.weights + held.teacher, held.gradients + held.moments
     cache = min(s.max_batch, answers) * row * kv_bytes(model, "fp32")
     trained, moments = trained_bytes(model, s.update, shape.lora)
+    rest = held.peak - weights - optimizer - held.logits
+    update = Phase("update", weights, rest, optimizer, held.logits)
     return Work(
         phases=(
             Phase("sampling", weights + _held(model), 0.0, held.moments, cache=cache),
-            Phase("update", weights, held.peak - weights - optimizer - held.logits, optimizer,
-                  held.logits),
+            update,
         ),
         tokens=(sampled + measured) * (PROMPT + length),
         seconds=sampling + on.alone.seconds(flops),
         disk=_saved(model, on) + 2 * (trained + moments) + trained,
-        remedy=f"lower max_batch or micro_batch_tokens; {_frugal(s.update)}",
-    )  # fmt: skip
+        remedy=f"lower max_batch, {_frugal(s.update, update)}",
+    )
 
 
 # --- compression ----------------------------------------------------------------------------------
@@ -367,7 +370,7 @@ def rank(s: RankSettings, at: Shapes, on: Hardware) -> Work:
         tokens=s.tokens,
         seconds=on.alone.seconds(flops),
         disk=12 * sum(per_layer),  # an importance and a place in the order
-        remedy="lower tokens, which the frontier is as long as, or take a device with more memory",
+        remedy="lower tokens, which the frontier is as long as",
     )
 
 
@@ -416,7 +419,7 @@ def score(s: ScoreSettings, at: Shapes, on: Hardware) -> Work:
         tokens=(s.tokens + s.repair_tokens) * sum(counts),
         seconds=on.seconds(flops),
         disk=200 * sum(counts) * (1 + s.tokens / s.seq_len / 10),
-        remedy="lower tokens, repair_tokens or batch_rows, or take a device with more memory",
+        remedy="lower tokens, repair_tokens or batch_rows",
     )
 
 
@@ -472,7 +475,7 @@ def assemble(s: AssembleSettings, at: Shapes, on: Hardware) -> Work:
         tokens=s.tokens,
         seconds=on.alone.seconds(flops) + moved_s,
         disk=_saved(child, on),
-        remedy="lower tokens, or take a device with more memory",
+        remedy="lower tokens",
     )
 
 
@@ -513,7 +516,7 @@ def fuse(s: FuseSettings, at: Shapes, on: Hardware) -> Work:
         tokens=(s.tokens + s.repair_tokens) * max(1, len(groups)),
         seconds=on.seconds(flops + matrix) + timed_ms / 1e3,
         disk=_saved(model, on),
-        remedy="lower max_width or repair_tokens, or take a device with more memory",
+        remedy="lower max_width or repair_tokens",
     )  # fmt: skip
 
 
@@ -548,7 +551,7 @@ def evaluate(s: EvalSettings, at: Shapes, on: Hardware) -> Work:
         tokens=len(models) * (text + answers * row),
         seconds=on.alone.seconds(flops) + decoding,
         disk=2e5 + 500 * answers,
-        remedy="lower batch_rows, or take a device with more memory",
+        remedy="lower batch_rows (text) or max_new_tokens (answers)",
     )  # fmt: skip
 
 
