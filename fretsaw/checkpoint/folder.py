@@ -347,12 +347,13 @@ def write(
     toggle: "Toggle" = "v1",
     dtype: str = "fp32",
     always_decilm: bool = False,
+    served_as: Path | None = None,
 ) -> None:
     """Write a checkpoint into an existing folder, with the tokenizer files of `like`.
 
     A plain Llama where all layers are the same (unless `always_decilm`), else DeciLM with the
-    modeling code it needs. The precisions in which `like` is to be served stay those of a network
-    with its layers. A `tokenizer` that is no longer that of `like` is written in its place; where
+    modeling code it needs. It is to be served in the precisions of `served_as`, where given, which
+    has its layers. A `tokenizer` that is no longer that of `like` is written in its place; where
     it is a chat model's, the chat template goes with it, for the mode to be told as `toggle` says.
     """
     import torch
@@ -366,10 +367,9 @@ def write(
     raw = layout.config_to_json(config.in_full, dtype=dtype)
     if config.is_quantised:
         raw["quantization_config"] = compressed.quantisation_to_json(config)
-    elif like is not None and (chosen := read_precisions(like)) is not None:
-        pairs = zip(config.blocks, chosen, strict=False)
-        if len(chosen) == config.num_hidden_layers:
-            write_precisions(folder, (block.stored(*pair) for block, pair in pairs))
+    elif served_as is not None and (chosen := read_precisions(served_as)) is not None:
+        pairs = zip(config.blocks, chosen, strict=True)
+        write_precisions(folder, (block.stored(*pair) for block, pair in pairs))
     require_disk(folder, math.ceil(num_params(config) * BYTES_PER_ELEMENT[dtype] * 1.01))
     write_json(folder / "config.json", raw)
     torch_dtype = getattr(torch, llama.DTYPE_NAMES[dtype])

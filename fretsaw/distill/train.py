@@ -108,7 +108,9 @@ def distill(settings: DistillSettings, inputs: Mapping[str, Path], run: StageRun
     fsdp.write_whole(
         student,
         run.peers,
-        lambda: checkpoint.write(student, run.folder, like=inputs["child"], dtype=dtype),
+        lambda: checkpoint.write(
+            student, run.folder, like=inputs["child"], served_as=inputs["child"], dtype=dtype
+        ),
     )
     return metrics
 
@@ -131,7 +133,9 @@ def continue_pretraining(
     fsdp.write_whole(
         student,
         run.peers,
-        lambda: checkpoint.write(student, run.folder, like=inputs["model"], dtype=dtype),
+        lambda: checkpoint.write(
+            student, run.folder, like=inputs["model"], served_as=inputs["model"], dtype=dtype
+        ),
     )
     return metrics
 

@@ -98,7 +98,7 @@ def reinforce(settings: RlSettings, inputs: Mapping[str, Path], run: StageRun) -
             state.scalars |= figures
         run.step(state.step, metrics, save=state.save, save_every_s=settings.save_every_s)
 
-    checkpoint.write(model, run.folder, like=inputs["model"])
+    checkpoint.write(model, run.folder, like=inputs["model"], served_as=inputs["model"])
     return {**state.scalars, "rollouts": settings.num_rollouts}
 
 

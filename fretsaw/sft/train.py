@@ -124,7 +124,13 @@ def tune(settings: SftSettings, inputs: Mapping[str, Path], run: StageRun) -> di
     fsdp.write_whole(
         model,
         run.peers,
-        lambda: checkpoint.write(model, run.folder, tokenizer=tokenizer, toggle=toggle),
+        lambda: checkpoint.write(
+            model,
+            run.folder,
+            tokenizer=tokenizer,
+            toggle=toggle,
+            served_as=inputs["model"],
+        ),
     )
     return {
         **state.scalars,

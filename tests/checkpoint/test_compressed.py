@@ -78,13 +78,14 @@ def test_the_precisions_chosen_go_with_the_checkpoint(tmp_path: Path) -> None:
     assert folder.read_precisions(tmp_path / "plain") is None
     folder.save(decoder, tmp_path / "child")
     folder.write_precisions(tmp_path / "child", config.blocks)
-    folder.save(decoder, tmp_path / "healed", like=tmp_path / "child")
+    (tmp_path / "healed").mkdir()
+    folder.write(decoder, tmp_path / "healed", served_as=tmp_path / "child")
     assert folder.read_served_config(tmp_path / "healed").blocks == config.blocks
     assert folder.load(tmp_path / "healed").config.blocks == decoder.config.blocks
     assert folder.load_served(tmp_path / "healed").config.blocks == config.blocks
     assert folder.load_served(tmp_path / "healed", weights="full").config == decoder.config
-    folder.save(make([("gqa4", "ffn256")]), tmp_path / "shorter", like=tmp_path / "child")
-    assert folder.read_precisions(tmp_path / "shorter") is None
+    folder.save(decoder, tmp_path / "copied", like=tmp_path / "child")
+    assert folder.read_precisions(tmp_path / "copied") is None
 
 
 def changed(*path: str, value: Any) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from fretsaw.puzzle.space import layer_alternatives
 from fretsaw.puzzle.verify import verify
 from fretsaw.recipe import STAGES
 from fretsaw.scenario import Scenario
+from fretsaw.sft.settings import SftSettings
 from fretsaw.stage import execute
 
 SPACE = SpaceSettings(kv_heads=(2,), ffn_percents=(50,), linear=False, precisions=("fp8", "int8"))
@@ -134,6 +135,14 @@ def test_a_search_takes_bits_before_weights_and_the_child_is_served_so(
     given = {"child": child, "parent": parts["parent"], "corpus": parts["corpus"]}
     healed = made("distill", DistillSettings(train=train), given, tmp_path / "distill")
     assert checkpoint.read_served_config(healed).blocks == served
+
+    tuning = SftSettings(
+        source="world", num_rows=20, seq_len=256, batch_tokens=256, micro_batch_tokens=256
+    )
+    tuned = made("sft", tuning, {"model": healed}, tmp_path / "sft")
+    assert checkpoint.read_served_config(tuned).blocks == served
+    plain = export(healed, tmp_path / "plain", weights="full", target="transformers").out
+    assert checkpoint.read_served_config(plain).blocks == checkpoint.read_config(child).blocks
 
     exported = export(healed, tmp_path / "out")
     assert exported.in_8_bits
