@@ -15,6 +15,8 @@ from fretsaw.model.config import Precision
 CODES: dict[Precision, torch.dtype] = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
 LARGEST: dict[Precision, float] = {"fp8": 448.0, "int8": 127.0}  # that a code stands for
 MIN_INT_MM_ROWS = 17  # what CUDA's integer product asks for
+MULTIPLE: dict[Precision, int] = {"fp8": 16, "int8": 8}  # of both sizes, on CUDA
+FP8_CAPABILITY = (8, 9)  # from which on CUDA multiplies FP8
 
 
 def linear(in_features: int, out_features: int, precision: Precision = "full") -> nn.Linear:
@@ -44,12 +46,14 @@ def product(
 ) -> Float[Tensor, "tokens out"]:
     """Return x W^T with both sides in 8 bits, in the precision of x.
 
-    Integers are multiplied as such. FP8 is one scaled product on an accelerator; elsewhere the same
-    numbers are multiplied in float32, which is no faster.
+    Integers are multiplied as such. FP8 is one scaled product on an accelerator that has it. Where
+    the device or the sizes do not allow it the same numbers are multiplied in float32, no faster.
     """
     precision: Precision = "int8" if codes.dtype == torch.int8 else "fp8"
     values, token_scales = quantise_rows(x, precision)
-    if precision == "int8":
+    if x.is_cuda and not _multiplies_on_cuda(codes, precision):
+        sums = values.float() @ codes.float().t()
+    elif precision == "int8":
         missing = MIN_INT_MM_ROWS - len(values) if x.is_cuda else 0
         padded = F.pad(values, (0, 0, 0, missing)) if missing > 0 else values
         sums = torch._int_mm(padded, codes.t())[: len(values)].float()
@@ -60,6 +64,14 @@ def product(
     else:
         sums = values.float() @ codes.float().t()
     return (sums * token_scales * scales.t()).to(x.dtype)
+
+
+def _multiplies_on_cuda(codes: Tensor, precision: Precision) -> bool:
+    """Whether the device has a product in 8 bits for a matrix of this size."""
+    is_able = (
+        precision == "int8" or torch.cuda.get_device_capability(codes.device) >= FP8_CAPABILITY
+    )
+    return is_able and all(size % MULTIPLE[precision] == 0 for size in codes.shape)
 
 
 class QuantisedLinear(nn.Linear):

@@ -44,8 +44,9 @@ def factors(points: Iterable[Point]) -> dict[str, tuple[float, float]]:
     for point in points:
         by_kind.setdefault(point.kind, []).append(point)
     return {
-        kind: (0.0, sum(p.measured for p in own) / sum(p.foreseen for p in own))
+        kind: (0.0, sum(p.measured for p in own) / foreseen)
         for kind, own in by_kind.items()
+        if (foreseen := sum(p.foreseen for p in own)) > 0
     }
 
 
@@ -62,7 +63,10 @@ def lines_through(points: Iterable[Point]) -> dict[str, tuple[float, float]]:
         least, most = (f(own, key=lambda p: p.foreseen) for f in (min, max))
         slope = (most.measured - least.measured) / ((most.foreseen - least.foreseen) or 1.0)
         start = most.measured - slope * most.foreseen
-        found[kind] = (start, slope) if slope > 0 <= start else factors(own)[kind]
+        if slope > 0 <= start:
+            found[kind] = (start, slope)
+        else:
+            found |= factors(own)
     return found
 
 

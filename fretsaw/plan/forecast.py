@@ -105,7 +105,7 @@ def foresee(
     for stage in stages:
         kind = STAGES[stage.kind]
         is_shared = kind.is_distributed or (kind.has_workers and stage.kind != "cost")
-        here = hardware if is_shared else hardware.alone
+        here = (hardware if is_shared else hardware.alone).running(stage.kind)
         work = WORK[stage.kind](stage.settings, shapes[stage.name], here)
         seconds, is_calibrated = calibration.seconds(stage.kind, work.seconds)
         found.append(StageForecast(stage.name, work, here.count, seconds, is_calibrated))
@@ -115,8 +115,10 @@ def foresee(
 def calibrate(run: Path, hardware: Hardware, config_of: ConfigOf) -> Calibration:
     """Return what an earlier run on this hardware tells of the speed of its stages."""
     times = finished_times(run)
-    foreseen = foresee(stages_of(run, list(times)), hardware, config_of, earlier=run).stages
-    kinds = {stage.name: stage.kind for stage in stages_of(run, list(times))}
+    in_order = sorted(times, key=lambda name: times[name][1])  # several targets share what is first
+    stages = stages_of(run, in_order)
+    foreseen = foresee(stages, hardware, config_of, earlier=run).stages
+    kinds = {stage.name: stage.kind for stage in stages}
     points = [Point(kinds[s.name], s.seconds, times[s.name][0]) for s in foreseen]
     return Calibration(factors(points), start_of(times.values()), f"the run in {run}")
 

@@ -56,7 +56,9 @@ def rehearse(
                 function = STAGES[stage.kind].load()
                 done = execute(function, request, settings, out, device=device, dtype=dtype)
                 if _is_told(stage):
-                    work = WORK[stage.kind](settings, shapes[stage.name], hardware.alone)
+                    work = WORK[stage.kind](
+                        settings, shapes[stage.name], hardware.alone.running(stage.kind)
+                    )
                     points.append(Point(stage.kind, work.seconds, done["run"]["wall_s"]))
     return Calibration(lines_through(points), source="a rehearsal on this machine")
 

@@ -24,7 +24,7 @@ from fretsaw.model.size import (
     kv_bytes,
     num_params,
 )
-from fretsaw.puzzle.memory import network_memory
+from fretsaw.puzzle.memory import gram_bytes, network_memory
 from fretsaw.puzzle.probes import alternative_names, stacks, whole_models
 from fretsaw.puzzle.roofline import network_ms
 from fretsaw.puzzle.runs import find_runs
@@ -55,6 +55,7 @@ PROMPT = 64  # tokens of a problem
 ROW_TOKENS = 60  # of a generated conversation
 BYTES_A_TOKEN = 4  # of text in files
 TIMED_PASSES = 5  # decoding steps of one timing
+AUTOCAST = {"pretrain", "cpt", "distill", "teach", "sft", "rl", "bld"}  # stages that cast to bf16
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Hardware:
     """What a stage runs on: `count` of the devices, for those that can use several."""
 
     device: Device
-    dtype: str  # of matrix work: "fp32" or "bf16"
+    dtype: str  # of matrix work where a stage casts it: "fp32" or "bf16"
 
     @classmethod
     def of(cls, name: str) -> "Hardware":
@@ -130,8 +131,12 @@ class Hardware:
         return flops / (EFFICIENCY * self.device.flops(self.dtype))
 
     def scenario(self, **fields: Any) -> Scenario:
-        """Return a way of serving on one of the devices."""
-        return Scenario(dtype=self.dtype, device=self.device.name, **fields)
+        """Return a way of decoding on one of the devices, as stages load weights: in fp32."""
+        return Scenario(dtype="fp32", device=self.device.name, **fields)
+
+    def running(self, kind: str) -> "Hardware":
+        """Return it in the precision in which stages of a kind multiply."""
+        return self if kind in AUTOCAST else replace(self, dtype="fp32")
 
 
 # --- parts ----------------------------------------------------------------------------------------
@@ -148,8 +153,8 @@ def _frontier(config: ModelConfig, tokens: float) -> float:
 
 
 def _gram(config: ModelConfig) -> float:
-    """Return one layer's Gram matrix and its Cholesky factor, in fp32."""
-    return 2 * 4 * max(block.intermediate_size for block in config.blocks) ** 2
+    """Return what refitting the widest FFN takes."""
+    return gram_bytes(max(block.intermediate_size for block in config.blocks))
 
 
 def _gram_flops(config: ModelConfig, tokens: float) -> float:
@@ -305,11 +310,13 @@ def sft(s: SftSettings, at: Shapes, on: Hardware) -> Work:
     generated = s.num_rows * (ROW_TOKENS if s.source == "world" else seq_len)
     rows = at.text_bytes // BYTES_A_TOKEN if s.source == "files" and at.text_bytes else generated
     tokens = max(s.batch_tokens, seq_len, s.epochs * rows)
+    micro = max(1, s.micro_batch_tokens // seq_len) * seq_len  # whole rows
+    batch = max(1, s.batch_tokens // micro) * micro
     train = TrainSettings(
-        tokens=tokens,
+        tokens=max(tokens, batch),
         seq_len=seq_len,
-        batch_tokens=max(s.batch_tokens, seq_len),
-        micro_batch_tokens=max(s.micro_batch_tokens, seq_len),
+        batch_tokens=batch,
+        micro_batch_tokens=micro,
         heldout_tokens=max(seq_len, round(s.heldout_share * tokens)),
         update=s.update,
     )
@@ -401,6 +408,10 @@ def score(s: ScoreSettings, at: Shapes, on: Hardware) -> Work:
     spans = max(0, s.fused - 1)
     per_block = [block_flops(parent, b, context=s.seq_len / 2).total for b in parent.blocks]
     judged = s.repair_tokens / 8 * 2 * (1 + s.ahead)  # by the KL before and after every refit
+    exams = 0.0
+    if s.metric == "accuracy":
+        put = (sum(counts) + 1) * s.num_problems
+        exams = _decoding(parent, on.alone, put, PROMPT, s.max_new_tokens, EVAL_BATCH)
     flops = s.tokens * _forward(parent, s.seq_len)
     for i, count in enumerate(counts):
         replayed = sum(per_block[i:]) + head_flops(parent)
@@ -417,7 +428,7 @@ def score(s: ScoreSettings, at: Shapes, on: Hardware) -> Work:
             ),
         ),
         tokens=(s.tokens + s.repair_tokens) * sum(counts),
-        seconds=on.seconds(flops),
+        seconds=on.seconds(flops) + exams / on.count,
         disk=200 * sum(counts) * (1 + s.tokens / s.seq_len / 10),
         remedy="lower tokens, repair_tokens or batch_rows",
     )
@@ -502,6 +513,8 @@ def fuse(s: FuseSettings, at: Shapes, on: Hardware) -> Work:
     groups = groups if s.rule == "exact" else [run[0] for run in runs]
     judged = s.tokens + s.repair_tokens / 4
     flops = judged * _replay_flops(model, s.seq_len, groups) + _gram_flops(model, s.repair_tokens)
+    widths = [sum(model.blocks[i].intermediate_size for i in run) for run in runs]
+    fused = min(max(widths), s.max_width or max(widths)) if runs and s.repair_tokens else 0
     default = "batch=1/64,in=64,out=64,dtype=fp32,device=cpu"
     served = [on.scenario(batch=one.batch, prompt_tokens=one.prompt_tokens,
                           output_tokens=one.output_tokens)
@@ -510,7 +523,8 @@ def fuse(s: FuseSettings, at: Shapes, on: Hardware) -> Work:
     matrix = s.dependency_tokens * _forward(model, s.seq_len) * model.num_hidden_layers
     return Work(
         phases=(
-            Phase("", 2 * _held(model), _frontier(model, s.tokens + s.repair_tokens) + _gram(model),
+            Phase("", 2 * _held(model),
+                  _frontier(model, s.tokens + s.repair_tokens) + gram_bytes(fused),
                   logits=_logits(model, s.batch_rows * s.seq_len)),
         ),
         tokens=(s.tokens + s.repair_tokens) * max(1, len(groups)),
@@ -533,7 +547,7 @@ def evaluate(s: EvalSettings, at: Shapes, on: Hardware) -> Work:
     """Text read by model and parent; problems answered by both, with thought and without."""
     models = [at[name] for name in ("model", "parent") if name in at]
     text = s.tokens if "corpus" in at else 0
-    tasks = len([name for name in s.task.split(" + ") if name.strip()])
+    tasks = len([name for name in s.task.split(" + ") if name.strip()]) + ("problems" in at)
     answers = 2 * tasks * s.num_problems * s.samples
     flops = sum(text * _forward(model, s.seq_len) for model in models)
     decoding = sum(

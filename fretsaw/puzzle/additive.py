@@ -94,5 +94,5 @@ def _is_within(part: str, other: str) -> bool:
 
 
 def _kind_and_size(part: str) -> tuple[str, int]:
-    sized = re.fullmatch(r"(gqa|ffn)(\d+)", part)
-    return (sized[1], int(sized[2])) if sized else (part, 0)
+    sized = re.fullmatch(r"(gqa|ffn)(\d+)(@\w+)?", part)
+    return (sized[1] + (sized[3] or ""), int(sized[2])) if sized else (part, 0)

@@ -17,6 +17,13 @@ from fretsaw.model.size import (
 from fretsaw.puzzle.probes import subblock
 from fretsaw.scenario import MIB, Scenario
 
+GRAM_COPIES = 6  # in float64, while a ridge is chosen
+
+
+def gram_bytes(width: int) -> int:
+    """Return the bytes that refitting a matrix of so many inputs takes."""
+    return GRAM_COPIES * 8 * width**2
+
 
 def share(config: ModelConfig, block: BlockConfig, count: int) -> tuple[ModelConfig, BlockConfig]:
     """Return the network and the block that one of `count` devices holds.

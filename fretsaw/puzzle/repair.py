@@ -17,16 +17,9 @@ from torch import Tensor, nn
 from fretsaw.model.attention import AttentionContext, GroupedQueryAttention, LinearMixer
 from fretsaw.model.decoder import Block
 from fretsaw.model.ffn import LinearFfn, SwiGLU
+from fretsaw.puzzle.memory import gram_bytes
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)  # lambda, as a fraction of the mean diagonal of X'X
-
-
-GRAM_COPIES = 6  # in float64, while a ridge is chosen
-
-
-def gram_bytes(width: int) -> int:
-    """Return the bytes that refitting a matrix of so many inputs takes."""
-    return GRAM_COPIES * 8 * width**2
 
 
 def widest(free: float) -> int:

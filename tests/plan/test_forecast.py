@@ -14,12 +14,13 @@ from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.distill.settings import DistillSettings, PretrainSettings, TeachSettings, TrainSettings
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.model.config import ModelConfig
-from fretsaw.model.size import num_params
+from fretsaw.model.size import forward_flops, num_params
 from fretsaw.plan.calibration import Calibration, Point, factors, lines_through
 from fretsaw.plan.forecast import calibrate, child_of, foresee, outside, shapes_of, stages_of
 from fretsaw.plan.rehearse import rehearse
 from fretsaw.plan.table import render_forecast
 from fretsaw.plan.work import WORK, Hardware, Shapes
+from fretsaw.puzzle.memory import gram_bytes
 from fretsaw.puzzle.settings import (
     AssembleSettings,
     CostSettings,
@@ -136,6 +137,42 @@ def test_a_child_out_of_reach_is_sized_as_the_parent(capsys: pytest.CaptureFixtu
     assert "sized for a child like the parent" in capsys.readouterr().err
 
 
+def work_of(kind: str, settings: Any, on: Hardware, **inputs: ModelConfig | None) -> Any:
+    models = {name: config for name, config in inputs.items() if config is not None}
+    return WORK[kind](settings, Shapes(frozenset(inputs), models), on.running(kind))
+
+
+def test_what_is_not_cast_runs_at_the_rate_of_fp32() -> None:
+    parent, h100 = published_of("ln_nano").models["parent"], Hardware.of("h100")
+    settings = EvalSettings(tokens=131_072)
+    seconds = work_of("eval", settings, h100, model=parent, corpus=None).seconds
+    flops = 131_072 * forward_flops(parent, context=128)
+    assert seconds == pytest.approx(flops / (0.4 * 66.9e12))
+    assert h100.running("sft").dtype == "bf16"
+
+
+def test_the_memory_of_a_refit_is_what_the_refit_asks_for() -> None:
+    parent = published_of("ln_nano").models["parent"]
+    (phase,) = work_of("rank", RankSettings(), CPU, parent=parent).phases
+    assert phase.activations == gram_bytes(14_336) + 2 * 32_768 * 4 * 4096
+
+
+def test_rows_that_do_not_divide_a_batch_are_foreseen_too() -> None:
+    model = shapes_of(tiny(), CPU, no_checkpoint)["rank"]["parent"]
+    assert work_of("sft", SftSettings(seq_len=768), CPU, model=model).seconds > 0
+
+
+def test_problems_of_a_file_are_answered_too() -> None:
+    model = shapes_of(tiny(), CPU, no_checkpoint)["rank"]["parent"]
+    work = work_of("eval", EvalSettings(), CPU, model=model, problems=None)
+    assert [phase.name for phase in work.phases] == ["answers"]
+    by_text, by_task = (
+        work_of("score", settings, CPU, parent=model).seconds
+        for settings in (ScoreSettings(), ScoreSettings(metric="accuracy", task="word_problems"))
+    )
+    assert by_task > by_text
+
+
 # --- what contradicts -----------------------------------------------------------------------------
 
 
@@ -227,6 +264,7 @@ def test_factors_and_lines_by_hand() -> None:
     assert lines_through(points) == {"rank": (3.0, 2.0), "eval": (0.0, 0.5)}
     # The more work took less time: noise, so all of it is one factor.
     assert lines_through([Point("a", 1.0, 4.0), Point("a", 3.0, 2.0)]) == {"a": (0.0, 1.5)}
+    assert factors([Point("report", 0.0, 1.0)]) == lines_through([Point("report", 0.0, 1.0)]) == {}
     calibration = Calibration({"rank": (3.0, 2.0)})
     assert calibration.seconds("rank", 10.0) == (23.0, True)
     assert calibration.seconds("rl", 10.0) == (10.0, False)
@@ -294,6 +332,12 @@ def test_an_earlier_run_tells_its_own_length(tiny: Path, tmp_path: Path) -> None
     took = sum(read_manifest(out / s.name)["run"]["wall_s"] for s in stages)
     assert sum(s.seconds for s in forecast.stages) == pytest.approx(took, rel=0.02)
     assert calibration.source == f"the run in {out}"
+
+    # With a second target the first one's stages are recorded before those that both share.
+    raw = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({**raw, "stages": raw["stages"][::-1]}))
+    assert calibrate(out, CPU, outside).lines == calibration.lines
+    (out / "run.json").write_text(json.dumps(raw))
 
     child = read_config(out / "child/distill")
     shapes = shapes_of(stages, CPU, outside, out)

@@ -68,3 +68,12 @@ def test_noise_is_the_median_distance_from_the_median() -> None:
     medians, noise = round_medians(rounds, is_interleaved=False)
     assert medians == {"a": 10.0}
     assert noise == {"a": pytest.approx(0.1)}  # of 0, 0, 0.1, 0.2, 0.2
+
+
+def test_a_wider_ffn_costs_no_less_in_8_bits_either() -> None:
+    models = {f"{w}": stack(*[f"gqa4/ffn{w}@int8"] * 2) for w in (16, 64, 128)}
+    models |= {"x1": stack("gqa4/ffn64"), "x2": stack("gqa4/ffn64", "gqa4/ffn64")}
+    noisy = {"x1": 9.0, "x2": 15.0, "16": 11.0, "64": 10.0, "128": 13.0}
+    costs = fit_additive(models, noisy)
+    assert costs["ffn16@int8"] <= costs["ffn64@int8"] <= costs["ffn128@int8"]
+    assert costs["ffn64@int8"] != costs["ffn64"], "a precision is a kind of its own"
