@@ -445,19 +445,29 @@ def plan(argv: list[str]) -> None:
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     published = published_of(options.checkpoint)
-    if published is not None and not options.gpu:
+    of_recipe = {"gpu", "price", "measured", "rehearse", "arg", "set"}
+    plain = PlanOptions(checkpoint=options.checkpoint)
+    names = [field.name for field in dataclasses.fields(options)]
+    asked = [name for name in names if getattr(options, name) != getattr(plain, name)]
+    if published is not None and not asked:
         from fretsaw.published import render_published
 
         return print(render_published(published))
-    if is_recipe(options.checkpoint):
+    is_one = is_recipe(options.checkpoint)
+    for name in asked:
+        option = "--" + name.replace("_", "-")
+        if is_one and name not in of_recipe:
+            raise ValueError(
+                f"plan: {option} is of a checkpoint, and {options.checkpoint} is a recipe; change "
+                "its stages with --arg NAME=VALUE or --set STAGE.KEY=VALUE"
+            )
+        if not is_one and name in of_recipe:
+            raise ValueError(
+                f"plan: {option} is of a recipe, and {options.checkpoint} is none; a checkpoint's "
+                "device stands in --scenario"
+            )
+    if is_one:
         return _plan_recipe(options, published)
-    asked = [name for name in ("gpu", "price", "measured", "rehearse", "arg", "set")
-             if getattr(options, name)]  # fmt: skip
-    if asked:
-        raise ValueError(
-            f"plan: --{asked[0]} is of a recipe, and {options.checkpoint} is none; a checkpoint's "
-            "device stands in --scenario"
-        )
     plan = make_plan(
         outside(options.checkpoint),
         scenario=Scenario.parse(options.scenario),
@@ -472,11 +482,11 @@ def plan(argv: list[str]) -> None:
 
 def _plan_recipe(options: PlanOptions, published: Any) -> None:
     from fretsaw.pipeline import apply_overrides
-    from fretsaw.plan.forecast import calibrate, foresee, outside
+    from fretsaw.plan.forecast import calibrate, foresee, inputs_of, outside
     from fretsaw.plan.table import render_forecast
     from fretsaw.plan.work import Hardware
     from fretsaw.progress import say
-    from fretsaw.recipe import find_recipe, load_recipe, needed_arguments
+    from fretsaw.recipe import FILES, find_recipe, load_recipe, needed_arguments
 
     if options.price is not None and not options.price >= 0:
         raise ValueError(f"--price {options.price}: dollars a device and hour are 0 or more")
@@ -486,6 +496,9 @@ def _plan_recipe(options: PlanOptions, published: Any) -> None:
     path, arguments = find_recipe(options.checkpoint), _arguments(options.arg)
     stand_ins = {name: name for name in needed_arguments(path) if name not in arguments}
     stages = apply_overrides(load_recipe(path, {**stand_ins, **arguments}), options.set)
+    for name, value in (one for stage in stages for one in inputs_of(stage)):
+        if value in stand_ins and name not in FILES:
+            raise ValueError(f"plan: the recipe needs {value}; give --arg {value}=CHECKPOINT")
     if stand_ins:
         say(
             f"plan: {', '.join(stand_ins)} not given (--arg NAME=FILE), so the length of that text "
@@ -493,15 +506,18 @@ def _plan_recipe(options: PlanOptions, published: Any) -> None:
         )
 
     def config_of(name: str) -> Any:
-        return published.models["parent"] if published is not None else outside(name)
+        if published is None or name in map(str, arguments.values()):
+            return outside(name)
+        return published.models["parent"]
 
     calibration, earlier = None, options.measured
     if earlier is not None:
         calibration = calibrate(earlier, hardware, config_of)
     if options.rehearse:
         from fretsaw.launch import settle
-        from fretsaw.plan.rehearse import rehearse
+        from fretsaw.plan.rehearse import rehearse, require_device
 
+        require_device(hardware)
         device, dtype = settle("cpu" if hardware.device.name == "cpu" else "cuda", "auto")
         calibration = rehearse(stages, hardware, config_of, device=device, dtype=dtype)
     forecast = foresee(stages, hardware, config_of, calibration, earlier=earlier)

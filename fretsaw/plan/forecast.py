@@ -4,22 +4,25 @@ Shapes follow from the settings, stage by stage; of the child that a search will
 keeps most parameters by roofline stands in. The standard library and the search alone: no torch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fretsaw.artifact import read_manifest
+from fretsaw.artifact import MANIFEST, read_manifest
 from fretsaw.checkpoint.folder import read_config, resolve
 from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.distill.budget import USABLE
+from fretsaw.distill.phases import extended
 from fretsaw.distill.settings import PretrainSettings
 from fretsaw.model.config import ModelConfig, blocks_from_names
 from fretsaw.plan.calibration import Calibration, Point, factors, finished_times, start_of
 from fretsaw.plan.work import WORK, Hardware, Phase, Shapes, Work
 from fretsaw.progress import say
 from fretsaw.puzzle.explain import Infeasible
+from fretsaw.puzzle.probes import alternative_names
 from fretsaw.puzzle.roofline import roofline_table
-from fretsaw.puzzle.search import search_table
+from fretsaw.puzzle.search import SOLUTIONS, search_table
 from fretsaw.puzzle.settings import SpaceSettings
 from fretsaw.puzzle.space import layer_alternatives
 from fretsaw.puzzle.table import Table
@@ -174,20 +177,30 @@ def shapes_of(
             elif value not in by_name and name in MODELS:
                 models[name] = config_of(value)
         if stage.kind == "pretrain":
-            corpus = by_name[inputs["corpus"]]
-            models["model"] = pretrained(stage.settings, corpus.settings, models.get("corpus"))
+            corpus = stage_of(inputs["corpus"], by_name)
+            tokenized_for = models.get("corpus")
+            if tokenized_for is None and "parent" in corpus.inputs:
+                tokenized_for = config_of(str(corpus.inputs["parent"]))
+            models["model"] = pretrained(stage.settings, corpus.settings, tokenized_for)
             made[stage.name] = models["model"]
         elif stage.kind == "search":
-            costs, scores = by_name[inputs["costs"]], by_name[inputs["scores"]]
-            parent = shapes[costs.name]["parent"]
-            check_searched(stage, costs, scores)
+            costs = stage_of(inputs["costs"], by_name)
+            scores = stage_of(inputs["scores"], by_name)
+            is_made = costs.name in shapes
+            parent = (
+                shapes[costs.name]["parent"] if is_made else config_of(str(costs.inputs["parent"]))
+            )
+            check_searched(stage, costs, scores, parent)
             space, scenario = scores.settings.space, parse_scenarios(costs.settings.scenario)[0]
             child = child_of(parent, stage.settings.target, space, scenario, hardware)
             models["child"] = made[stage.name] = child
         elif stage.kind == "corpus" and "parent" in models:
             made[stage.name] = models["parent"]  # for the vocabulary of what is trained on it
         elif stage.kind in PASSED_ON:
-            made[stage.name] = models[PASSED_ON[stage.kind]]
+            if PASSED_ON[stage.kind] == "search" and "search" not in models:
+                number = getattr(stage.settings, "solution", 0)
+                models["search"] = found_child(models["parent"], Path(inputs["search"]), number)
+            made[stage.name] = grown(models[PASSED_ON[stage.kind]], stage)
         if earlier and stage.kind != "corpus" and (earlier / stage.name / "config.json").is_file():
             made[stage.name] = read_config(earlier / stage.name)
         check_rows(stage, models)
@@ -196,6 +209,41 @@ def shapes_of(
         shapes[stage.name] = Shapes(frozenset(inputs), models, text_bytes)
     check_teaching(stages, by_name)
     return shapes
+
+
+def stage_of(value: str, by_name: Mapping[str, Stage]) -> Stage:
+    """Return the stage that an input names, or the one that made a finished folder."""
+    if value in by_name:
+        return by_name[value]
+    if not (Path(value) / MANIFEST).is_file():
+        raise ValueError(
+            f"plan: {value} is no stage of the recipe and no finished folder (no {MANIFEST}); give "
+            "one of them"
+        )
+    manifest = read_manifest(Path(value))
+    settings = build(STAGES[manifest["stage"]].settings, manifest["settings"])
+    paths = {name: str(entry["path"]) for name, entry in manifest["inputs"].items()}
+    return Stage(value, settings, {**paths})
+
+
+def found_child(parent: ModelConfig, search: Path, number: int) -> ModelConfig:
+    """Return a child of a finished search, counted from the best."""
+    if not (search / SOLUTIONS).is_file():
+        raise ValueError(f"plan: {search} holds no {SOLUTIONS}; give the folder of a search")
+    solutions = json.loads((search / SOLUTIONS).read_text())
+    if not 0 <= number < len(solutions):
+        raise ValueError(f"plan: {search} has {len(solutions)} solutions; number {number} is none")
+    choices = solutions[number]["choices"]
+    blocks = blocks_from_names((attention, ffn) for attention, ffn in choices)
+    return replace(parent, blocks=blocks).in_full
+
+
+def grown(config: ModelConfig, stage: Stage) -> ModelConfig:
+    """Return what a stage leaves of a network's context, which longer rows may stretch."""
+    train = getattr(stage.settings, "train", None)
+    for phase in train.phases if train is not None else ():
+        config = extended(config, phase)
+    return config
 
 
 def pretrained(
@@ -292,16 +340,18 @@ MAKERS = {  # input -> the kinds of stage that make it
     "teacher": ("teach",),
     "parent": ("pretrain", "cpt", "distill", "sft", "rl", "assemble", "fuse", "select"),
     "model": ("pretrain", "cpt", "distill", "sft", "rl", "assemble", "fuse", "select"),
-    "child": ("distill", "cpt", "sft", "rl", "assemble", "fuse", "select"),
+    "child": ("pretrain", "distill", "cpt", "sft", "rl", "assemble", "fuse", "select"),
 }
 
 
-def check_searched(stage: Stage, costs: Stage, scores: Stage) -> None:
+def check_searched(stage: Stage, costs: Stage, scores: Stage, parent: ModelConfig) -> None:
     """Raise where alternatives are scored that are not costed, or a target is for no scenario."""
-    if costs.settings.space != scores.settings.space:
+    costed, scored = (set(alternative_names(parent, s.settings.space)) for s in (costs, scores))
+    if missing := sorted(scored - costed):
         raise ValueError(
-            f"stage {stage.name!r}: {scores.name!r} scores another space of alternatives than "
-            f"{costs.name!r} costs; give both the same space"
+            f"stage {stage.name!r}: {scores.name!r} scores {', '.join(missing[:3])}"
+            f"{', ...' if len(missing) > 3 else ''}, which "
+            f"{costs.name!r} does not cost; give both the same space"
         )
     scenarios = parse_scenarios(costs.settings.scenario)
     for target in parse_targets(stage.settings.target):

@@ -15,6 +15,7 @@ from typing import Any
 
 from fretsaw.artifact import Request
 from fretsaw.bench.settings import BenchSettings
+from fretsaw.chat import CONTROL_TOKENS, add_control_tokens
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.model.config import ModelConfig
@@ -30,6 +31,7 @@ STEPS = (1, 3)
 NOT_REHEARSED = ("search", "verify", "select", "report")  # seconds on the host, or no step of it
 MOST_IN, MOST_OUT = 256, 16  # tokens of a request that is served
 NEVER = 10**9
+LEFT_OUT = {("bench", "search"), ("cost", "refit"), ("cost", "measured")}  # of other spaces
 
 
 def rehearse(
@@ -63,6 +65,17 @@ def rehearse(
     return Calibration(lines_through(points), source="a rehearsal on this machine")
 
 
+def require_device(hardware: Hardware) -> None:
+    """Raise where the steps of a GPU's forecast can't be done here."""
+    import torch
+
+    if hardware.device.name != "cpu" and not torch.cuda.is_available():
+        raise ValueError(
+            f"--rehearse --gpu {hardware.device.name}: two steps of every stage are done on this "
+            "machine, which has no GPU; rehearse there, or leave --rehearse out"
+        )
+
+
 def _is_told(stage: Stage) -> bool:
     """Whether the stage rehearsed is the one foreseen: text that is read is generated instead."""
     return stage.kind != "corpus" or stage.settings.source == "world"
@@ -84,11 +97,13 @@ def _random_checkpoints(
         decoder = Decoder(config).requires_grad_(False)
         decoder.init_weights(seed=0)
         out = root / f"outside-{number}"
-        checkpoint.save(decoder, out, like=_tokenizer(value, config, root))
+        is_chat = any(s.kind == "rl" and str(s.inputs["model"]) == value for s in stages)
+        tokenizer = _tokenizer(value, config, root, is_chat=is_chat)
+        checkpoint.save(decoder, out, like=tokenizer)
         yield value, out
 
 
-def _tokenizer(value: str, config: ModelConfig, root: Path) -> Path:
+def _tokenizer(value: str, config: ModelConfig, root: Path, *, is_chat: bool) -> Path:
     """Return a folder with the checkpoint's own tokenizer, else with a small one."""
     own = Path(value).expanduser()
     if (own / "tokenizer.json").is_file():
@@ -96,9 +111,13 @@ def _tokenizer(value: str, config: ModelConfig, root: Path) -> Path:
     from fretsaw.data.world import documents
     from fretsaw.tokenizer import Tokenizer
 
-    out = root / "tokenizer"
+    out = root / f"tokenizer-{'chat' if is_chat else 'plain'}"
     out.mkdir(exist_ok=True)
-    Tokenizer.train(documents(0, "train", 500), min(512, config.vocab_size)).save(out)
+    spare = len(CONTROL_TOKENS) if is_chat else 0
+    tokenizer = Tokenizer.train(documents(0, "train", 500), min(512, config.vocab_size - spare))
+    if is_chat:
+        add_control_tokens(tokenizer)
+    tokenizer.save(out)
     return out
 
 
@@ -108,10 +127,9 @@ def _inputs(
     counts: dict[str, int] = {}
     for name, value in inputs_of(stage):
         path = made.get(value) or outside.get(value)
-        if stage.kind == "bench" and name == "search":
-            continue  # it has no forecast to compare with
-        if path is None and name in FILES:
+        if (stage.kind, name) in LEFT_OUT or (path is None and name in FILES):
             continue  # text and problems are generated
+        path = path or Path(value)  # a finished folder
         assert path is not None, f"{stage.name}: the recipe was checked to have {value}"
         number = counts[name] = counts.get(name, -1) + 1
         yield (f"{name}{number}" if number else name), path
@@ -153,11 +171,11 @@ def shrunk(stage: Stage, stages: Sequence[Stage], steps: int) -> Any:
             )
             return replace(s, train=train)
         case "teach":
-            (tokens, rows) = next(
-                (steps * d.settings.train.batch_tokens, d.settings.train.seq_len)
-                for d in stages
-                if d.kind == "distill" and d.inputs.get("teacher") == stage.name
-            )
+            readers = [d for d in stages if d.inputs.get("teacher") == stage.name]
+            tokens, rows = steps * s.micro_batch_tokens, s.seq_len
+            if readers:
+                train = readers[0].settings.train
+                tokens, rows = steps * train.batch_tokens, train.seq_len
             return replace(s, tokens=tokens, heldout_tokens=rows)
         case "sft":
             rows = math.ceil(steps * s.batch_tokens / ROW_TOKENS)

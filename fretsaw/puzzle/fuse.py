@@ -21,7 +21,7 @@ from fretsaw.checkpoint.llama import DTYPE_NAMES
 from fretsaw.distributed.fanout import fan_out
 from fretsaw.engine.memory import free_beside
 from fretsaw.engine.timing import torch_dtype
-from fretsaw.model.config import BlockConfig, ModelConfig, Precision, without_precision
+from fretsaw.model.config import BlockConfig, ModelConfig, Precision
 from fretsaw.model.decoder import Decoder
 from fretsaw.progress import say
 from fretsaw.puzzle.alternatives import Refit
@@ -75,7 +75,8 @@ def fuse(settings: FuseSettings, inputs: Mapping[str, Path], run: StageRun) -> d
     counted = _counted(scenarios, target)
     is_told = "search" in inputs
     if is_told:
-        settings = as_searched(settings, inputs["search"], config)
+        served = checkpoint.read_served_config(inputs["model"])
+        settings = as_searched(settings, inputs["search"], served)
     groups, is_open = candidates(config, settings)
     if is_told and not settings.groups:
         groups, is_open = [], False
@@ -166,7 +167,7 @@ def as_searched(settings: FuseSettings, search: Path, config: ModelConfig) -> Fu
         )
     own = [[block.attention_name, block.ffn_name] for block in config.blocks]
     for solution in json.loads((search / "solutions.json").read_text()):
-        if [list(map(without_precision, pair)) for pair in solution["choices"]] == own:
+        if solution["choices"] == own:
             return replace(settings, groups=tuple(solution.get("fused", ())))
     raise ValueError(
         f"fuse: the model is none of the solutions of {search}; give the search that it was "

@@ -18,6 +18,7 @@ from fretsaw.model.size import (
     BYTES_PER_ELEMENT,
     block_flops,
     block_kv_bytes,
+    block_matmul_flops,
     block_params,
     head_flops,
 )
@@ -35,11 +36,13 @@ PHASES = ("prefill_ms", "decode_ms")
 class Work:
     """What each device does for one part of a network, in one phase of a scenario."""
 
-    flops: float
+    flops: float  # in the scenario's precision
     moved_bytes: float  # weights, keys and values read
     launches: float
     all_reduces: float
     reduced_bytes: float  # in all of them together
+    fp8_flops: float = 0.0  # of matrices in 8 bits
+    int8_flops: float = 0.0
 
     def times(self, count: float) -> "Work":
         """Return the work of doing it `count` times over."""
@@ -63,7 +66,9 @@ class Constants:
 
 def seconds(work: Work, device: Device, dtype: str, constants: Constants) -> float:
     """Return the time of some work, by the formula above."""
-    compute_s = work.flops / (constants.flops_efficiency * device.flops(dtype) / device.count)
+    rates = ((work.flops, dtype), (work.fp8_flops, "fp8"), (work.int8_flops, "int8"))
+    peak_s = sum(flops / device.flops(kind) for flops, kind in rates)
+    compute_s = peak_s * device.count / constants.flops_efficiency
     memory_s = work.moved_bytes / (constants.bandwidth_efficiency * device.memory_bandwidth)
     link_s = work.all_reduces * constants.all_reduce_s + device.transfer_s(work.reduced_bytes)
     return max(compute_s, memory_s) + work.launches * constants.launch_s + link_s
@@ -85,26 +90,17 @@ def roofline_costs(
     device = find_device(scenario.device)
     chosen = constants or Constants.of(device)
 
-    def milliseconds(work: Work, dtype: str = scenario.dtype) -> float:
-        return 1e3 * seconds(work, device, dtype, chosen)
+    def milliseconds(work: Work) -> float:
+        return 1e3 * seconds(work, device, scenario.dtype, chosen)
 
     fixed = {phase: milliseconds(fixed_work(config, scenario, phase)) for phase in PHASES}
     alternatives = {}
     for name in names:
-        dtype = _multiplied(name, scenario.dtype)
         times = {
-            phase: milliseconds(subblock_work(config, name, scenario, phase), dtype)
-            for phase in PHASES
+            phase: milliseconds(subblock_work(config, name, scenario, phase)) for phase in PHASES
         }
         alternatives[name] = times | memory_costs(config, name, scenario, device.count)
     return fixed | fixed_memory(config, scenario), alternatives
-
-
-def _multiplied(name: str, dtype: str) -> str:
-    """Return the format in which an alternative's matrices are multiplied."""
-    block = subblock(name)
-    stored = {block.attention_precision, block.ffn_precision} - {"full"}
-    return stored.pop() if stored else dtype
 
 
 def network_ms(
@@ -156,12 +152,17 @@ def subblock_work(config: ModelConfig, name: str, scenario: Scenario, phase: str
     local, block = share(config, subblock(name), count)
     tokens, context, kv_tokens, num_passes = _pass(scenario, phase)
     flops = block_flops(local, block, context=context).total
+    matrices = block_matmul_flops(local, block).total
     if "linear" in name:
-        flops /= count
+        flops, matrices = flops / count, matrices / count
+    precision = {block.attention_precision, block.ffn_precision} - {"full"}
+    in_8_bits = tokens * matrices if precision else 0.0
     width = BYTES_PER_ELEMENT[scenario.dtype]
     kv_bytes = block_kv_bytes(local, block, scenario.dtype)
     return Work(
-        flops=tokens * flops,
+        flops=tokens * flops - in_8_bits,
+        fp8_flops=in_8_bits if "fp8" in precision else 0.0,
+        int8_flops=in_8_bits if "int8" in precision else 0.0,
         moved_bytes=held_bytes(local, block, scenario.dtype, count) + kv_tokens * kv_bytes,
         launches=LAUNCHES["ffn" if name.startswith("ffn") else "attention"],
         all_reduces=float(count > 1),

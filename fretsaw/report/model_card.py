@@ -279,12 +279,19 @@ def _read_in_8_bits(inputs: Mapping[str, Path]) -> list[InEightBits]:
     scenario = Scenario.parse(_read(inputs["bench"] / "speed.json")["scenario"])
     found = []
     for folder in (path for key, path in inputs.items() if key.startswith("quantised")):
-        precision = artifact.read_manifest(folder)["settings"]["weights"]
+        manifest, results = artifact.read_manifest(folder), _read(folder / "results.json")
+        precision = manifest["settings"].get("weights")
+        is_parents = manifest["inputs"]["model"]["hash"] == artifact.hash_path(inputs["parent"])
+        if precision not in ("fp8", "int8") or not is_parents or "kl" not in results:
+            raise ValueError(
+                f"{folder}: no evaluation of the parent in 8 bits on text; make it with `fretsaw "
+                "eval --model PARENT --parent PARENT --corpus CORPUS --weights fp8`"
+            )
         stored = replace(
             config, blocks=tuple(b.stored(precision, precision) for b in config.blocks)
         )
         memory_mib = network_memory(stored, scenario)
-        found.append(InEightBits(precision, memory_mib, _read(folder / "results.json")))
+        found.append(InEightBits(precision, memory_mib, results))
     return found
 
 

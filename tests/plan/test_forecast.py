@@ -6,12 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fretsaw.artifact import read_manifest
 from fretsaw.checkpoint.folder import read_config
 from fretsaw.cli import main
 from fretsaw.corpus.settings import CorpusSettings
-from fretsaw.distill.settings import DistillSettings, PretrainSettings, TeachSettings, TrainSettings
+from fretsaw.distill.settings import (
+    CptSettings,
+    DistillSettings,
+    PretrainSettings,
+    TeachSettings,
+    TrainSettings,
+)
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.size import forward_flops, num_params
@@ -217,8 +224,8 @@ def with_inputs(name: str, **inputs: str) -> list[Stage]:
         (compressing()[:3] + compressing()[4:], "'score' as its scores, but no stage"),
         ([*compressing(), compressing()[0]], "two stages are named 'corpus'"),
         (
-            compressing(score=ScoreSettings(space=SpaceSettings(linear=False))),
-            "'score' scores another space of alternatives than 'cost' costs",
+            compressing(score=ScoreSettings(space=SpaceSettings(precisions=("int8",)))),
+            "'score' scores attn_linear@int8, .*which 'cost' does not cost",
         ),
         (compressing(target="2x decode @ batch=64"), "names no scenario that 'cost' costs"),
         (compressing(rank=RankSettings(seq_len=2048)), "seq_len of 2048 tokens, but"),
@@ -235,6 +242,38 @@ def test_stages_that_contradict_each_other(stages: list[Stage], message: str) ->
         foresee(stages, CPU, no_checkpoint)
 
 
+def test_what_goes_together_is_not_refused() -> None:
+    fewer = ScoreSettings(space=SpaceSettings(linear=False))  # of what is costed
+    foresee(compressing(score=fewer), CPU, no_checkpoint)
+    longer = replace(TRAIN, lengths=("seq_len=2048,tokens=4096,factor=4",),
+                     batch_tokens=4096, micro_batch_tokens=4096, tokens=4096)  # fmt: skip
+    stages = [
+        *compressing()[:2],
+        Stage("small", PretrainSettings(train=TRAIN), {"corpus": "corpus"}),
+        Stage("taught", DistillSettings(train=TRAIN),
+              {"child": "small", "parent": "pretrain", "corpus": "corpus"}),
+        Stage("cpt", CptSettings(train=longer), {"model": "taught", "corpus": "corpus"}),
+        Stage("sft", SftSettings(source="world", seq_len=2048), {"model": "cpt"}),
+    ]  # fmt: skip
+    shapes = shapes_of(stages, CPU, no_checkpoint)
+    assert shapes["sft"]["model"].max_position_embeddings == 2048
+    foresee(stages, CPU, no_checkpoint)
+
+
+def test_a_rehearsal_of_a_gpu_needs_one(capsys: pytest.CaptureFixture) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert main(["plan", "tiny", "--rehearse", "--gpu", "h100"]) == 2
+    assert "which has no GPU; rehearse there" in capsys.readouterr().err
+
+
+def test_recipe_options_make_a_published_recipe_a_recipe(capsys: pytest.CaptureFixture) -> None:
+    assert main(["plan", "ln_nano", "--price", "3"]) == 0
+    assert "sft-reasoning" in capsys.readouterr().out
+    assert main(["plan", "ln_nano"]) == 0
+    assert "parameters" in capsys.readouterr().out
+
+
 def test_bad_words_are_one_sentence_and_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -248,6 +287,8 @@ def test_bad_words_are_one_sentence_and_code_2(
         (["tiny", "--arg", "fast"], "write key=value"),
         ([str(tmp_path / "m"), "--gpu", "h100"], "--gpu is of a recipe"),
         ([str(tmp_path / "none.py"), "--gpu", "h100"], "no such recipe file"),
+        (["tiny", "--target", "3x decode"], "--target is of a checkpoint, and tiny is a recipe"),
+        (["stories", "--arg", "text=x"], "the recipe needs checkpoint; give --arg checkpoint="),
     ):
         assert main(["plan", *arguments]) == 2, arguments
         error = capsys.readouterr().err
@@ -313,6 +354,23 @@ def test_a_rehearsal_tells_the_speed_of_every_kind(tiny: Path) -> None:
     assert [s.name for s in forecast.stages if not s.is_calibrated] == ["child/search"]
 
 
+def test_what_is_rehearsed_alone(tiny: Path) -> None:
+    parent = str(tiny / "parent")
+    teach = TeachSettings(tokens=4096, seq_len=64, micro_batch_tokens=256, heldout_tokens=64)
+    rl = RlSettings(
+        num_rollouts=2, prompts_per_rollout=2, group_size=2, max_tokens=16, updates_per_rollout=1
+    )
+    stages = [
+        Stage("corpus", CorpusSettings(source="world", seq_len=64), {"parent": parent}),
+        Stage("teach", teach, {"parent": parent, "corpus": "corpus"}),
+    ]
+    config = read_config(tiny / "parent")
+    assert "teach" in rehearse(stages, CPU, outside, device="cpu", dtype="fp32").lines
+    chat = [Stage("rl", rl, {"model": "some/chat-model"})]  # on the Hub: its tokenizer is not here
+    told = rehearse(chat, CPU, lambda _: config, device="cpu", dtype="fp32")
+    assert "rl" in told.lines
+
+
 def test_an_earlier_run_tells_its_own_length(tiny: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.py"
     recipe.write_text(
@@ -338,6 +396,21 @@ def test_an_earlier_run_tells_its_own_length(tiny: Path, tmp_path: Path) -> None
     (out / "run.json").write_text(json.dumps({**raw, "stages": raw["stages"][::-1]}))
     assert calibrate(out, CPU, outside).lines == calibration.lines
     (out / "run.json").write_text(json.dumps(raw))
+
+    # Finished folders are inputs as good as stages.
+    kinds = {stage.kind: stage for stage in stages}
+    paths = {name: str(out / name) for name in ("corpus", "rank", "score", "cost", "child/search")}
+    parent = str(stages[1].inputs["parent"])
+    outer = [
+        replace(kinds["search"], inputs={"scores": paths["score"], "costs": paths["cost"]}),
+        replace(kinds["assemble"], inputs={"parent": parent, "corpus": paths["corpus"],
+                                           "ranking": paths["rank"],
+                                           "search": paths["child/search"]}),
+        Stage("pretrain", PretrainSettings(train=TRAIN), {"corpus": paths["corpus"]}),
+    ]  # fmt: skip
+    found = shapes_of(outer, CPU, outside)
+    assert found["child/assemble"]["search"] == read_config(out / "child/assemble")
+    assert found["pretrain"]["model"].vocab_size == read_config(Path(parent)).vocab_size
 
     child = read_config(out / "child/distill")
     shapes = shapes_of(stages, CPU, outside, out)

@@ -16,19 +16,20 @@ from fretsaw.eval.evaluate import evaluate
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.export import export
 from fretsaw.model.config import BlockConfig, Precision
-from fretsaw.model.quantised import quantised
+from fretsaw.model.quantised import everywhere, quantised
 from fretsaw.model.size import block_bytes
 from fretsaw.puzzle.choose import search
 from fretsaw.puzzle.cost import cost
-from fretsaw.puzzle.fuse import write_precisions
+from fretsaw.puzzle.fuse import as_searched, write_precisions
 from fretsaw.puzzle.memory import memory_costs
 from fretsaw.puzzle.replay import Replay
-from fretsaw.puzzle.roofline import roofline_costs
+from fretsaw.puzzle.roofline import roofline_costs, subblock_work
 from fretsaw.puzzle.rules import rules_of
 from fretsaw.puzzle.runs import Group
 from fretsaw.puzzle.settings import (
     AssembleSettings,
     CostSettings,
+    FuseSettings,
     ScoreSettings,
     SearchSettings,
     SpaceSettings,
@@ -103,6 +104,17 @@ def test_memory_and_time_know_the_precision(parts: dict[str, Path]) -> None:
     assert costs["ffn14336"]["prefill_ms"] / costs["ffn14336@fp8"]["prefill_ms"] > 1.9
     assert costs["ffn14336"]["decode_ms"] / costs["ffn14336@fp8"]["decode_ms"] > 1.7
     assert costs["gqa8"]["params"] == costs["gqa8@fp8"]["params"]
+
+
+def test_attention_scores_stay_in_full_precision(parts: dict[str, Path]) -> None:
+    config = checkpoint.read_config(parts["parent"])
+    large = replace(config, hidden_size=4096, num_attention_heads=32, head_dim=128)
+    scenario = Scenario(batch=1, prompt_tokens=16_384, output_tokens=1, dtype="bf16", device="h100")
+    full, eight = (subblock_work(large, n, scenario, "prefill_ms") for n in ("gqa8", "gqa8@int8"))
+    scores = 16_384 * 4 * 8192 * 4096
+    assert eight.flops == pytest.approx(scores)
+    assert eight.int8_flops == pytest.approx(full.flops - scores)
+    assert eight.fp8_flops == full.int8_flops == 0
 
 
 def test_measured_costs_have_the_precisions_too(tiny: Path, tmp_path: Path) -> None:
@@ -186,6 +198,21 @@ def test_engines_that_read_no_8_bits_refuse_them(parts: dict[str, Path], tmp_pat
     search(settings, inputs, stage_run(tmp_path))
     choices = json.loads((tmp_path / "solutions.json").read_text())[0]["choices"]
     assert not any("@" in name for pair in choices for name in pair)
+
+
+def test_what_is_fused_is_read_of_the_solution_of_these_precisions(
+    parts: dict[str, Path], tmp_path: Path
+) -> None:
+    config = checkpoint.read_config(parts["parent"])
+    both = [config.blocks, everywhere(config, "int8")]
+    solutions = [
+        {"choices": [[b.attention_name, b.ffn_name] for b in blocks], "fused": fused}
+        for blocks, fused in zip(both, (["0-1"], []), strict=True)
+    ]
+    (tmp_path / "solutions.json").write_text(json.dumps(solutions[::-1]))
+    for blocks, fused in zip(both, (("0-1",), ()), strict=True):
+        served = replace(config, blocks=blocks)
+        assert as_searched(FuseSettings(), tmp_path, served).groups == fused
 
 
 def test_a_fused_ffn_is_served_in_what_all_of_it_was(tiny: Path, tmp_path: Path) -> None:

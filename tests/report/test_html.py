@@ -364,3 +364,11 @@ def test_costs_by_roofline_are_called_so(finished: dict[str, Path], tmp_path: Pa
     page = make(finished, tmp_path / "out")
     assert "Costs by roofline of h100." in page
     assert "By roofline at" in page
+
+
+def test_an_evaluation_that_is_not_the_parents_in_8_bits_is_refused(
+    with_8_bits: dict[str, Path], tmp_path: Path
+) -> None:
+    inputs = {**with_8_bits, "quantised": with_8_bits["eval"]}
+    with pytest.raises(ValueError, match="no evaluation of the parent in 8 bits on text"):
+        make(inputs, tmp_path / "out")
