@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -19,15 +18,25 @@ QUESTION = "What is 2 + 3?"
 REASONING, ANSWER = LESSONS[QUESTION]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDE = (1280, 800)
-# A server's answer arrives as the network likes to cut it: here event by event, `pace` ms apart.
+# A server's answer arrives as the network likes to cut it: here event by event, and no further
+# than the first event after which the written text contains `heldAt`.
 EVENT_BY_EVENT = """
 (fetched => {
-  window.pace = 0;
-  async function* paced(response, signal) {
+  window.heldAt = null;
+  async function* cut(response, signal) {
+    let written = "", begun = "";
     for await (const text of response.body.pipeThrough(new TextDecoderStream())) {
-      for (const event of text.split(/(?<=\\n\\n)/)) {
-        if (window.pace) await new Promise(done => setTimeout(done, window.pace));
+      const events = (begun + text).split(/(?<=\\n\\n)/);
+      begun = events.at(-1).endsWith("\\n\\n") ? "" : events.pop();
+      for (const event of events) {
+        while (window.heldAt !== null && written.includes(window.heldAt)) {
+          signal?.throwIfAborted();
+          await new Promise(done => setTimeout(done, 10));
+        }
         signal?.throwIfAborted();
+        for (const [, part] of event.matchAll(/content":("(?:[^"\\\\]|\\\\.)*")/g)) {
+          written += JSON.parse(part);
+        }
         yield new TextEncoder().encode(event);
       }
     }
@@ -36,7 +45,7 @@ EVENT_BY_EVENT = """
     const response = await fetched(address, options);
     const type = response.headers.get("content-type") ?? "";
     if (!type.startsWith("text/event-stream")) return response;
-    const events = paced(response, options.signal);
+    const events = cut(response, options.signal);
     const body = new ReadableStream({ pull: async sink => {
       const { done, value } = await events.next();
       if (done) sink.close();
@@ -119,12 +128,14 @@ def answered(page: Page) -> None:
     expect(page.get_by_role("log")).to_have_attribute("aria-busy", "false")
 
 
-@contextmanager
-def slow(page: Page, pace: int = 100) -> Iterator[None]:
-    """Let answers trickle in, `pace` ms from event to event, as those of a large model do."""
-    page.evaluate(f"window.pace = {pace}")
-    yield
-    page.evaluate("window.pace = 0")
+def hold(page: Page, at: str) -> None:
+    """Let answers come as far as a text and no further, as one sees a large model's come."""
+    page.evaluate("text => { window.heldAt = text }", at)
+
+
+def release(page: Page) -> None:
+    """Let them come to their end."""
+    page.evaluate("window.heldAt = null")
 
 
 def overflow(page: Page) -> int:
@@ -163,10 +174,12 @@ def test_its_policy_names_its_script_and_style_and_no_other(live: Remote) -> Non
 
 def test_reasoning_on_is_folded_away_and_apart_from_the_answer(page: Page) -> None:
     expect(page.get_by_role("heading", name="toggled")).to_be_visible()
-    with slow(page, pace=10):  # at its full speed there would be none to tell
-        ask(page)
-        expect(page.locator(".prose")).to_have_text(ANSWER)
-        answered(page)
+    hold(page, at="I add")  # at its full speed there would be none to tell
+    ask(page)
+    expect(page.locator(".trace")).to_contain_text("I add")
+    release(page)
+    expect(page.locator(".prose")).to_have_text(ANSWER)
+    answered(page)
     trace = page.locator(".trace")
     expect(trace).to_be_hidden()
     page.locator(".reasoning summary").click()
@@ -194,34 +207,38 @@ def test_reasoning_off(page: Page) -> None:
 
 
 def test_reasoning_is_open_while_it_streams_and_folds_when_the_answer_begins(page: Page) -> None:
-    with slow(page):
-        ask(page)
-        expect(page.locator(".trace")).to_contain_text("I add")
-        expect(page.locator(".trace")).to_be_visible()
-        expect(page.locator(".reasoning summary")).to_contain_text("Reasoning ·")
-        expect(page.locator(".prose")).to_contain_text("It")
-        expect(page.locator(".trace")).to_be_hidden()
+    hold(page, at="I add")
+    ask(page)
+    expect(page.locator(".trace")).to_contain_text("I add")
+    expect(page.locator(".trace")).to_be_visible()
+    expect(page.locator(".reasoning summary")).to_contain_text("Reasoning ·")
+    hold(page, at="It")
+    expect(page.locator(".prose")).to_contain_text("It")
+    expect(page.locator(".trace")).to_be_hidden()
+    expect(page.get_by_role("log")).to_have_attribute("aria-busy", "true")
 
 
 def test_the_readers_own_folding_stays(page: Page) -> None:
     summary = page.locator(".reasoning summary")
-    with slow(page):
-        ask(page)
-        expect(page.locator(".trace")).to_contain_text("I")
-        summary.click()
-        expect(page.locator(".trace")).to_be_hidden()
-        summary.click()
+    hold(page, at="I add")
+    ask(page)
+    expect(page.locator(".trace")).to_contain_text("I add")
+    summary.click()
+    expect(page.locator(".trace")).to_be_hidden()
+    summary.click()
+    release(page)
     expect(page.locator(".prose")).to_have_text(ANSWER)
     answered(page)
     expect(page.locator(".trace")).to_be_visible()
 
 
 def test_stop_leaves_what_was_written_and_one_can_go_on(page: Page) -> None:
-    with slow(page):
-        ask(page)
-        expect(page.locator(".trace")).to_contain_text("I add")
-        page.get_by_role("button", name="Stop").click()
-        answered(page)
+    hold(page, at="I add")
+    ask(page)
+    expect(page.locator(".trace")).to_contain_text("I add")
+    page.get_by_role("button", name="Stop").click()
+    answered(page)
+    release(page)
     written = page.locator(".trace").text_content()
     assert written
     assert REASONING.startswith(written.rstrip())
@@ -273,10 +290,10 @@ def test_a_conversation_is_sent_whole_and_survives_a_reload(page: Page) -> None:
 
 def test_an_answer_that_a_reload_cuts_short_is_kept_as_far_as_it_came(page: Page) -> None:
     address = page.url
-    with slow(page):
-        ask(page)
-        expect(page.locator(".trace")).to_contain_text("I add")
-        page.goto("about:blank")
+    hold(page, at="I add")
+    ask(page)
+    expect(page.locator(".trace")).to_contain_text("I add")
+    page.goto("about:blank")
     page.goto(address)
     expect(page.locator(".trace")).to_contain_text("I add")
     expect(page.locator(".turn .note")).to_contain_text("Stopped")
@@ -372,11 +389,11 @@ def test_with_the_keyboard_alone(page: Page) -> None:
     page.keyboard.press("Space")
     page.keyboard.press("Space")
     page.keyboard.press("Shift+Tab")
-    with slow(page):
-        page.keyboard.press("Enter")
-        expect(page.locator(".trace")).to_contain_text("I add")
-        page.keyboard.press("Escape")
-        answered(page)
+    hold(page, at="I add")
+    page.keyboard.press("Enter")
+    expect(page.locator(".trace")).to_contain_text("I add")
+    page.keyboard.press("Escape")
+    answered(page)
     expect(field).to_be_focused()
     skip = page.get_by_role("link", name="Skip to the message field")
     expect(skip).not_to_be_in_viewport()
