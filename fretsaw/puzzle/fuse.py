@@ -21,7 +21,7 @@ from fretsaw.checkpoint.llama import DTYPE_NAMES
 from fretsaw.distributed.fanout import fan_out
 from fretsaw.engine.memory import free_beside
 from fretsaw.engine.timing import torch_dtype
-from fretsaw.model.config import BlockConfig, ModelConfig, Precision
+from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Decoder
 from fretsaw.progress import say
 from fretsaw.puzzle.alternatives import Refit
@@ -40,8 +40,8 @@ from fretsaw.puzzle.runs import (
     Group,
     check_groups,
     find_runs,
+    fused_config,
     fused_shape,
-    layers_left,
     layers_of,
 )
 from fretsaw.puzzle.scoreboard import Scoreboard
@@ -64,6 +64,7 @@ def fuse(settings: FuseSettings, inputs: Mapping[str, Path], run: StageRun) -> d
     Where nothing can be fused the checkpoint is written as it came.
     """
     config = checkpoint.read_config(inputs["model"])
+    served = checkpoint.read_served_config(inputs["model"])
     label = run.device.split(":")[0]
     scenarios = parse_scenarios(settings.scenario or f"{SCENARIO},device={label}")
     for scenario in scenarios:
@@ -75,7 +76,6 @@ def fuse(settings: FuseSettings, inputs: Mapping[str, Path], run: StageRun) -> d
     counted = _counted(scenarios, target)
     is_told = "search" in inputs
     if is_told:
-        served = checkpoint.read_served_config(inputs["model"])
         settings = as_searched(settings, inputs["search"], served)
     groups, is_open = candidates(config, settings)
     if is_told and not settings.groups:
@@ -86,7 +86,7 @@ def fuse(settings: FuseSettings, inputs: Mapping[str, Path], run: StageRun) -> d
 
     # --- what each group costs and saves ----------------------------------------------------------
     board = score_groups(groups, settings, inputs, run)
-    times = time_groups(config, groups, scenarios, settings.rounds, free, run) if groups else {}
+    times = time_groups(served, groups, scenarios, settings.rounds, free, run) if groups else {}
     penalties = {g: board.mean(n, (str(g),), "kl") for n, g in enumerate(groups)}
     savings = {g: _saved_ms(times[counted].savings[g], cost) for g in groups}
     front = best_groupings(penalties, savings)
@@ -110,16 +110,17 @@ def fuse(settings: FuseSettings, inputs: Mapping[str, Path], run: StageRun) -> d
         run.step(len(tried), {"kl": kl.mean().item()})
         if chosen is wanted[-1] or kl.mean().item() <= settings.max_kl:
             break
+    serving = fused_config(served, chosen.groups, keeps_layers=settings.keep_layers)
     after = {}
     if chosen.groups:
-        after = time_before_and_after(config, fused.config, scenarios, settings.rounds, run)
+        after = time_before_and_after(served, serving, scenarios, settings.rounds, run)
 
     # --- what is written --------------------------------------------------------------------------
     checkpoint.write(fused, run.folder, like=inputs["model"], dtype=dtype)
     num_layers = len(config.blocks)
     stood = layers_of(num_layers, chosen.groups, keeps_layers=settings.keep_layers)
     write_layers(run.folder, stood, inputs["model"], num_layers)
-    write_precisions(run.folder, inputs["model"], fused.config, chosen.groups)
+    checkpoint.write_precisions(run.folder, serving.blocks)
     measured = {"kl": kl.mean().item(), "stderr": kl.std().item() / len(kl) ** 0.5}
     repairs = [asdict(refit) if refit else None for refit in refits]
     write_json(
@@ -357,25 +358,6 @@ def write_layers(folder: Path, stood: list[int], model: Path, num_layers: int) -
     after = tuple(before.after[i] if before else i for i in stood)
     of = before.of if before else num_layers
     checkpoint.write_layers(folder, checkpoint.Layers(of, after))
-
-
-def write_precisions(
-    folder: Path, model: Path, fused: ModelConfig, groups: Sequence[Group]
-) -> None:
-    """Say in what the layers that are left are to be served; a fused FFN in what all of it was."""
-    before = checkpoint.read_precisions(model)
-    if before is None:
-        return
-    pairs = list(before)
-    for group in groups:
-        ffns = {before[i][1] for i in group.layers}
-        together: Precision = before[group.first][1] if len(ffns) == 1 else "full"
-        pairs[group.first] = (before[group.first][0], together)
-    if len(fused.blocks) < len(pairs):
-        pairs = [pairs[i] for i in layers_left(len(pairs), groups)]
-    checkpoint.write_precisions(
-        folder, (block.stored(*pair) for block, pair in zip(fused.blocks, pairs, strict=True))
-    )
 
 
 def write_dependency(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fretsaw.model.config import BlockConfig, ModelConfig
+from fretsaw.model.config import BlockConfig, ModelConfig, Precision
 from fretsaw.model.size import BYTES_PER_ELEMENT, block_params
 from fretsaw.puzzle import additive, probes
 from fretsaw.puzzle.cost import measure
@@ -133,14 +133,20 @@ def _timed_names(config: ModelConfig, groups: Sequence[Group], most: Sequence[Gr
     """
     shapes = [config.blocks[i] for group in groups for i in members(config.blocks, group)]
     shapes += [fused_shape(config.blocks, group) for group in groups]
-    widths = sorted({shape.intermediate_size for shape in shapes if shape.ffn == "swiglu"})
-    if len(widths) > MAX_WIDTHS:
-        wanted = np.geomspace(widths[0], widths[-1], MAX_WIDTHS)
-        kept = {min(widths, key=lambda w: abs(w - one)) for one in wanted}
-        kept |= {fused_shape(config.blocks, group).intermediate_size for group in most} - {0}
-        widths = sorted(kept)
-    linear = {shape.ffn_name for shape in shapes if shape.ffn == "linear"}
-    return [*(f"ffn{width}" for width in widths), *linear]
+    must = {fused_shape(config.blocks, group).ffn_name for group in most}
+    by_kind: dict[tuple[str, Precision], dict[int, str]] = {}
+    for shape in shapes:
+        names = by_kind.setdefault((shape.ffn, shape.ffn_precision), {})
+        names[shape.intermediate_size] = shape.ffn_name
+    return sorted(must.union(*map(_a_few, by_kind.values())))
+
+
+def _a_few(names: Mapping[int, str]) -> list[str]:
+    """Return the names of at most `MAX_WIDTHS` widths, the narrowest and the widest among them."""
+    if len(names) <= MAX_WIDTHS:
+        return list(names.values())
+    wanted = np.geomspace(min(names), max(names), MAX_WIDTHS)
+    return [names[min(names, key=lambda width: abs(width - one))] for one in wanted]
 
 
 def _stack_layers(config: ModelConfig, names: Sequence[str], dtype: str, free: float) -> int:
@@ -158,12 +164,15 @@ def _stack_layers(config: ModelConfig, names: Sequence[str], dtype: str, free: f
 
 def _saved(blocks: Sequence[BlockConfig], group: Group, costs: Mapping[str, float]) -> float:
     """Return the members' times less that of their fused FFN."""
-    sized = {name.removeprefix("ffn"): ms for name, ms in costs.items() if name.startswith("ffn")}
-    widths = sorted(int(width) for width in sized if width.isdigit())
+    timed = {probes.subblock(name): ms for name, ms in costs.items() if name.startswith("ffn")}
 
     def time(shape: BlockConfig) -> float:
-        if shape.ffn == "linear":
-            return costs[shape.ffn_name]
-        return float(np.interp(shape.intermediate_size, widths, [sized[str(w)] for w in widths]))
+        of_kind = {
+            one.intermediate_size: ms
+            for one, ms in timed.items()
+            if (one.ffn, one.ffn_precision) == (shape.ffn, shape.ffn_precision)
+        }
+        widths = sorted(of_kind)
+        return float(np.interp(shape.intermediate_size, widths, [of_kind[w] for w in widths]))
 
     return sum(time(blocks[i]) for i in members(blocks, group)) - time(fused_shape(blocks, group))

@@ -81,9 +81,17 @@ def members(blocks: Sequence[BlockConfig], group: Group) -> list[int]:
 
 
 def fused_shape(blocks: Sequence[BlockConfig], group: Group) -> BlockConfig:
-    """Return the block that stands for the group: the first attention, the widths' sum."""
-    first = blocks[members(blocks, group)[0]]
-    return replace(first, intermediate_size=fused_width(blocks, group))
+    """Return the block that stands for the group: the first attention, the widths' sum.
+
+    It is in 8 bits where all its FFNs are, and alike.
+    """
+    found = members(blocks, group)
+    precisions = {blocks[i].ffn_precision for i in found}
+    return replace(
+        blocks[found[0]],
+        intermediate_size=fused_width(blocks, group),
+        ffn_precision=precisions.pop() if len(precisions) == 1 else "full",
+    )
 
 
 def fused_width(blocks: Sequence[BlockConfig], group: Group) -> int:

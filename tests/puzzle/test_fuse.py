@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.distill.objective import Objective, losses
 from fretsaw.distill.settings import DistillSettings, TrainSettings
 from fretsaw.distill.train import distill
-from fretsaw.model.config import BlockConfig
+from fretsaw.model.config import BlockConfig, Precision
 from fretsaw.model.decoder import Block, Decoder
 from fretsaw.puzzle.dependency import block_dependency
 from fretsaw.puzzle.fuse import by_the_papers_rule, candidates, fuse, repairable
@@ -163,6 +165,27 @@ def test_workers_give_the_same_groups(inputs: dict[str, Path], tmp_path: Path) -
     together = json.loads((tmp_path / "two/fusion.json").read_text())
     for one, other in zip(alone["groups"], together["groups"], strict=True):
         assert {**one, "saved": None} == {**other, "saved": None}
+
+
+def test_a_child_for_8_bits_is_timed_and_written_as_it_is_served(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    model = shutil.copytree(inputs["model"], tmp_path / "model")
+    blocks = checkpoint.read_config(model).blocks
+    in_8_bits: list[Precision] = ["int8", "int8", "fp8", "int8"]
+    served = [block.stored("full", ffn) for block, ffn in zip(blocks, in_8_bits, strict=True)]
+    checkpoint.write_precisions(model, served)
+    given = inputs | {"model": model}
+    for group, expected in (("0-1", ["int8", "fp8", "int8"]), ("1-2", ["int8", "full", "int8"])):
+        out = tmp_path / group
+        found = run_fuse(given, out, replace(SETTINGS, groups=(group,)))
+        written = checkpoint.read_precisions(out)
+        assert written is not None
+        assert [ffn for _, ffn in written] == expected
+        assert checkpoint.load(out).config.blocks[0].ffn_precision == "full"  # to be healed
+        assert found["times"].keys() == found["foretold"].keys()
+    timed = (tmp_path / "1-2/resume/widths.jsonl").read_text()
+    assert set(re.findall(r"ffn[\w@]+", timed)) == {"ffn128", "ffn64@fp8", "ffn64@int8"}
 
 
 def test_a_stopped_run_goes_on(inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -15,17 +15,16 @@ from fretsaw.distill.settings import DistillSettings, TrainSettings
 from fretsaw.eval.evaluate import evaluate
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.export import export
-from fretsaw.model.config import BlockConfig, Precision
+from fretsaw.model.config import BlockConfig
 from fretsaw.model.quantised import everywhere, quantised
 from fretsaw.model.size import block_bytes
 from fretsaw.puzzle.choose import search
 from fretsaw.puzzle.cost import cost
-from fretsaw.puzzle.fuse import as_searched, write_precisions
+from fretsaw.puzzle.fuse import as_searched
 from fretsaw.puzzle.memory import memory_costs
 from fretsaw.puzzle.replay import Replay
 from fretsaw.puzzle.roofline import roofline_costs, subblock_work
 from fretsaw.puzzle.rules import rules_of
-from fretsaw.puzzle.runs import Group
 from fretsaw.puzzle.settings import (
     AssembleSettings,
     CostSettings,
@@ -213,21 +212,3 @@ def test_what_is_fused_is_read_of_the_solution_of_these_precisions(
     for blocks, fused in zip(both, (("0-1",), ()), strict=True):
         served = replace(config, blocks=blocks)
         assert as_searched(FuseSettings(), tmp_path, served).groups == fused
-
-
-def test_a_fused_ffn_is_served_in_what_all_of_it_was(tiny: Path, tmp_path: Path) -> None:
-    config = checkpoint.read_config(tiny / "parent")
-    precisions: list[Precision] = ["int8", "int8", "fp8", "int8"]
-    pairs = zip(config.blocks, precisions, strict=True)
-    blocks = [replace(block, ffn_precision=precision) for block, precision in pairs]
-    checkpoint.write_precisions(tmp_path, blocks)
-    three = replace(config, blocks=config.blocks[:3])
-    for group, expected in (
-        (Group(0, 1), ["int8", "fp8", "int8"]),
-        (Group(1, 2), ["int8", "full", "int8"]),
-    ):
-        (tmp_path / str(group)).mkdir()
-        write_precisions(tmp_path / str(group), tmp_path, three, [group])
-        written = checkpoint.read_precisions(tmp_path / str(group))
-        assert written is not None
-        assert [ffn for _, ffn in written] == expected
