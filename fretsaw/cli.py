@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 the user's input, 75 interrupted and resumable, 1 our faul
 import difflib
 import errno
 import functools
+import importlib
 import os
 import signal
 import sys
@@ -14,17 +15,18 @@ from collections.abc import Callable, Sequence
 EXIT_USER, EXIT_INTERRUPTED = 2, 75
 DISK_FULL = "the disk is full; free some space and run the same command again to go on from there"
 
-SUMMARIES = {
-    "compress": "a checkpoint and a target in, a faster child and a report out",
-    "run": "run a recipe: `tiny`, `stories`, or your own .py file",
-    "plan": "what a compression will need and reach, from the config alone",
-    "status": "what a run is doing: stage, step, ETA, metrics, errors",
-    "lineage": "where an artifact came from",
-    "inspect": "what a checkpoint is made of, layer by layer",
-    "export": "a checkpoint as transformers, vLLM, llama.cpp or mlx-lm take it",
-    "generate": "continue a prompt, or answer many of a file",
-    "chat": "talk to a chat checkpoint, with reasoning on or off",
-    "serve": "answer over HTTP as OpenAI's API does, with a chat page",
+# By name: the file of commands/ that holds the function of that name, and what it does.
+COMMANDS = {
+    "compress": ("jobs", "a checkpoint and a target in, a faster child and a report out"),
+    "run": ("jobs", "run a recipe: `tiny`, `stories`, or your own .py file"),
+    "plan": ("plan", "what a compression or a recipe will need and reach, before it runs"),
+    "status": ("look", "what a run is doing: stage, step, ETA, metrics, errors"),
+    "lineage": ("look", "where an artifact came from"),
+    "inspect": ("look", "what a checkpoint is made of, layer by layer"),
+    "export": ("export", "a checkpoint as transformers, vLLM, llama.cpp or mlx-lm take it"),
+    "generate": ("talk", "continue a prompt, or answer many of a file"),
+    "chat": ("talk", "talk to a chat checkpoint, with reasoning on or off"),
+    "serve": ("serve", "answer over HTTP as OpenAI's API does, with a chat page"),
 }
 USAGE = """\
 usage: fretsaw COMMAND [--help] [...]
@@ -123,21 +125,21 @@ def usage() -> str:
         return "\n".join(f"  {name:<10}{text}" for name, text in summaries.items())
 
     stages = {name: kind.summary for name, kind in STAGES.items()}
-    return USAGE.format(whole=rows(SUMMARIES), stages=rows(stages))
+    whole = {name: summary for name, (_, summary) in COMMANDS.items()}
+    return USAGE.format(whole=rows(whole), stages=rows(stages))
 
 
 def command(name: str) -> Callable[[list[str]], None]:
     """Return the function behind a command's name."""
     from fretsaw.recipe import STAGES
 
-    if name in SUMMARIES or name == "stage":
-        from fretsaw import commands
+    if name in COMMANDS:
+        room, _ = COMMANDS[name]
+        return getattr(importlib.import_module(f"fretsaw.commands.{room}"), name)
+    if name in STAGES or name == "stage":
+        from fretsaw.commands import stage
 
-        return getattr(commands, "stage_process" if name == "stage" else name)
-    if name in STAGES:
-        from fretsaw import commands
-
-        return functools.partial(commands.stage, name)
-    near = difflib.get_close_matches(name, [*SUMMARIES, *STAGES], n=1)
+        return stage.stage_process if name == "stage" else functools.partial(stage.stage, name)
+    near = difflib.get_close_matches(name, [*COMMANDS, *STAGES], n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(f"no command {name!r}; {hint}`fretsaw --help` lists them")

@@ -145,7 +145,7 @@ def test_the_targets_folders_share_what_is_before_the_search() -> None:
 
 
 def test_a_file_named_by_task_is_an_input(tmp_path: Path) -> None:
-    from fretsaw.commands import _task_files
+    from fretsaw.commands.stage import _task_files
     from fretsaw.eval.settings import EvalSettings
 
     settings, inputs = _task_files(EvalSettings(task="word_problems + mine.jsonl"))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fretsaw import launch
-from fretsaw.commands import _torchrun
+from fretsaw.commands.jobs import _torchrun
 from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.distill.settings import PretrainSettings
 from fretsaw.pipeline import RunOptions, _launcher

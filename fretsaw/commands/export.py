@@ -1,0 +1,60 @@
+"""`fretsaw export`: a checkpoint for other engines."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from fretsaw.commands.options import Checkpoint
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Options of `fretsaw export`."""
+
+    checkpoint: Checkpoint
+    """A folder with a checkpoint, or a Hub id."""
+    out: Path
+    """A new folder, or a new file NAME.gguf."""
+    target: Annotated[
+        str, tyro.conf.arg(metavar="{auto,portable,vllm,llama.cpp,mlx,transformers,nvidia}")
+    ] = "auto"
+    """Who will read it. auto: portable, or vllm with weights in 8 bits. portable: any of
+    transformers, vLLM, llama.cpp and mlx-lm. An engine's own name leaves out what that one does not
+    need, so layers stay smaller. transformers: the layers as they are. nvidia: as they are, in
+    NVIDIA's published spelling, or refused."""
+    format: Annotated[str, tyro.conf.arg(metavar="{auto,decilm,gguf}")] = "auto"
+    """decilm: a folder in Hugging Face layout, a plain Llama where all layers are the same. gguf:
+    llama.cpp's file. auto: what --out and the target say."""
+    dtype: Annotated[str, tyro.conf.arg(metavar="{auto,fp32,bf16,fp16,q8_0}")] = "auto"
+    """Precision of the weights; auto is the checkpoint's own, q8_0 is for gguf."""
+    weights: Literal["auto", "full", "fp8", "int8"] = "auto"
+    """The layers' matrices in 8 bits, a scale a row, as compressed-tensors that vLLM reads;
+    activations are scaled as they come. auto: as the search chose, in full where it didn't."""
+
+
+def export(argv: list[str]) -> None:
+    """Run `fretsaw export`."""
+    options = tyro.cli(
+        ExportOptions,
+        args=argv,
+        prog="fretsaw export",
+        description="Write a checkpoint for other engines. What the target can't express is "
+        "rewritten exactly, or refused with the reason; the result is read back and its logits "
+        "compared with the source's before it takes its name. For example: "
+        "fretsaw export RUN/distill --out child; "
+        "fretsaw export RUN/distill --out child.gguf --target llama.cpp --dtype q8_0; "
+        "fretsaw export RUN/distill --out child-fp8 --weights fp8.",
+    )
+    from fretsaw.export import export
+
+    exported = export(
+        options.checkpoint,
+        options.out,
+        target=options.target,
+        format=options.format,
+        dtype=options.dtype,
+        weights=options.weights,
+    )
+    print(exported.render())

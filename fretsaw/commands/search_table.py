@@ -1,0 +1,37 @@
+"""`fretsaw search --library`: the exact search in a table of other people's measurements."""
+
+import dataclasses
+from pathlib import Path
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchFileOptions:
+    """Search a table of other people's measurements."""
+
+    library: Path
+    """JSON: layers -> alternatives -> score and named costs (docs/search.md)."""
+    limit: list[str]
+    """Upper bounds, such as runtime_ms=20 memory_mib=900."""
+    out: Path
+    """A new folder for solutions.json."""
+    num_solutions: int = 1
+    """Solutions, best first."""
+
+
+def search_table(argv: list[str]) -> None:
+    """Run `fretsaw search --library`."""
+    from fretsaw.puzzle.search import search_file
+
+    options = tyro.cli(
+        SearchFileOptions,
+        args=argv,
+        prog="fretsaw search",
+        description="Choose one alternative per subblock of a table, exactly.",
+        config=(tyro.conf.UseAppendAction,),
+    )
+    solutions = search_file(options.library, options.limit, options.out, options.num_solutions)
+    best = solutions[0]
+    costs = ", ".join(f"{name} {value:.6g}" for name, value in best.costs.items())
+    print(f"score {best.score:.6f}  {costs}  -> {options.out / 'solutions.json'}")
