@@ -132,7 +132,7 @@ def _plan_recipe(options: PlanOptions, published: Any) -> None:
 
     calibration, earlier = None, options.measured
     if earlier is not None:
-        calibration = calibrate(earlier, hardware, config_of)
+        calibration = calibrate(earlier, hardware)
     if options.rehearse:
         from fretsaw.launch import settle
         from fretsaw.plan.rehearse import rehearse, require_device

@@ -71,6 +71,8 @@ def _documents(
         return world.documents(run.seed, "train", None)
     if settings.source == "hub":
         return sources.read_documents([settings.dataset])
+    if settings.source == "self":
+        raise ValueError("corpus: source self samples text from a checkpoint; give it as --parent")
     names = sorted((name for name in inputs if name.startswith("data")), key=lambda n: (len(n), n))
     files = [str(inputs[name]) for name in names]
     if not files:

@@ -61,14 +61,15 @@ class DecodeGraphs:
 
         if runner.device.type != "cuda":
             return Recording(step, compute)
-        warming = torch.cuda.Stream()
-        warming.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(warming):
-            compute()
-        torch.cuda.current_stream().wait_stream(warming)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            logits = compute()
+        with torch.cuda.device(runner.device):  # streams are of the current device, which may be 0
+            warming = torch.cuda.Stream()
+            warming.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(warming):
+                compute()
+            torch.cuda.current_stream().wait_stream(warming)
+            with torch.cuda.graph(graph, pool=self._pool):
+                logits = compute()
 
         def replay() -> Tensor:
             graph.replay()

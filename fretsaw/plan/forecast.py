@@ -115,12 +115,12 @@ def foresee(
     return Forecast(hardware, tuple(found), calibration.start_s, calibration.source)
 
 
-def calibrate(run: Path, hardware: Hardware, config_of: ConfigOf) -> Calibration:
+def calibrate(run: Path, hardware: Hardware) -> Calibration:
     """Return what an earlier run on this hardware tells of the speed of its stages."""
     times = finished_times(run)
     in_order = sorted(times, key=lambda name: times[name][1])  # several targets share what is first
     stages = stages_of(run, in_order)
-    foreseen = foresee(stages, hardware, config_of, earlier=run).stages
+    foreseen = foresee(stages, hardware, outside, earlier=run).stages
     kinds = {stage.name: stage.kind for stage in stages}
     points = [Point(kinds[s.name], s.seconds, times[s.name][0]) for s in foreseen]
     return Calibration(factors(points), start_of(times.values()), f"the run in {run}")
@@ -165,6 +165,7 @@ def shapes_of(
     settings that do not fit the networks or one another.
     """
     check_names(stages)
+    check_tokenizers(stages)
     by_name = {stage.name: stage for stage in stages}
     made: dict[str, ModelConfig] = {}
     shapes: dict[str, Shapes] = {}
@@ -342,6 +343,26 @@ MAKERS = {  # input -> the kinds of stage that make it
     "model": ("pretrain", "cpt", "distill", "sft", "rl", "assemble", "fuse", "select"),
     "child": ("pretrain", "distill", "cpt", "sft", "rl", "assemble", "fuse", "select"),
 }
+
+
+def check_tokenizers(stages: Sequence[Stage]) -> None:
+    """Raise where text that trains a tokenizer of its own is read beside a model of another."""
+    own = {s.name for s in stages if s.kind == "corpus" and "parent" not in s.inputs}
+    trained_on: dict[str, str] = {}  # by the stage that makes a model, the corpus
+    for stage in stages:
+        inputs = dict(inputs_of(stage))
+        models = [inputs[name] for name in MODELS if name in inputs]
+        corpus = inputs.get("corpus", "")
+        if stage.kind == "pretrain":
+            trained_on[stage.name] = corpus
+        elif models and models[0] in trained_on:
+            trained_on[stage.name] = trained_on[models[0]]
+        for model in models:
+            if corpus in own and trained_on.get(model) != corpus:
+                raise ValueError(
+                    f"stage {stage.name!r} reads {model!r} and {corpus!r}, which trains a "
+                    f"tokenizer of its own; give {corpus!r} the parent {model!r}"
+                )
 
 
 def check_searched(stage: Stage, costs: Stage, scores: Stage, parent: ModelConfig) -> None:

@@ -97,8 +97,7 @@ def _random_checkpoints(
         decoder = Decoder(config).requires_grad_(False)
         decoder.init_weights(seed=0)
         out = root / f"outside-{number}"
-        is_chat = any(s.kind == "rl" and str(s.inputs["model"]) == value for s in stages)
-        tokenizer = _tokenizer(value, config, root, is_chat=is_chat)
+        tokenizer = _tokenizer(value, config, root, is_chat=any(s.kind == "rl" for s in stages))
         checkpoint.save(decoder, out, like=tokenizer)
         yield value, out
 
@@ -129,10 +128,8 @@ def _inputs(
         path = made.get(value) or outside.get(value)
         if (stage.kind, name) in LEFT_OUT or (path is None and name in FILES):
             continue  # text and problems are generated
-        path = path or Path(value)  # a finished folder
-        assert path is not None, f"{stage.name}: the recipe was checked to have {value}"
         number = counts[name] = counts.get(name, -1) + 1
-        yield (f"{name}{number}" if number else name), path
+        yield (f"{name}{number}" if number else name), path or Path(value)  # a finished folder
 
 
 def _stand_in(stage: Stage, at: Shapes, made: dict[str, Path]) -> None:
@@ -146,9 +143,9 @@ def _stand_in(stage: Stage, at: Shapes, made: dict[str, Path]) -> None:
         (out / "solutions.json").write_text(json.dumps([solution] * stage.settings.num_solutions))
         (out / "forecast.json").write_text(json.dumps({"target": stage.settings.target}))
     elif stage.kind == "verify":
-        made[stage.name] = made[inputs["search"]]
+        made[stage.name] = made.get(inputs["search"], Path(inputs["search"]))
     elif stage.kind == "select":
-        made[stage.name] = made[inputs["assembled"]]
+        made[stage.name] = made.get(inputs["assembled"], Path(inputs["assembled"]))
 
 
 # --- less of the same -----------------------------------------------------------------------------

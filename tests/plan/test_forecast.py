@@ -36,6 +36,7 @@ from fretsaw.puzzle.settings import (
     ScoreSettings,
     SearchSettings,
     SpaceSettings,
+    VerifySettings,
 )
 from fretsaw.recipe import STAGES, Stage, compression, find_recipe, load_recipe, published_of
 from fretsaw.rl.settings import RlSettings
@@ -228,6 +229,7 @@ def with_inputs(name: str, **inputs: str) -> list[Stage]:
             "'score' scores attn_linear@int8, .*which 'cost' does not cost",
         ),
         (compressing(target="2x decode @ batch=64"), "names no scenario that 'cost' costs"),
+        (with_inputs("rank", parent="some/llama"), "'corpus', which trains a tokenizer of its own"),
         (compressing(rank=RankSettings(seq_len=2048)), "seq_len of 2048 tokens, but"),
         (compressing(scenario="in=8,out=4000"), "of 4008 tokens, but the context of its parent"),
         (taught(cosine_weight=0.0), "but 'teach' stores answers for tokens 4096"),
@@ -369,6 +371,14 @@ def test_what_is_rehearsed_alone(tiny: Path) -> None:
     chat = [Stage("rl", rl, {"model": "some/chat-model"})]  # on the Hub: its tokenizer is not here
     told = rehearse(chat, CPU, lambda _: config, device="cpu", dtype="fp32")
     assert "rl" in told.lines
+    corpus = CorpusSettings(source="world", seq_len=64)
+    trained = [
+        Stage("corpus", corpus, {"parent": "some/chat-model"}),
+        Stage("cpt", CptSettings(train=TRAIN), {"model": "some/chat-model", "corpus": "corpus"}),
+        Stage("rl", rl, {"model": "cpt"}),
+    ]
+    told = rehearse(trained, CPU, lambda _: config, device="cpu", dtype="fp32")
+    assert told.lines.keys() == {"corpus", "cpt", "rl"}
 
 
 def test_an_earlier_run_tells_its_own_length(tiny: Path, tmp_path: Path) -> None:
@@ -385,7 +395,7 @@ def test_an_earlier_run_tells_its_own_length(tiny: Path, tmp_path: Path) -> None
     assert [replace(s, launcher="python") for s in stages_of(out, [s.name for s in stages])] == [
         replace(s, inputs={k: flat(v) for k, v in s.inputs.items()}) for s in stages
     ]
-    calibration = calibrate(out, CPU, outside)
+    calibration = calibrate(out, CPU)
     forecast = foresee(stages, CPU, outside, calibration, earlier=out)
     took = sum(read_manifest(out / s.name)["run"]["wall_s"] for s in stages)
     assert sum(s.seconds for s in forecast.stages) == pytest.approx(took, rel=0.02)
@@ -394,7 +404,7 @@ def test_an_earlier_run_tells_its_own_length(tiny: Path, tmp_path: Path) -> None
     # With a second target the first one's stages are recorded before those that both share.
     raw = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps({**raw, "stages": raw["stages"][::-1]}))
-    assert calibrate(out, CPU, outside).lines == calibration.lines
+    assert calibrate(out, CPU).lines == calibration.lines
     (out / "run.json").write_text(json.dumps(raw))
 
     # Finished folders are inputs as good as stages.
@@ -411,6 +421,12 @@ def test_an_earlier_run_tells_its_own_length(tiny: Path, tmp_path: Path) -> None
     found = shapes_of(outer, CPU, outside)
     assert found["child/assemble"]["search"] == read_config(out / "child/assemble")
     assert found["pretrain"]["model"].vocab_size == read_config(Path(parent)).vocab_size
+    given = {"parent": parent, "corpus": paths["corpus"], "ranking": paths["rank"]}
+    verified = [
+        Stage("verify", VerifySettings(), {**given, "search": paths["child/search"]}),
+        Stage("assemble", kinds["assemble"].settings, {**given, "search": "verify"}),
+    ]
+    assert "assemble" in rehearse(verified, CPU, outside, device="cpu", dtype="fp32").lines
 
     child = read_config(out / "child/distill")
     shapes = shapes_of(stages, CPU, outside, out)
