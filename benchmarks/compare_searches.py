@@ -39,7 +39,7 @@ TASK = "word_problems"
 def make(kind: str, settings: Any, inputs: dict[str, Path], out: Path, seed: int = 0) -> Path:
     """Run a stage unless its result is there; return its folder."""
     from fretsaw.artifact import Request
-    from fretsaw.recipe import STAGES
+    from fretsaw.kinds import STAGES
     from fretsaw.stage import execute
 
     request = Request.of(kind, settings, inputs, seed)

@@ -22,6 +22,7 @@ from fretsaw.artifact import Request
 from fretsaw.engine.engine import Engine
 from fretsaw.engine.sequence import Request as EngineRequest
 from fretsaw.engine.timing import Load, time_decode, time_prefill
+from fretsaw.kinds import STAGES
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Block, Decoder
 from fretsaw.model.quantised import everywhere, quantised
@@ -29,7 +30,7 @@ from fretsaw.pipeline import resolve_inputs
 from fretsaw.puzzle.library import build_block
 from fretsaw.puzzle.replay import Replay, subblock
 from fretsaw.puzzle.runs import find_runs
-from fretsaw.recipe import STAGES, find_recipe, load_recipe, published_of
+from fretsaw.recipe import find_recipe, load_recipe, published_of
 from fretsaw.stage import execute
 
 LLAMA_8B = ModelConfig.uniform(

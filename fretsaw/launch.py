@@ -14,8 +14,8 @@ from typing import Any
 
 from fretsaw import artifact
 from fretsaw.agreement import check_inputs
+from fretsaw.kinds import STAGES
 from fretsaw.peers import Peers
-from fretsaw.recipe import STAGES
 from fretsaw.settings import build
 from fretsaw.stage import execute
 from fretsaw.workers import HERE, Workers

@@ -11,8 +11,9 @@ from typing import Any
 
 from fretsaw import artifact, launch
 from fretsaw.checkpoint.folder import resolve
+from fretsaw.kinds import FILES, STAGES
 from fretsaw.progress import format_seconds, say
-from fretsaw.recipe import FILES, STAGES, Stage
+from fretsaw.recipe import Stage
 from fretsaw.settings import override
 from fretsaw.workers import HERE, Workers
 

@@ -17,6 +17,7 @@ FLOORS = [
     {"corpus", "puzzle", "distill", "sft", "rl", "eval", "bench"},
     {"report"},
     {
+        "kinds",
         "recipe",
         "published",
         "lineage",

@@ -9,10 +9,11 @@ import pytest
 from fretsaw.checkpoint.llama import config_to_json
 from fretsaw.compress import compress_stages
 from fretsaw.distill.settings import DistillSettings, TrainSettings
+from fretsaw.kinds import STAGES
 from fretsaw.model.config import ModelConfig
 from fretsaw.pipeline import resolve_inputs
 from fretsaw.puzzle.settings import BldSettings, FuseSettings, ScoreSettings
-from fretsaw.recipe import STAGES, Stage, compression, find_recipe, load_recipe
+from fretsaw.recipe import Stage, compression, find_recipe, load_recipe
 from fretsaw.report.settings import ReportSettings
 
 NOT_IN_TINY = {"bld", "verify", "teach", "cpt", "select", "fuse"}

@@ -101,12 +101,13 @@ def plan(argv: list[str]) -> None:
 
 
 def _plan_recipe(options: PlanOptions, published: Any) -> None:
+    from fretsaw.kinds import FILES
     from fretsaw.pipeline import apply_overrides
     from fretsaw.plan.forecast import calibrate, foresee, inputs_of, outside
     from fretsaw.plan.table import render_forecast
     from fretsaw.plan.work import Hardware
     from fretsaw.progress import say
-    from fretsaw.recipe import FILES, find_recipe, load_recipe, needed_arguments
+    from fretsaw.recipe import find_recipe, load_recipe, needed_arguments
 
     if options.price is not None and not options.price >= 0:
         raise ValueError(f"--price {options.price}: dollars a device and hour are 0 or more")

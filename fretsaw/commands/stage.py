@@ -15,8 +15,8 @@ from fretsaw.workers import HERE, Workers
 def stage(name: str, argv: list[str]) -> None:
     """Run one stage from the command line; its options are its settings' fields."""
     from fretsaw.checkpoint.folder import resolve
+    from fretsaw.kinds import STAGES
     from fretsaw.launch import run_stage
-    from fretsaw.recipe import STAGES
 
     if name == "search" and any(arg.split("=")[0] in ("--library", "--limit") for arg in argv):
         return search_table(argv)

@@ -15,9 +15,11 @@ from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.distill.budget import USABLE
 from fretsaw.distill.phases import extended
 from fretsaw.distill.settings import PretrainSettings
+from fretsaw.kinds import STAGES
 from fretsaw.model.config import ModelConfig, blocks_from_names
 from fretsaw.plan.calibration import Calibration, Point, factors, finished_times, start_of
-from fretsaw.plan.work import WORK, Hardware, Phase, Shapes, Work
+from fretsaw.plan.stages import WORK
+from fretsaw.plan.work import Hardware, Phase, Shapes, Work
 from fretsaw.progress import say
 from fretsaw.puzzle.explain import Infeasible
 from fretsaw.puzzle.probes import alternative_names
@@ -26,7 +28,7 @@ from fretsaw.puzzle.search import SOLUTIONS, search_table
 from fretsaw.puzzle.settings import SpaceSettings
 from fretsaw.puzzle.space import layer_alternatives
 from fretsaw.puzzle.table import Table
-from fretsaw.recipe import STAGES, Stage
+from fretsaw.recipe import Stage
 from fretsaw.scenario import Scenario, limits, parse_scenarios, parse_targets
 from fretsaw.settings import build
 

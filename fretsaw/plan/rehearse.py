@@ -18,12 +18,14 @@ from fretsaw.bench.settings import BenchSettings
 from fretsaw.chat import CONTROL_TOKENS, add_control_tokens
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.corpus.settings import CorpusSettings
+from fretsaw.kinds import FILES, STAGES
 from fretsaw.model.config import ModelConfig
 from fretsaw.plan.calibration import Calibration, Point, lines_through
 from fretsaw.plan.forecast import MODELS, ConfigOf, inputs_of, shapes_of
-from fretsaw.plan.work import ROW_TOKENS, WORK, Hardware, Shapes
+from fretsaw.plan.stages import ROW_TOKENS, WORK
+from fretsaw.plan.work import Hardware, Shapes
 from fretsaw.puzzle.settings import SpaceSettings
-from fretsaw.recipe import FILES, STAGES, Stage
+from fretsaw.recipe import Stage
 from fretsaw.scenario import parse_scenarios
 from fretsaw.stage import execute
 

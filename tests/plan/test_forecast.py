@@ -20,13 +20,15 @@ from fretsaw.distill.settings import (
     TrainSettings,
 )
 from fretsaw.eval.settings import EvalSettings
+from fretsaw.kinds import STAGES
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.size import forward_flops, num_params
 from fretsaw.plan.calibration import Calibration, Point, factors, lines_through
 from fretsaw.plan.forecast import calibrate, child_of, foresee, outside, shapes_of, stages_of
 from fretsaw.plan.rehearse import rehearse
+from fretsaw.plan.stages import WORK
 from fretsaw.plan.table import render_forecast
-from fretsaw.plan.work import WORK, Hardware, Shapes
+from fretsaw.plan.work import Hardware, Shapes
 from fretsaw.puzzle.memory import gram_bytes
 from fretsaw.puzzle.settings import (
     AssembleSettings,
@@ -38,7 +40,7 @@ from fretsaw.puzzle.settings import (
     SpaceSettings,
     VerifySettings,
 )
-from fretsaw.recipe import STAGES, Stage, compression, find_recipe, load_recipe, published_of
+from fretsaw.recipe import Stage, compression, find_recipe, load_recipe, published_of
 from fretsaw.rl.settings import RlSettings
 from fretsaw.scenario import Scenario
 from fretsaw.sft.settings import SftSettings

@@ -15,6 +15,7 @@ from fretsaw.distill.settings import DistillSettings, TrainSettings
 from fretsaw.eval.evaluate import evaluate
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.export import export
+from fretsaw.kinds import STAGES
 from fretsaw.model.config import BlockConfig
 from fretsaw.model.quantised import everywhere, quantised
 from fretsaw.model.size import block_bytes
@@ -36,7 +37,6 @@ from fretsaw.puzzle.settings import (
 )
 from fretsaw.puzzle.space import layer_alternatives
 from fretsaw.puzzle.verify import verify
-from fretsaw.recipe import STAGES
 from fretsaw.scenario import Scenario
 from fretsaw.sft.settings import SftSettings
 from fretsaw.stage import execute
