@@ -151,14 +151,15 @@ def _a_few(names: Mapping[int, str]) -> list[str]:
 
 def _stack_layers(config: ModelConfig, names: Sequence[str], dtype: str, free: float) -> int:
     """Return how many layers a stack has, so that twice as many of the widest fit into memory."""
-    largest = max(block_params(config, probes.subblock(name)).total for name in names)
-    each = largest * BYTES_PER_ELEMENT[dtype]
+    params = {name: block_params(config, probes.subblock(name)).total for name in names}
+    widest = max(params, key=params.__getitem__)
+    pair = 2 * params[widest] * BYTES_PER_ELEMENT[dtype] / MEMORY_SHARE
     free -= 3 * 4 * config.vocab_size * config.hidden_size  # embeddings, and the head packed too
-    layers = min(LAYERS, int(MEMORY_SHARE * free / (2 * each)))
+    layers = min(LAYERS, int(free / pair))
     if layers < 1:
         raise ValueError(
-            f"fuse: timing {max(names, key=len)} takes {2 * each / 2**30:.1f} GiB for two layers, "
-            f"and {max(free, 0.0) / 2**30:.1f} are free; set max_width lower"
+            f"fuse: timing two layers of {widest} takes {pair / 2**30:.1f} GiB, and "
+            f"{max(free, 0.0) / 2**30:.1f} are free; set max_width lower"
         )
     return layers
 

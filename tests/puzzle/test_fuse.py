@@ -20,6 +20,7 @@ from fretsaw.model.config import BlockConfig, Precision
 from fretsaw.model.decoder import Block, Decoder
 from fretsaw.puzzle.dependency import block_dependency
 from fretsaw.puzzle.fuse import by_the_papers_rule, candidates, fuse, repairable
+from fretsaw.puzzle.fused_times import _stack_layers
 from fretsaw.puzzle.replay import Replay
 from fretsaw.puzzle.runs import Group
 from fretsaw.puzzle.settings import FuseSettings
@@ -325,6 +326,20 @@ def test_what_can_be_fused_and_what_not(tiny: Path, model: Path) -> None:
     pairs = BlockConfig(attention="gqa", num_key_value_heads=4, ffn="swiglu", intermediate_size=64)
     in_pairs = replace(config, blocks=(pairs, BARE, pairs, BARE))
     assert candidates(in_pairs, replace(SETTINGS, rule="paper")) == ([], False)
+
+
+def test_stacks_are_as_deep_as_memory_allows(model: Path) -> None:
+    config = checkpoint.read_config(model)
+    outside = 3 * 4 * config.vocab_size * config.hidden_size
+    layer = 4 * (3 * 256 * config.hidden_size + config.hidden_size)  # bytes, the norm's too
+
+    def layers(free: float) -> int:
+        return _stack_layers(config, ["ffn64@int8", "ffn256"], "fp32", free)
+
+    assert layers(1e12) == 4
+    assert layers(outside + 3 * 4 * layer) == 2  # twice as many in a third of what is free
+    with pytest.raises(ValueError, match=r"two layers of ffn256 takes 0\.0 GiB.*set max_width"):
+        layers(outside + 5 * layer)
 
 
 def test_groups_too_wide_to_repair(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
