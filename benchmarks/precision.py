@@ -5,19 +5,21 @@
 Every alternative of the demo's parent is scored in full precision and in 8 bits. The parent in FP8
 and in int8 stands as it is; then children are searched for shares of the parent's memory at a
 scenario: without the choice of precision, with everything in FP8, and with the choice for every
-subblock. Each child is assembled, then healed in full precision; the KL from the parent is of what
-would be served, with its matrices in 8 bits where chosen. What is done is kept. `--products` times
-one wide matrix in int8 against float32 instead, with and without the rounding of activations.
+subblock. Each child is assembled, then healed in full precision, with paired seeds; the KL from the
+parent is of what would be served, with its matrices in 8 bits where chosen. What is done is kept.
+`--products` times one wide matrix in int8 against float32 instead, with and without the rounding of
+activations.
 """
 
 import argparse
 import json
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from compare_searches import make, training
+from compare_searches import interval, make, training
 
 SCENARIO = "batch=1,in=64,out=64,dtype=bf16,device=cpu"
 
@@ -67,9 +69,9 @@ def kl_served(made: dict[str, Path], folder: Path, weights: Any = None) -> float
 
 
 def built(
-    solution: Any, made: dict[str, Path], at: Path, heal_tokens: int
-) -> tuple[float, float | None]:
-    """Assemble and heal a solution; return its KL before and after."""
+    solution: Any, made: dict[str, Path], at: Path, heal_tokens: int, seeds: int
+) -> tuple[float, list[float]]:
+    """Assemble and heal a solution; return its KL before and after, by seed."""
     from fretsaw.distill.settings import DistillSettings
     from fretsaw.puzzle.search import write_solutions
     from fretsaw.puzzle.settings import AssembleSettings
@@ -77,17 +79,16 @@ def built(
     (at / "search").mkdir(parents=True, exist_ok=True)
     write_solutions(at / "search/solutions.json", [solution])
     child = make("assemble", AssembleSettings(), {**made, "search": at / "search"}, at / "assemble")
-    before = kl_served(made, child)
-    if not heal_tokens:
-        return before, None
     given = {"child": child, "parent": made["parent"], "corpus": made["corpus"]}
     settings = DistillSettings(train=training(heal_tokens, healing=True))
-    return before, kl_served(made, make("distill", settings, given, at / "distill"))
+    healed = [
+        make("distill", settings, given, at / f"distill-{seed}", seed) for seed in range(seeds)
+    ]
+    return kl_served(made, child), [kl_served(made, folder) for folder in healed]
 
 
 def products() -> None:
     """Print the time of an int8 product over that of a packed float32 one, by rows."""
-    import statistics
     import time
 
     import torch
@@ -122,8 +123,15 @@ def report(rows: Sequence[dict[str, Any]]) -> None:
     print(f"{'memory':>8}  {'':<14}{'params':>8}{'in 8 bits':>11}{'KL':>10}{'healed':>10}")
     for row in rows:
         figures = f"{row['memory']:>8.1%}  {row['way']:<14}{row['params']:>8.1%}"
-        healed = f"{row['healed']:>10.5f}" if row["healed"] is not None else ""
+        healed = f"{statistics.mean(row['healed']):>10.5f}" if row["healed"] else ""
         print(f"{figures}{row['in_8_bits']:>11.0%}{row['kl']:>10.5f}{healed}")
+    for full in (row for row in rows if row["way"] == "full" and row["healed"]):
+        for row in rows:
+            if row["share"] == full["share"] and row is not full:
+                pairs = zip(full["healed"], row["healed"], strict=True)
+                mean, low, high = interval([other - own for other, own in pairs])
+                print(f"{row['share']:.0%} healed, full less {row['way']}: {mean:+.5f} "
+                      f"({low:+.5f} to {high:+.5f})")  # fmt: skip
 
 
 def main() -> None:
@@ -135,6 +143,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/tiny"))
     parser.add_argument("--shares", type=float, nargs="+", default=[0.75, 0.55, 0.45, 0.35, 0.25])
     parser.add_argument("--heal-tokens", type=int, default=100_000)
+    parser.add_argument("--seeds", type=int, default=3, help="of healing; 0: it is left out")
     parser.add_argument("--out", type=Path, default=Path("runs/precision"))
     parser.add_argument("--products", action="store_true")
     options = parser.parse_args()
@@ -147,18 +156,15 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
 
     def add(
-        way: str, choices: Sequence[Any], costs: dict[str, float], kl: float, healed: Any
-    ) -> None:
+        way: str, share: float, choices: Sequence[Any], costs: dict[str, float], kl: float,
+        healed: Sequence[float],
+    ) -> None:  # fmt: skip
         there = [name for pair in choices for name in pair if not name.endswith("_none")]
-        shares = {
-            key: costs[f"{key}_mib" if key == "memory" else key] for key in ("memory", "params")
-        }
-        shares = {
-            key: value / parent["memory_mib" if key == "memory" else key]
-            for key, value in shares.items()
-        }
+        named = {"memory": "memory_mib", "params": "params"}
+        shares = {key: costs[cost] / parent[cost] for key, cost in named.items()}
         in_8_bits = sum("@" in name for name in there) / len(there)
-        rows.append({"way": way, **shares, "in_8_bits": in_8_bits, "kl": kl, "healed": healed})
+        rows.append({"way": way, "share": share, **shares, "in_8_bits": in_8_bits, "kl": kl,
+                     "healed": healed})  # fmt: skip
 
     config = read_config(made["parent"])
     for precision in ("fp8", "int8"):
@@ -171,7 +177,7 @@ def main() -> None:
             for cost in table.cost_names
         }  # fmt: skip
         kl = kl_served(made, made["parent"], precision)
-        add(f"parent, {precision}", choices, costs, kl, None)
+        add(f"parent, {precision}", 1.0, choices, costs, kl, [])
     for share in options.shares:
         for way, table in by_way.items():
             try:
@@ -179,12 +185,8 @@ def main() -> None:
             except Infeasible:
                 continue
             at = options.out / f"{share}-{way}"
-            add(
-                way,
-                solution.choices,
-                solution.costs,
-                *built(solution, made, at, options.heal_tokens),
-            )
+            figures = built(solution, made, at, options.heal_tokens, options.seeds)
+            add(way, share, solution.choices, solution.costs, *figures)
     report(rows)
     (options.out / "precision.json").write_text(json.dumps(rows, indent=1))
 
