@@ -118,16 +118,16 @@ def test_eight_devices_share_what_they_can() -> None:
 
 
 def test_fusing_takes_longer_where_there_is_more_to_fuse() -> None:
-    models = published_of("ln_ultra").models
-    took = {
-        (name, rule): WORK["fuse"](
-            FuseSettings(rule=rule), Shapes(frozenset({"model"}), {"model": models[name]}), CPU
-        ).seconds
-        for name in ("parent", "unfused")
-        for rule in ("exact", "paper")
-    }
-    assert took["unfused", "exact"] > 2 * took["unfused", "paper"]
-    assert took["parent", "exact"] == took["parent", "paper"], "no runs, no groups"
+    def took(name: str, settings: FuseSettings, hardware: Hardware = CPU) -> float:
+        models = {"model": published_of("ln_ultra").models[name]}
+        return WORK["fuse"](settings, Shapes(frozenset(models), models), hardware).seconds
+
+    exact, paper = FuseSettings(), FuseSettings(rule="paper")
+    assert took("unfused", exact) > 2 * took("unfused", paper)
+    assert took("parent", exact) == took("parent", paper), "no runs, no groups"
+    h100, scenario = Hardware.of("h100"), "batch=64,in=64,out=64,dtype="
+    fp32, bf16 = (FuseSettings(scenario=scenario + dtype) for dtype in ("fp32", "bf16"))
+    assert took("unfused", bf16, h100) < took("unfused", fp32, h100)
 
 
 def test_what_does_not_fit_is_said_with_a_remedy(capsys: pytest.CaptureFixture) -> None:
