@@ -179,7 +179,9 @@ def _check_names(where: str, costs: Mapping[str, float], names: tuple[str, ...])
 def read_table(path: Path) -> Table:
     """Read a search table. Raises `ValueError` naming the layer and the alternative at fault."""
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; a search table is JSON written by rank and cost")
+        raise ValueError(
+            f"{path}: no such file; a table of alternatives is JSON, as docs/search.md shows it"
+        )
     try:
         value = json.loads(path.read_text())
     except json.JSONDecodeError as error:
