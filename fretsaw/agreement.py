@@ -14,10 +14,23 @@ from fretsaw.model.config import ModelConfig
 from fretsaw.tokenizer import hash_vocabulary
 
 CHECKPOINTS = ("parent", "model", "child")
+MADE = {  # inputs that stages make: a file that is there, and the commands that write it
+    "corpus": ("train.npy", "corpus"),
+    "ranking": ("ranking.safetensors", "rank"),
+    "scores": ("scores.json", "score"),
+    "costs": ("costs.json", "cost"),
+    "search": ("solutions.json", "search` or `fretsaw verify"),
+}
 
 
 def check_inputs(stage: str, settings: Any, inputs: Mapping[str, Path]) -> None:
-    """Raise where the checkpoints, the text and the ranking of a stage don't belong together."""
+    """Raise where the inputs of a stage are no such things, or don't belong together."""
+    for name, (file, command) in MADE.items():
+        if name in inputs and not (inputs[name] / file).is_file():
+            raise ValueError(
+                f"{inputs[name]}: holds no {file}; as {name} give a folder that "
+                f"`fretsaw {command}` wrote"
+            )
     if stage in ("report", "select"):
         return  # they compute nothing
     configs = {

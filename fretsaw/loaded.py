@@ -16,6 +16,7 @@ from fretsaw.engine.text import TextStream
 from fretsaw.model.decoder import Decoder
 from fretsaw.sampling import Sampling
 from fretsaw.tokenizer import Tokenizer
+from fretsaw.training.precision import check_device
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -41,6 +42,7 @@ class LoadedModel:
         is stored in 16 bits and the device multiplies bf16 itself, else fp32.
         """
         path = checkpoint.resolve(name_or_path)
+        check_device(device)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if dtype == "auto":

@@ -43,6 +43,13 @@ def test_what_belongs_together_passes(tiny: Path) -> None:
     check_inputs("rank", ROWS, {"parent": tiny / "not there", "corpus": tiny / "corpus"})
 
 
+@pytest.mark.parametrize("given", ["parent", "nothing", "parent/config.json"])
+def test_what_another_stage_wrote(tiny: Path, given: str) -> None:
+    inputs = {"parent": tiny / "parent", "corpus": tiny / given}
+    with pytest.raises(ValueError, match=r"no train\.npy; as corpus .* `fretsaw corpus` wrote"):
+        check_inputs("rank", ROWS, inputs)
+
+
 def test_rows_longer_than_the_context(tiny: Path) -> None:
     longest = checkpoint.read_config(tiny / "parent").max_position_embeddings
     settings = replace(ROWS, seq_len=longest + 1, tokens=longest + 1)
@@ -63,8 +70,9 @@ def test_a_ranking_of_another_parent(tiny: Path, tmp_path: Path) -> None:
     made_of = {"parent": {"path": str(other), "hash": artifact.hash_path(other)}}
     manifest = {"schema": 1, "stage": "rank", "settings": {}, "inputs": made_of, "outputs": {},
                 "seed": 0, "versions": {}, "metrics": {}, "run": {}}  # fmt: skip
-    artifact.write_json(tmp_path / artifact.MANIFEST, manifest)
-    inputs = {"parent": tiny / "parent", "ranking": tmp_path}
+    ranking = shutil.copytree(tiny / "ranking", tmp_path / "ranking")
+    artifact.write_json(ranking / artifact.MANIFEST, manifest)
+    inputs = {"parent": tiny / "parent", "ranking": ranking}
     with pytest.raises(ValueError, match="ranks another parent"):
         check_inputs("score", ROWS, inputs)
 

@@ -144,6 +144,21 @@ def test_the_targets_folders_share_what_is_before_the_search() -> None:
     assert slug("1.5x decode, 60% memory") == "1.5x-decode-60pct-memory"
 
 
+@pytest.mark.parametrize(
+    ("device", "message"), [("tpu", "device 'tpu' is none"), ("cuda:99", "torch finds")]
+)
+def test_a_device_that_is_not_there(
+    capsys, tiny: Path, tmp_path: Path, device: str, message: str
+) -> None:
+    parent, out = str(tiny / "parent"), tmp_path / "out"
+    assert main(["generate", parent, "hi", "--device", device]) == 2
+    assert message in capsys.readouterr().err
+    inputs = ["--parent", parent, "--corpus", str(tiny / "corpus")]
+    assert main(["rank", *inputs, "--out", str(out), "--device", device]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_a_file_named_by_task_is_an_input(tmp_path: Path) -> None:
     from fretsaw.commands.stage import _task_files
     from fretsaw.eval.settings import EvalSettings

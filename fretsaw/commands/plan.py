@@ -16,8 +16,8 @@ class PlanOptions:
 
     checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT|RECIPE")]
     """A folder with a config.json or a Hub id (weights are not needed); or a recipe, by name or as
-    a .py file, of which every stage is forecast; without --gpu a published model's recipe is set
-    beside its paper."""
+    a .py file, of which every stage is forecast; a published model's recipe with no option at all
+    is set beside its paper."""
     gpu: str = ""
     """Of a recipe: what it runs on, such as h100 or h100x8; by default this machine's cpu."""
     price: float | None = None

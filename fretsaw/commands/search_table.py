@@ -13,7 +13,7 @@ class SearchFileOptions:
     library: Path
     """JSON: layers -> alternatives -> score and named costs (docs/search.md)."""
     limit: list[str]
-    """Upper bounds, such as runtime_ms=20 memory_mib=900."""
+    """An upper bound, such as runtime_ms=20; may be given again."""
     out: Path
     """A new folder for solutions.json."""
     num_solutions: int = 1

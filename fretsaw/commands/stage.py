@@ -14,6 +14,7 @@ from fretsaw.workers import HERE, Workers
 
 def stage(name: str, argv: list[str]) -> None:
     """Run one stage from the command line; its options are its settings' fields."""
+    from fretsaw.agreement import MADE
     from fretsaw.checkpoint.folder import resolve
     from fretsaw.kinds import STAGES
     from fretsaw.launch import run_stage
@@ -73,7 +74,7 @@ def stage(name: str, argv: list[str]) -> None:
         if isinstance(value, list):
             inputs |= {f"{input_name}{i or ''}": Path(one) for i, one in enumerate(value)}
         elif value is not None:
-            inputs[input_name] = resolve(value)
+            inputs[input_name] = Path(value) if input_name in MADE else resolve(value)
     common = options.common
     run_stage(
         name,

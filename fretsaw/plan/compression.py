@@ -101,6 +101,15 @@ def make_plan(
     child as large as the parent. Raises `ValueError` for a target that is not understood and for a
     device that hardware.py does not list.
     """
+    amounts = {
+        "calibration_tokens": calibration_tokens,
+        "distill_tokens": distill_tokens,
+        "seq_len": seq_len,
+        "micro_batch_tokens": micro_batch_tokens,
+    }
+    for name, amount in amounts.items():
+        if amount < 1:
+            raise ValueError(f"plan: {name} {amount}; give 1 or more")
     device, targets = find_device(scenario.device), parse_targets(target)
     scenario.check_context(config.max_position_embeddings)
     alternatives = default_alternatives(config)

@@ -20,7 +20,7 @@ def render_forecast(forecast: Forecast, *, title: str, price: float | None = Non
         f"{title} on {on.device.count} x {on.device.name}",
         f"speeds: {forecast.source}",
         "",
-        f"{'stage':<26}{'devices':>8}{'time':>13}{f'{unit}-hours':>11}{money}{'tokens':>10}"
+        f"{'stage':<26}{'devices':>8}{'time':>16}{f'{unit}-hours':>11}{money}{'tokens':>10}"
         f"{'disk':>10}",
     ]
     hours = 0.0
@@ -28,14 +28,14 @@ def render_forecast(forecast: Forecast, *, title: str, price: float | None = Non
         hours += stage.device_hours
         mark = "" if stage.is_calibrated or not forecast.is_calibrated else "  ~"
         lines.append(
-            f"{stage.name:<26}{stage.devices:>8}{format_seconds(stage.seconds):>13}"
+            f"{stage.name:<26}{stage.devices:>8}{format_seconds(stage.seconds):>16}"
             f"{stage.device_hours:>11,.3g}" + _dollars(stage.device_hours, price)
             + f"{_count(stage.work.tokens):>10}{_bytes(stage.work.disk):>10}{mark}"
         )  # fmt: skip
     disk = sum(stage.work.disk for stage in forecast.stages)
     tokens = sum(stage.work.tokens for stage in forecast.stages)
     lines.append(
-        f"{'in all':<26}{'':>8}{format_seconds(forecast.seconds):>13}{hours:>11,.3g}"
+        f"{'in all':<26}{'':>8}{format_seconds(forecast.seconds):>16}{hours:>11,.3g}"
         + _dollars(hours, price)
         + f"{_count(tokens):>10}{_bytes(disk):>10}"
     )

@@ -24,7 +24,10 @@ class Group:
         found = re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", text)
         if found is None:
             raise ValueError(f"group {text!r}: write the first and the last layer, as in 42-50")
-        return cls(int(found[1]), int(found[2]))
+        first, last = int(found[1]), int(found[2])
+        if last < first:
+            raise ValueError(f"group {text!r}: the first layer comes first; write {last}-{first}")
+        return cls(first, last)
 
     @property
     def layers(self) -> range:

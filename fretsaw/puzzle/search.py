@@ -168,6 +168,8 @@ def search_file(
     table_path: Path, limits: Sequence[str], out: Path, num_solutions: int = 1
 ) -> list[Solution]:
     """Search a table on disk under limits such as "runtime_ms=20"; write `out`/solutions.json."""
+    if num_solutions < 1:
+        raise ValueError(f"search: num_solutions {num_solutions}; give 1 or more")
     table = read_table(table_path)
     solutions = search_table(table, parse_limits(limits), num_solutions=num_solutions)
     with atomic_folder(out) as folder:

@@ -350,9 +350,10 @@ class FuseSettings:
 
     def __post_init__(self) -> None:
         ways = [name for name in ("target", "groups") if getattr(self, name)]
-        if len(ways) > 1 or (ways and self.rule == "paper"):
+        papers = ["the paper's rule"] if self.rule == "paper" else []
+        if len(ways + papers) > 1:
             raise ValueError(
-                f"fuse: {' and '.join([*ways, f'rule {self.rule}'])}; give a target, groups of "
+                f"fuse: {' and '.join([*ways, *papers])}; give a target, groups of "
                 "your own or the paper's rule, one of them"
             )
         if self.max_kl < 0 or self.max_width < 0 or self.rounds < 1 or self.batch_rows < 1:

@@ -179,8 +179,9 @@ def _check_names(where: str, costs: Mapping[str, float], names: tuple[str, ...])
 def read_table(path: Path) -> Table:
     """Read a search table. Raises `ValueError` naming the layer and the alternative at fault."""
     if not path.is_file():
+        what = "a folder" if path.is_dir() else "no such file"
         raise ValueError(
-            f"{path}: no such file; a table of alternatives is JSON, as docs/search.md shows it"
+            f"{path}: {what}; give a table of alternatives as JSON, as docs/search.md shows it"
         )
     try:
         value = json.loads(path.read_text())

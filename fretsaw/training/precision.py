@@ -1,6 +1,7 @@
 """Settle, once, what to compute on and how precisely."""
 
 import contextlib
+import re
 import time
 
 import torch
@@ -19,6 +20,16 @@ PROBE = ModelConfig.uniform(
     head_dim=16,
 )
 NEEDED_GAIN = 1.1  # bf16 must pay at least this much
+
+
+def check_device(device: str) -> None:
+    """Raise for a device that is none, or that this machine does not have."""
+    found = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device)
+    if found is None:
+        raise ValueError(f"device {device!r} is none; give auto, cpu, cuda or cuda:N")
+    count = torch.cuda.device_count()
+    if device.startswith("cuda") and int(found[1] or 0) >= count:
+        raise ValueError(f"device {device}: torch finds {count} GPUs here; give auto or cpu")
 
 
 def settle(device: str, dtype: str) -> tuple[str, str]:

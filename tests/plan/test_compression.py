@@ -99,6 +99,14 @@ def test_an_unlisted_device_cannot_be_planned_for():
         plan_of(llama_8b(), "1.5x decode", "device=h1000")
 
 
+@pytest.mark.parametrize("name", ["calibration", "distill", "micro_batch"])
+def test_amounts_of_nothing_are_refused(name: str) -> None:
+    amounts = {"calibration_tokens": 512, "distill_tokens": 512, f"{name}_tokens": 0}
+    scenario = Scenario.parse("device=h100")
+    with pytest.raises(ValueError, match=f"{name}_tokens 0; give 1 or more"):
+        make_plan(llama_8b(), scenario=scenario, target="2x decode", **amounts)
+
+
 def test_a_70b_is_planned_in_100_columns():
     config = ModelConfig.uniform(
         num_hidden_layers=80, num_key_value_heads=8, intermediate_size=28672, vocab_size=128256,

@@ -305,6 +305,7 @@ def test_the_papers_rule_leaves_the_last_out() -> None:
         (replace(SETTINGS, groups=("0-7",)), "the model has layers 0 to 3"),
         (replace(SETTINGS, groups=("2-2",)), "1 FFN, and fusing takes two"),
         (replace(SETTINGS, groups=("two",)), "as in 42-50"),
+        (replace(SETTINGS, groups=("3-2",)), "write 2-3"),
     ],
 )
 def test_groups_that_are_none(model: Path, settings: FuseSettings, message: str) -> None:
