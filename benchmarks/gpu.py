@@ -31,7 +31,7 @@ from fretsaw.puzzle.library import build_block
 from fretsaw.puzzle.replay import Replay, subblock
 from fretsaw.puzzle.runs import find_runs
 from fretsaw.recipe import find_recipe, load_recipe, published_of
-from fretsaw.stage import execute
+from fretsaw.stage import Interrupted, execute
 
 LLAMA_8B = ModelConfig.uniform(
     num_hidden_layers=32,
@@ -243,6 +243,8 @@ def main() -> None:
         started = now(device)
         try:
             found = measure()
+        except Interrupted:
+            raise
         except Exception:  # what the device does not do is a finding too
             found = {"failed": traceback.format_exc()}
             failed.append(part)

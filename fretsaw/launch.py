@@ -84,6 +84,8 @@ def run_stage(
     computes = name not in ("search", "select", "report")
     computes &= getattr(settings, "engine", "") != "roofline"
     if computes:
+        from fretsaw.training.precision import check_device
+
         check_device(device)
     if computes and "auto" in (device, dtype):
         device, dtype = peers.on_first(
@@ -103,13 +105,6 @@ def run_stage(
     )
     if peers.size > 1:
         mesh.leave()
-
-
-def check_device(device: str) -> None:
-    """Raise for a device that is none, or that this machine does not have."""
-    from fretsaw.training.precision import check_device as check
-
-    check(device)
 
 
 def settle(device: str, dtype: str) -> tuple[str, str]:
