@@ -35,8 +35,7 @@ from fretsaw.distill.settings import PretrainSettings, TrainSettings
 from fretsaw.distill.train import pretrain
 from fretsaw.model.config import BlockConfig
 from fretsaw.model.decoder import Block
-from fretsaw.progress import Progress
-from fretsaw.puzzle.bld import (
+from fretsaw.puzzle.bld.bld import (
     Candidate,
     States,
     block_error,
@@ -45,12 +44,13 @@ from fretsaw.puzzle.bld import (
     repair_block,
     states_of,
 )
-from fretsaw.puzzle.library import Trained, alternative, pair_name, sort_parent
-from fretsaw.puzzle.ranking import rank, read_orders
-from fretsaw.puzzle.replay import Replay
+from fretsaw.puzzle.bld.states import Text, Walk
+from fretsaw.puzzle.library.ranking import rank, read_orders
+from fretsaw.puzzle.library.replay import Replay
+from fretsaw.puzzle.library.slices import Trained, alternative, pair_name, sort_parent
 from fretsaw.puzzle.settings import BldSettings, RankSettings
-from fretsaw.puzzle.text import Text, Walk
-from fretsaw.stage import StageRun
+from fretsaw.stage.execute import StageRun
+from fretsaw.stage.progress import Progress
 from fretsaw.training.settings import UpdateSettings
 
 TEST_ROWS = 64

@@ -38,9 +38,9 @@ TASK = "word_problems"
 
 def make(kind: str, settings: Any, inputs: dict[str, Path], out: Path, seed: int = 0) -> Path:
     """Run a stage unless its result is there; return its folder."""
-    from fretsaw.artifact import Request
-    from fretsaw.kinds import STAGES
-    from fretsaw.stage import execute
+    from fretsaw.pipeline.kinds import STAGES
+    from fretsaw.stage.artifact import Request
+    from fretsaw.stage.execute import execute
 
     request = Request.of(kind, settings, inputs, seed)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -150,8 +150,8 @@ def child_of(made: dict[str, Path], root: Path, target: str, method: str) -> tup
 
 def candidates_of(made: dict[str, Path], root: Path, target: str) -> list[tuple[Path, dict]]:
     """Search and assemble what `--candidates 3` heals briefly."""
+    from fretsaw.pipeline.recipe import ALPHA, POOL
     from fretsaw.puzzle.settings import AssembleSettings, SearchSettings
-    from fretsaw.recipe import ALPHA, POOL
 
     at = root / slug(target) / "chosen"
     settings = SearchSettings(target=target, num_solutions=CANDIDATES, alpha=ALPHA, pool=POOL)
@@ -322,7 +322,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=Path("runs/compare"))
     options = parser.parse_args()
-    from fretsaw.puzzle.explain import Infeasible
+    from fretsaw.puzzle.search.explain import Infeasible
 
     root = options.out / f"layers-{options.layers}"
     made = prepare(root, options)

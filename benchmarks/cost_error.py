@@ -21,19 +21,19 @@ from typing import Any
 
 import torch
 
-from fretsaw.artifact import write_json
 from fretsaw.bench.measure import serve
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.engine.timing import describe_hardware, torch_dtype
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Decoder
-from fretsaw.progress import Progress
-from fretsaw.puzzle import additive
-from fretsaw.puzzle.cost import cost
+from fretsaw.puzzle.costs import additive
+from fretsaw.puzzle.costs.cost import cost
 from fretsaw.puzzle.settings import CostSettings, SpaceSettings
 from fretsaw.puzzle.space import layer_alternatives
-from fretsaw.scenario import Scenario
-from fretsaw.stage import StageRun
+from fretsaw.scenario.scenario import Scenario
+from fretsaw.stage.artifact import write_json
+from fretsaw.stage.execute import StageRun
+from fretsaw.stage.progress import Progress
 
 PHASES = ("prefill", "decode")
 SHAPES: dict[str, dict[str, int]] = {

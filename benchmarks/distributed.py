@@ -31,7 +31,7 @@ from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.distributed import fsdp, mesh
 from fretsaw.model.config import blocks_from_names
 from fretsaw.model.decoder import Decoder
-from fretsaw.peers import Peers
+from fretsaw.stage.peers import Peers
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 PYTHON = [sys.executable]

@@ -22,18 +22,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fretsaw.artifact import hash_file
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data.loader import write_tokens
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Decoder
-from fretsaw.progress import Progress
-from fretsaw.puzzle.bld import bld
-from fretsaw.puzzle.ranking import rank
-from fretsaw.puzzle.score import score
+from fretsaw.puzzle.bld.bld import bld
+from fretsaw.puzzle.library.ranking import rank
+from fretsaw.puzzle.scores.score import score
 from fretsaw.puzzle.settings import BldSettings, RankSettings, ScoreSettings, SpaceSettings
-from fretsaw.stage import StageRun
-from fretsaw.workers import Workers
+from fretsaw.stage.artifact import hash_file
+from fretsaw.stage.execute import StageRun
+from fretsaw.stage.progress import Progress
+from fretsaw.stage.workers import Workers
 
 SEQ = 64
 SPACE = SpaceSettings(ffn_percents=(50, 25))

@@ -109,7 +109,7 @@ def removed_models(before: Path, corpus: Path, root: Path, fused: Sequence[Model
     model, the same FFNs removed but for the most missed of each group.
     """
     from fretsaw.checkpoint.folder import read_config
-    from fretsaw.puzzle.runs import Group
+    from fretsaw.puzzle.library.runs import Group
     from fretsaw.puzzle.settings import (
         AssembleSettings,
         RankSettings,
@@ -155,8 +155,8 @@ def removed_models(before: Path, corpus: Path, root: Path, fused: Sequence[Model
 def latencies(before: Path, models: Sequence[Model]) -> dict[str, dict[int, float]]:
     """Return each model's decode time over that of the model before, by batch: medians."""
     from fretsaw.checkpoint.folder import read_config
-    from fretsaw.puzzle.embedded import Embedded
-    from fretsaw.scenario import Scenario
+    from fretsaw.puzzle.costs.embedded import Embedded
+    from fretsaw.scenario.scenario import Scenario
 
     config = read_config(before)
     engine = Embedded(config, "fp32", "cpu")
@@ -187,7 +187,7 @@ def kl_from(before: Path, models: Sequence[Model], corpus: Path) -> dict[str, fl
 
     from fretsaw.checkpoint import folder as checkpoint
     from fretsaw.data import loader
-    from fretsaw.puzzle.replay import Replay
+    from fretsaw.puzzle.library.replay import Replay
 
     windows = torch.from_numpy(loader.first_rows(corpus / "heldout.npy", 256, 32_768))
     with torch.inference_mode():
@@ -246,8 +246,8 @@ def parallel_blocks(made: dict[str, Path]) -> list[dict[str, Any]]:
 
     from fretsaw.checkpoint import folder as checkpoint
     from fretsaw.data import loader
-    from fretsaw.puzzle.dependency import block_dependency
-    from fretsaw.puzzle.replay import Replay
+    from fretsaw.puzzle.fuse.dependency import block_dependency
+    from fretsaw.puzzle.library.replay import Replay
 
     parent = checkpoint.load(made["parent"])
     windows = torch.from_numpy(loader.first_rows(made["corpus"] / "heldout.npy", 256, 16_384))

@@ -19,17 +19,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import world
 from fretsaw.engine.engine import Engine
 from fretsaw.engine.sequence import Request
-from fretsaw.export import export
+from fretsaw.export.export import export
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Decoder
 from fretsaw.model.size import num_params
 from fretsaw.rollout.remote import RemoteEngine
 from fretsaw.rollout.sample import sample_groups
-from fretsaw.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[1]
 PROMPT, OUTPUT, BATCH = 32, 128, 32

@@ -18,20 +18,20 @@ from typing import Any
 
 import torch
 
-from fretsaw.artifact import Request
 from fretsaw.engine.engine import Engine
 from fretsaw.engine.sequence import Request as EngineRequest
 from fretsaw.engine.timing import Load, time_decode, time_prefill
-from fretsaw.kinds import STAGES
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Block, Decoder
 from fretsaw.model.quantised import everywhere, quantised
-from fretsaw.pipeline import resolve_inputs
-from fretsaw.puzzle.library import build_block
-from fretsaw.puzzle.replay import Replay, subblock
-from fretsaw.puzzle.runs import find_runs
-from fretsaw.recipe import find_recipe, load_recipe, published_of
-from fretsaw.stage import Interrupted, execute
+from fretsaw.pipeline.kinds import STAGES
+from fretsaw.pipeline.recipe import find_recipe, load_recipe, published_of
+from fretsaw.pipeline.walk import resolve_inputs
+from fretsaw.puzzle.library.replay import Replay, subblock
+from fretsaw.puzzle.library.runs import find_runs
+from fretsaw.puzzle.library.slices import build_block
+from fretsaw.stage.artifact import Request
+from fretsaw.stage.execute import Interrupted, execute
 
 LLAMA_8B = ModelConfig.uniform(
     num_hidden_layers=32,

@@ -45,7 +45,7 @@ from fretsaw.model.size import num_params
 from fretsaw.rl.loss import Average
 from fretsaw.rl.settings import RlSettings
 from fretsaw.rl.update import answer_logprobs, policy_gradient
-from fretsaw.rollout.table import Row, read_rows, write_rows
+from fretsaw.rollout.rows import Row, read_rows, write_rows
 
 try:
     import transformers

@@ -26,15 +26,16 @@ from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
 from fretsaw.model.config import BlockConfig, ModelConfig, blocks_from_names
 from fretsaw.model.size import block_params
-from fretsaw.puzzle.alternatives import calibrate, names_of
-from fretsaw.puzzle.assemble import build_child
-from fretsaw.puzzle.interaction import Interaction, Part, fit_interaction
-from fretsaw.puzzle.library import sort_parent
-from fretsaw.puzzle.ranking import BATCH_ROWS, read_orders
-from fretsaw.puzzle.replay import Replay
-from fretsaw.puzzle.search import search_table
-from fretsaw.puzzle.table import Alternative, Table
-from fretsaw.puzzle.verify import corrected_table
+from fretsaw.model.subblock import names_of
+from fretsaw.puzzle.build.assemble import build_child
+from fretsaw.puzzle.build.interaction import Interaction, Part, fit_interaction
+from fretsaw.puzzle.build.verify import corrected_table
+from fretsaw.puzzle.library.alternatives import calibrate
+from fretsaw.puzzle.library.ranking import BATCH_ROWS, read_orders
+from fretsaw.puzzle.library.replay import Replay
+from fretsaw.puzzle.library.slices import sort_parent
+from fretsaw.puzzle.search.solutions import search_table
+from fretsaw.puzzle.search.table import Alternative, Table
 
 Choices = list[tuple[str, str]]
 

@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder
-from fretsaw.export import Weights, export
+from fretsaw.export.export import Weights, export
 from fretsaw.model.decoder import Decoder
-from fretsaw.tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests"))

@@ -33,7 +33,7 @@ LOOSER = np.linspace(1.0, 1.4, 21)  # bounds of the first search, as multiples o
 
 def solutions_of(table: Any, limits: dict[str, float]) -> dict[str, Any]:
     """Return each way's best child under the limits; without those that find none."""
-    from fretsaw.puzzle.search import Infeasible, search_table
+    from fretsaw.puzzle.search.solutions import Infeasible, search_table
 
     def solve(table: Any, limits: dict[str, float]) -> Any:
         try:
@@ -59,7 +59,7 @@ def solutions_of(table: Any, limits: dict[str, float]) -> dict[str, Any]:
 
 def built(solution: Any, made: dict[str, Path], at: Path) -> Path:
     """Assemble and fuse a solution; return the checkpoint's folder."""
-    from fretsaw.puzzle.search import write_solutions
+    from fretsaw.puzzle.search.solutions import write_solutions
     from fretsaw.puzzle.settings import AssembleSettings, FuseSettings
 
     (at / "search").mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,8 @@ def healed(
     models: Sequence[Model], made: dict[str, Path], root: Path, options: argparse.Namespace
 ) -> dict[str, list[float]]:
     """Return every model's KL after healing, by seed."""
-    from fretsaw.checkpoint.folder import read_config, read_layers
+    from fretsaw.checkpoint.beside import read_layers
+    from fretsaw.checkpoint.folder import read_config
 
     def child(model: Model) -> Any:
         return model.name.split()[0], read_config(model.folder).blocks, read_layers(model.folder)
@@ -115,7 +116,7 @@ def healed(
 
 
 def main() -> None:
-    from fretsaw.puzzle.served import read_served
+    from fretsaw.puzzle.search.bounds import read_served
     from fretsaw.puzzle.settings import CostSettings, ScoreSettings, SpaceSettings
 
     parser = argparse.ArgumentParser(description=__doc__)

@@ -24,9 +24,9 @@ from fretsaw.distill.objective import Objective, losses
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Decoder
 from fretsaw.training.lora import adapt
-from fretsaw.training.memory import TrainingShape, training_bytes
 from fretsaw.training.optimizer import build_optimizers
 from fretsaw.training.settings import LoraSettings, UpdateSettings
+from fretsaw.training.step_memory import TrainingShape, training_bytes
 
 PARENT = ModelConfig.uniform(
     num_hidden_layers=6, num_key_value_heads=4, intermediate_size=352, vocab_size=2000,

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import scipy
 
-from fretsaw.puzzle.explain import Infeasible
-from fretsaw.puzzle.program import Solution
-from fretsaw.puzzle.search import pareto, search_by, search_table
-from fretsaw.puzzle.table import Alternative, Pair, Table
+from fretsaw.puzzle.search.explain import Infeasible
+from fretsaw.puzzle.search.program import Solution
+from fretsaw.puzzle.search.solutions import pareto, search_by, search_table
+from fretsaw.puzzle.search.table import Alternative, Pair, Table
 
 WIDTHS = (1.0, 0.87, 0.75, 0.62, 0.5, 0.25, 0.1, 0.0)
 METHODS = ("greedy", "uniform", "depth", "contiguous", "max_params", "random")

@@ -25,10 +25,10 @@ from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.distill.settings import DistillSettings, PretrainSettings, TrainSettings
 from fretsaw.distill.train import distill, pretrain
 from fretsaw.model.decoder import Decoder
-from fretsaw.progress import Progress, say
-from fretsaw.stage import StageRun
-from fretsaw.training.memory import trained_bytes
+from fretsaw.stage.execute import StageRun
+from fretsaw.stage.progress import Progress, say
 from fretsaw.training.settings import LoraSettings, UpdateSettings
+from fretsaw.training.step_memory import trained_bytes
 
 PLAIN = UpdateSettings(learning_rate=2e-3)
 KINDS = {

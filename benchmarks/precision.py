@@ -26,7 +26,7 @@ SCENARIO = "batch=1,in=64,out=64,dtype=bf16,device=cpu"
 
 def tables(root: Path, made: dict[str, Path]) -> dict[str, Any]:
     """Return the search's table by what it may choose of: full precision, FP8, any."""
-    from fretsaw.puzzle.served import read_served
+    from fretsaw.puzzle.search.bounds import read_served
     from fretsaw.puzzle.settings import CostSettings, ScoreSettings, SpaceSettings
 
     space = SpaceSettings(linear=False, precisions=("fp8", "int8"))
@@ -59,7 +59,7 @@ def kl_served(made: dict[str, Path], folder: Path, weights: Any = None) -> float
 
     from fretsaw.checkpoint import folder as checkpoint
     from fretsaw.data import loader
-    from fretsaw.puzzle.replay import Replay
+    from fretsaw.puzzle.library.replay import Replay
 
     rows = loader.first_rows(made["corpus"] / "heldout.npy", 256, 32_768)
     with torch.inference_mode():
@@ -73,7 +73,7 @@ def built(
 ) -> tuple[float, list[float]]:
     """Assemble and heal a solution; return its KL before and after, by seed."""
     from fretsaw.distill.settings import DistillSettings
-    from fretsaw.puzzle.search import write_solutions
+    from fretsaw.puzzle.search.solutions import write_solutions
     from fretsaw.puzzle.settings import AssembleSettings
 
     (at / "search").mkdir(parents=True, exist_ok=True)
@@ -137,7 +137,7 @@ def report(rows: Sequence[dict[str, Any]]) -> None:
 def main() -> None:
     from fretsaw.checkpoint.folder import read_config
     from fretsaw.model.quantised import everywhere
-    from fretsaw.puzzle.search import Infeasible, search_table
+    from fretsaw.puzzle.search.solutions import Infeasible, search_table
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/tiny"))

@@ -18,23 +18,23 @@ from pathlib import Path
 
 import numpy as np
 
-from fretsaw.artifact import write_json
+from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
 from fretsaw.engine.engine import Engine
 from fretsaw.eval.intervals import bootstrap
-from fretsaw.progress import Progress, say
-from fretsaw.recipe import find_recipe, load_recipe
+from fretsaw.pipeline.recipe import find_recipe, load_recipe
 from fretsaw.rl.settings import RlSettings
 from fretsaw.rl.train import reinforce
-from fretsaw.rollout.table import Row, read_rows
+from fretsaw.rollout.rows import Row, read_rows
 from fretsaw.sft.settings import SftSettings
 from fretsaw.sft.train import tune
-from fretsaw.stage import StageRun
+from fretsaw.stage.artifact import write_json
+from fretsaw.stage.execute import StageRun
+from fretsaw.stage.progress import Progress, say
 from fretsaw.tasks.answers import answer
 from fretsaw.tasks.named import load_problems
-from fretsaw.tasks.task import chat_prompt
-from fretsaw.tokenizer import Tokenizer
+from fretsaw.tasks.problem import chat_prompt
 from fretsaw.training.settings import UpdateSettings
 
 SLICES = {

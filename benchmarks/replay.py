@@ -24,13 +24,13 @@ from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data.loader import write_tokens
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Block, Decoder
-from fretsaw.progress import Progress
-from fretsaw.puzzle.library import build_block
-from fretsaw.puzzle.ranking import rank
-from fretsaw.puzzle.replay import KINDS, Replay, flop_bound, subblock
-from fretsaw.puzzle.score import all_jobs, score
+from fretsaw.puzzle.library.ranking import rank
+from fretsaw.puzzle.library.replay import KINDS, Replay, flop_bound, subblock
+from fretsaw.puzzle.library.slices import build_block
+from fretsaw.puzzle.scores.score import all_jobs, score
 from fretsaw.puzzle.settings import RankSettings, ScoreSettings
-from fretsaw.stage import StageRun
+from fretsaw.stage.execute import StageRun
+from fretsaw.stage.progress import Progress
 
 SEQ, ROWS, BATCH_ROWS = 256, 16, 16
 

@@ -24,15 +24,15 @@ from pathlib import Path
 import torch
 from generation_peers import LLAMA_CPP, OUTPUT, PROMPT, free_port, requests, seconds_of, server
 
+from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import world
 from fretsaw.engine.engine import Engine
 from fretsaw.engine.timing import describe_hardware
-from fretsaw.export import export
+from fretsaw.export.export import export
 from fretsaw.model.config import ModelConfig, blocks_from_names
 from fretsaw.model.decoder import Decoder
 from fretsaw.model.size import num_params
-from fretsaw.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[1]
 # What every engine takes as it is: layer 0 keeps its attention, no layer lacks an FFN.

@@ -15,15 +15,15 @@ from pathlib import Path
 import torch
 from optimizer_states import LOOP, PLAIN, prepare, stage
 
-from fretsaw import artifact
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
 from fretsaw.distill.objective import heldout_figures
 from fretsaw.distill.settings import DistillSettings, TeachSettings
 from fretsaw.distill.teacher import teach
 from fretsaw.distill.train import distill
-from fretsaw.progress import Progress
-from fretsaw.stage import StageRun
+from fretsaw.stage import artifact
+from fretsaw.stage.execute import StageRun
+from fretsaw.stage.progress import Progress
 
 TOP_K = (1, 4, 16, 64)
 

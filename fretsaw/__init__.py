@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fretsaw.checkpoint.targets import Name as Engine
-    from fretsaw.loaded import LoadedModel
+    from fretsaw.talk.loaded import LoadedModel
 
 __all__ = ["compress", "load"]
 
 
 def load(checkpoint: str | Path, *, device: str = "auto", dtype: str = "auto") -> "LoadedModel":
     """Load a checkpoint folder or a Hub id, ready to generate; dtype is auto, fp32 or bf16."""
-    from fretsaw.loaded import LoadedModel
+    from fretsaw.talk.loaded import LoadedModel
 
     return LoadedModel.from_checkpoint(checkpoint, device=device, dtype=dtype)
 
@@ -40,8 +40,8 @@ def compress(
     engine: "Engine" = "vllm",
 ) -> Path:
     """Compress a checkpoint as `fretsaw compress` does; return the folder of the healed child."""
-    from fretsaw import pipeline
-    from fretsaw.compress import compress_stages
+    from fretsaw.pipeline import walk as pipeline
+    from fretsaw.pipeline.compress import compress_stages
 
     stages = compress_stages(
         checkpoint,

@@ -61,10 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"fretsaw {version('fretsaw')}")
         return 0
-    from fretsaw.peers import Peers
-    from fretsaw.pipeline import StageFailed
-    from fretsaw.progress import say
-    from fretsaw.stage import Interrupted
+    from fretsaw.pipeline.walk import StageFailed
+    from fretsaw.stage.execute import Interrupted
+    from fretsaw.stage.peers import Peers
+    from fretsaw.stage.progress import say
 
     peers = Peers.from_environment()
     signal.signal(signal.SIGTERM, _interrupt)
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _refuse_peers(name: str, num_processes: int) -> None:
     """Raise where torchrun starts several of what is one process's work."""
-    from fretsaw.kinds import STAGES
+    from fretsaw.pipeline.kinds import STAGES
 
     together = [stage for stage, kind in STAGES.items() if kind.is_distributed]
     if num_processes > 1 and name not in (*together, "stage"):
@@ -119,7 +119,7 @@ def _interrupt(signal_number: int, frame: object) -> None:
 
 def usage() -> str:
     """Return the overview that `fretsaw --help` prints."""
-    from fretsaw.kinds import STAGES
+    from fretsaw.pipeline.kinds import STAGES
 
     def rows(summaries: dict[str, str]) -> str:
         return "\n".join(f"  {name:<10}{text}" for name, text in summaries.items())
@@ -131,7 +131,7 @@ def usage() -> str:
 
 def command(name: str) -> Callable[[list[str]], None]:
     """Return the function behind a command's name."""
-    from fretsaw.kinds import STAGES
+    from fretsaw.pipeline.kinds import STAGES
 
     if name in COMMANDS:
         room, _ = COMMANDS[name]

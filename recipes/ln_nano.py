@@ -13,8 +13,8 @@ preference optimisation that followed is not part of it. Not yet run here: it ne
 from dataclasses import replace
 
 from fretsaw.eval.settings import EvalSettings
-from fretsaw.published import LLAMA_8B, Published
-from fretsaw.recipe import Stage
+from fretsaw.pipeline.recipe import Stage
+from fretsaw.plan.published import LLAMA_8B, Published
 from fretsaw.sft.settings import SftSettings
 from fretsaw.training.settings import UpdateSettings
 

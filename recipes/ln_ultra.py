@@ -16,7 +16,15 @@ from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.distill.settings import CptSettings, DistillSettings, TrainSettings
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.model.config import BlockConfig
-from fretsaw.published import LLAMA_405B, ONE_REQUEST, Cache, Claim, Published, Served
+from fretsaw.pipeline.recipe import Stage, compression
+from fretsaw.plan.published import (
+    LLAMA_405B,
+    ONE_REQUEST,
+    Cache,
+    Claim,
+    Published,
+    Served,
+)
 from fretsaw.puzzle.settings import (
     AssembleSettings,
     CostSettings,
@@ -25,7 +33,6 @@ from fretsaw.puzzle.settings import (
     ScoreSettings,
     SpaceSettings,
 )
-from fretsaw.recipe import Stage, compression
 from fretsaw.training.settings import UpdateSettings
 
 BLOCKS = """\

@@ -13,8 +13,8 @@ from dataclasses import replace
 from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.distill.settings import DistillSettings, PretrainSettings, TrainSettings
 from fretsaw.eval.settings import EvalSettings
+from fretsaw.pipeline.recipe import Stage, compression
 from fretsaw.puzzle.settings import RankSettings, ScoreSettings
-from fretsaw.recipe import Stage, compression
 from fretsaw.training.settings import UpdateSettings
 
 SCENARIO = "batch=256,in=64,out=64,dtype=fp32,device=cpu"

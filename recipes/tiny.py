@@ -13,7 +13,7 @@ from fretsaw.bench.settings import BenchSettings
 from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.distill.settings import DistillSettings, PretrainSettings, TrainSettings
 from fretsaw.eval.settings import EvalSettings
-from fretsaw.progress import say
+from fretsaw.pipeline.recipe import Stage, compression, reasoning
 from fretsaw.puzzle.settings import (
     AssembleSettings,
     CostSettings,
@@ -22,9 +22,9 @@ from fretsaw.puzzle.settings import (
     ScoreSettings,
     SpaceSettings,
 )
-from fretsaw.recipe import Stage, compression, reasoning
 from fretsaw.rl.settings import RlSettings
 from fretsaw.sft.settings import SftSettings
+from fretsaw.stage.progress import say
 from fretsaw.training.settings import UpdateSettings
 
 SCENARIO = "batch=128,in=64,out=64,dtype=fp32,device=cpu"

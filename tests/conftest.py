@@ -26,7 +26,7 @@ from fretsaw.corpus.build import build  # noqa: E402
 from fretsaw.corpus.settings import CorpusSettings  # noqa: E402
 from fretsaw.distill.settings import PretrainSettings, TrainSettings  # noqa: E402
 from fretsaw.distill.train import pretrain  # noqa: E402
-from fretsaw.puzzle.ranking import rank  # noqa: E402
+from fretsaw.puzzle.library.ranking import rank  # noqa: E402
 from fretsaw.puzzle.settings import RankSettings  # noqa: E402
 from fretsaw.training.settings import UpdateSettings  # noqa: E402
 

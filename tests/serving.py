@@ -13,10 +13,14 @@ import torch
 import torch.nn.functional as F
 from starlette.testclient import TestClient
 
-from fretsaw.chat import Message, Mode, Toggle, add_control_tokens, render, with_reasoning
+from fretsaw.chat.control_tokens import add_control_tokens
+from fretsaw.chat.message import Message
+from fretsaw.chat.reasoning import Mode, with_reasoning
+from fretsaw.chat.render import render
+from fretsaw.chat.toggle import Toggle
+from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.engine.engine import Engine
-from fretsaw.loaded import LoadedModel
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Decoder
 from fretsaw.serve.api import create_app
@@ -24,7 +28,7 @@ from fretsaw.serve.model import ServedModel
 from fretsaw.serve.service import Service
 from fretsaw.serve.settings import Limits
 from fretsaw.serve.worker import Worker
-from fretsaw.tokenizer import Tokenizer
+from fretsaw.talk.loaded import LoadedModel
 
 # question -> (reasoning, answer); a trace with a blank line, as a stop string would be
 LESSONS = {

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fretsaw.progress import Progress
-from fretsaw.rollout.table import Row
-from fretsaw.stage import Interrupted, StageRun
-from fretsaw.workers import HERE, Workers
+from fretsaw.rollout.rows import Row
+from fretsaw.stage.execute import Interrupted, StageRun
+from fretsaw.stage.progress import Progress
+from fretsaw.stage.workers import HERE, Workers
 
 
 def stage_run(folder: Path, *, seed: int = 0, workers: Workers = HERE) -> StageRun:

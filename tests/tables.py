@@ -3,7 +3,7 @@
 import itertools
 import random
 
-from fretsaw.puzzle.table import Alternative, Table
+from fretsaw.puzzle.search.table import Alternative, Table
 
 SHAPES = ({"attention": ("gqa2", "gqa1", "attn_none"), "ffn": ("ffn64", "ffn32", "ffn_none")},)
 BLOCKS = {"block": ("gqa2+ffn64", "gqa1+ffn32", "gqa2+ffn_none", "attn_none+ffn64")}

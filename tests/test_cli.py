@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from fretsaw.cli import main
-from fretsaw.pipeline import apply_overrides
+from fretsaw.pipeline.recipe import Stage, compression, slug
+from fretsaw.pipeline.walk import apply_overrides
 from fretsaw.puzzle.settings import RankSettings
-from fretsaw.recipe import Stage, compression, slug
 
 TARGET = ["--target", "1.5x decode"]
 

@@ -21,10 +21,10 @@ from fretsaw.distill.train import train
 from fretsaw.distributed import fsdp, mesh
 from fretsaw.model.config import blocks_from_names
 from fretsaw.model.decoder import Decoder
-from fretsaw.peers import ALONE, Peers
 from fretsaw.sft.settings import SftSettings
 from fretsaw.sft.train import tune
-from fretsaw.stage import Interrupted, StageRun
+from fretsaw.stage.execute import Interrupted, StageRun
+from fretsaw.stage.peers import ALONE, Peers
 from fretsaw.training.blocks import prepare_blocks
 from fretsaw.training.settings import LoraSettings, UpdateSettings
 

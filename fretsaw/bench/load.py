@@ -23,8 +23,9 @@ from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
 
-from fretsaw.checkpoint.folder import read_config, resolve
-from fretsaw.progress import Progress
+from fretsaw.checkpoint.folder import read_config
+from fretsaw.checkpoint.hub import resolve
+from fretsaw.stage.progress import Progress
 
 FIRST_ID = 3  # of the ids drawn: below are often special ones
 PERCENTILES = (50, 99)

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fretsaw.artifact import write_json
 from fretsaw.bench.settings import BenchSettings
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.engine.engine import PAGE_SIZE, Engine
 from fretsaw.engine.sequence import Request
 from fretsaw.engine.timing import torch_dtype
 from fretsaw.model.decoder import Decoder
-from fretsaw.progress import say
-from fretsaw.scenario import Scenario
-from fretsaw.stage import StageRun
+from fretsaw.scenario.scenario import Scenario
+from fretsaw.stage.artifact import write_json
+from fretsaw.stage.execute import StageRun
+from fretsaw.stage.progress import say
 
 SPEED = "speed.json"
 

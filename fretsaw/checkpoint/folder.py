@@ -6,27 +6,28 @@ shape, and none besides. Torch is imported by the functions that touch weights, 
 are read without it.
 """
 
-import json
 import math
 import re
 import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fretsaw.artifact import atomic_folder, require_disk, write_json
 from fretsaw.checkpoint import compressed, decilm, llama
+from fretsaw.checkpoint.beside import read_precisions, write_precisions
+from fretsaw.checkpoint.json_object import read_json
 from fretsaw.model.config import BlockConfig, ModelConfig, Precision
 from fretsaw.model.size import BYTES_PER_ELEMENT, num_params
+from fretsaw.stage.artifact import atomic_folder, require_disk, write_json
 
 if TYPE_CHECKING:
     import torch
 
-    from fretsaw.chat import Toggle
+    from fretsaw.chat.toggle import Toggle
+    from fretsaw.chat.tokenizer import Tokenizer
     from fretsaw.checkpoint.shards import StoredTensor
     from fretsaw.model.decoder import Decoder
-    from fretsaw.tokenizer import Tokenizer
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -37,63 +38,11 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "generation_config.json",
 )
-LAYERS, PRECISIONS = "layers.json", "precisions.json"
 _REMOTE_CODE = ("configuration_decilm.py", "modeling_decilm.py")
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-_SMALL_FILES = ("*.json", "tokenizer*", "*.jinja", "README.md", "LICENSE*")
 _DERIVED = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$")  # old buffers, recomputed
 
 
 # --- finding -------------------------------------------------------------------------------------
-
-
-def resolve(name_or_path: str | Path, *, weights: bool = True) -> Path:
-    """Return a local folder as it is, or download a Hub id (`owner/name`) and return its folder.
-
-    Without `weights` only the configuration is fetched.
-    """
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise ValueError(f"{path}: a file, but a checkpoint is a folder; give the folder it is in")
-    name = str(name_or_path)
-    if not _HUB_ID.fullmatch(name):
-        raise ValueError(
-            f"{name}: no such folder; give a checkpoint folder or a Hub id (owner/name)"
-        )
-    return _download(name, (*_SMALL_FILES, "*.safetensors") if weights else ("*config.json",))
-
-
-def _download(name: str, patterns: tuple[str, ...]) -> Path:
-    from huggingface_hub import errors, snapshot_download
-
-    try:
-        folder = snapshot_download(
-            name,
-            allow_patterns=list(patterns),
-            ignore_patterns=["original/*", "consolidated*"],
-        )
-    except errors.GatedRepoError as error:
-        raise ValueError(
-            f"{name}: its licence must be accepted first; do so at https://huggingface.co/{name}, "
-            "then log in with `hf auth login` or set HF_TOKEN"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise ValueError(
-            f"{name}: no such folder, and nothing public of that name on the Hub; "
-            "correct the name, or log in with `hf auth login` if it is private"
-        ) from error
-    except (
-        errors.LocalEntryNotFoundError,
-        errors.OfflineModeIsEnabled,
-        errors.HfHubHTTPError,
-    ) as error:
-        raise ValueError(
-            f"{name}: no such folder, and the Hub could not be reached ({type(error).__name__}); "
-            "check the path or the connection, or download it where there is one"
-        ) from error
-    return Path(folder)
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -111,7 +60,7 @@ def read_config(folder: Path) -> ModelConfig:
             f"{folder}: no config.json, so this is no checkpoint; "
             "give a folder in Hugging Face layout"
         )
-    raw = _read_json(folder / "config.json")
+    raw = read_json(folder / "config.json")
     quantisation = raw.pop("quantization_config", None)
     match raw.get("model_type"):
         case "llama" | "mistral":
@@ -126,7 +75,7 @@ def read_config(folder: Path) -> ModelConfig:
     if quantisation is not None:
         config = compressed.with_quantisation(config, quantisation)
     if (folder / "generation_config.json").is_file():
-        generation = _read_json(folder / "generation_config.json")
+        generation = read_json(folder / "generation_config.json")
         eos = (*llama.token_ids(generation.get("eos_token_id")), *config.eos_token_ids)
         config = replace(config, eos_token_ids=tuple(dict.fromkeys(eos)))
     return config
@@ -134,7 +83,7 @@ def read_config(folder: Path) -> ModelConfig:
 
 def read_dtype(folder: Path) -> str:
     """Return the precision a checkpoint's config states, float32 where it states none."""
-    raw = _read_json(folder / "config.json")
+    raw = read_json(folder / "config.json")
     names = {name: short for short, name in llama.DTYPE_NAMES.items()}
     return names.get(raw.get("dtype") or raw.get("torch_dtype") or "", "fp32")
 
@@ -233,49 +182,6 @@ def _load(
     return decoder
 
 
-@dataclass(frozen=True)
-class Layers:
-    """Where the layers of a network stand that has fewer than the one it came from.
-
-    Layer i gives what layer `after[i]` of that one gave, which had `of` layers.
-    """
-
-    of: int
-    after: tuple[int, ...]
-
-
-def read_layers(folder: Path) -> Layers | None:
-    """Return where a checkpoint's layers stand, None where it has all of its parent's."""
-    path = folder / LAYERS
-    if not path.is_file():
-        return None
-    raw = _read_json(path)
-    return Layers(raw["of"], tuple(raw["after"]))
-
-
-def write_layers(folder: Path, layers: Layers) -> None:
-    """Say beside a checkpoint where its layers stand."""
-    write_json(folder / LAYERS, {"of": layers.of, "after": list(layers.after)})
-
-
-Precisions = tuple[tuple[Precision, Precision], ...]  # of every layer's attention and FFN
-
-
-def read_precisions(folder: Path) -> Precisions | None:
-    """Return in what a checkpoint's matrices are to be served, None where in full precision."""
-    path = folder / PRECISIONS
-    if not path.is_file():
-        return None
-    return tuple((attention, ffn) for attention, ffn in _read_json(path)["layers"])
-
-
-def write_precisions(folder: Path, blocks: Iterable[BlockConfig]) -> None:
-    """Say beside a checkpoint in what its matrices are to be served, where not in full."""
-    pairs = [[block.attention_precision, block.ffn_precision] for block in blocks]
-    if any(pair != ["full", "full"] for pair in pairs):
-        write_json(folder / PRECISIONS, {"layers": pairs})
-
-
 def check_tokenizer(tokenizer: "Tokenizer", config: ModelConfig) -> None:
     """Raise where the tokenizer can give ids that the model has no embedding for."""
     if tokenizer.vocab_size > config.vocab_size:
@@ -325,16 +231,6 @@ def _check_tied(folder: Path, stored: Mapping[str, "StoredTensor"]) -> None:
         )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not JSON ({error}); download it again") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: not a JSON object; download it again")
-    return value
-
-
 # --- writing -------------------------------------------------------------------------------------
 
 
@@ -358,8 +254,8 @@ def write(
     """
     import torch
 
-    from fretsaw.chat import is_chat
-    from fretsaw.chat_template import write_chat_template
+    from fretsaw.chat.control_tokens import is_chat
+    from fretsaw.chat.llama3_template import write_chat_template
     from fretsaw.checkpoint import shards
 
     config = decoder.config

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from fretsaw.artifact import write_json
+from fretsaw.stage.artifact import write_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

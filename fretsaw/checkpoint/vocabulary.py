@@ -11,7 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from fretsaw.tokenizer import Tokenizer
+from fretsaw.chat.template import read_chat_template
+from fretsaw.chat.tokenizer import Tokenizer
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # llama.cpp's token types
 
@@ -101,21 +102,6 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
         "does, so its ids would differ; export with --format decilm, or train on a byte-level BPE "
         "(ours, Llama 3's, GPT-2's, SmolLM's) or a SentencePiece BPE with byte fallback"
     )
-
-
-def read_chat_template(folder: Path) -> str | None:
-    """Return a checkpoint's chat template, from the file of its own or the tokenizer's config.
-
-    Where the config names several, it is the one called "default".
-    """
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    template = _read(folder / "tokenizer_config.json").get("chat_template")
-    if isinstance(template, list):
-        named = {entry["name"]: entry["template"] for entry in template}
-        template = named.get("default")
-    return template
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -44,9 +44,9 @@ def bench_server(argv: list[str]) -> None:
         description="Measure time to first token, time between tokens and tokens/s under load. To "
         "compare a child with its parent: fretsaw bench --parent DIR --child DIR --out DIR.",
     )
-    from fretsaw.artifact import write_json
     from fretsaw.bench.load import Load, Server, measure_load, render_load, summarise
-    from fretsaw.scenario import Scenario
+    from fretsaw.scenario.scenario import Scenario
+    from fretsaw.stage.artifact import write_json
 
     if options.out is not None and options.out.exists():
         raise ValueError(f"--out {options.out}: already there; choose another file")

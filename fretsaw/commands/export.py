@@ -47,7 +47,7 @@ def export(argv: list[str]) -> None:
         "fretsaw export RUN/distill --out child.gguf --target llama.cpp --dtype q8_0; "
         "fretsaw export RUN/distill --out child-fp8 --weights fp8.",
     )
-    from fretsaw.export import export
+    from fretsaw.export.export import export
 
     exported = export(
         options.checkpoint,

@@ -9,7 +9,7 @@ import tyro
 
 from fretsaw.checkpoint.targets import Name as Engine
 from fretsaw.commands.options import Checkpoint, Common, Repeated
-from fretsaw.workers import HERE, Workers
+from fretsaw.stage.workers import HERE, Workers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ def compress(argv: list[str]) -> None:
         description="Compress a Llama checkpoint to a target; heal, measure and report the child.",
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
-    from fretsaw.compress import compress_stages
+    from fretsaw.pipeline.compress import compress_stages
 
     stages = compress_stages(
         options.checkpoint,
@@ -112,7 +112,7 @@ class RunRecipeOptions:
 
 def run(argv: list[str]) -> None:
     """Run `fretsaw run`."""
-    from fretsaw.recipe import find_recipe, load_recipe
+    from fretsaw.pipeline.recipe import find_recipe, load_recipe
 
     options = tyro.cli(
         RunRecipeOptions,
@@ -141,7 +141,7 @@ def read_arguments(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _run_stages(name: str, stages: list, common: Common, steering: Steering) -> None:
-    from fretsaw import pipeline
+    from fretsaw.pipeline import walk as pipeline
 
     options = pipeline.RunOptions(
         name=name,

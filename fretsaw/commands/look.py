@@ -15,7 +15,7 @@ def status(argv: list[str]) -> None:
     path = _one_path(
         argv, "status", "What a run is doing: stage, step, ETA, last metrics, the tail of an error."
     )
-    from fretsaw.status import render_status
+    from fretsaw.pipeline.status import render_status
 
     print(render_status(path))
 
@@ -23,7 +23,7 @@ def status(argv: list[str]) -> None:
 def lineage(argv: list[str]) -> None:
     """Run `fretsaw lineage`."""
     path = _one_path(argv, "lineage", "Where an artifact came from: its inputs, and theirs.")
-    from fretsaw.lineage import render_lineage
+    from fretsaw.stage.lineage import render_lineage
 
     print(render_lineage(path))
 
@@ -31,7 +31,8 @@ def lineage(argv: list[str]) -> None:
 def inspect(argv: list[str]) -> None:
     """Run `fretsaw inspect`."""
     path = _one_path(argv, "inspect", "What a checkpoint is made of, layer by layer.")
-    from fretsaw.checkpoint.folder import read_config, resolve
-    from fretsaw.inspect import render_config
+    from fretsaw.checkpoint.folder import read_config
+    from fretsaw.checkpoint.hub import resolve
+    from fretsaw.talk.inspect import render_config
 
     print(render_config(read_config(resolve(path, weights=False))))

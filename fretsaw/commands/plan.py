@@ -47,10 +47,10 @@ class PlanOptions:
 
 def plan(argv: list[str]) -> None:
     """Run `fretsaw plan`."""
+    from fretsaw.pipeline.recipe import is_recipe, published_of
     from fretsaw.plan.compression import make_plan, render_plan
     from fretsaw.plan.forecast import outside
-    from fretsaw.recipe import is_recipe, published_of
-    from fretsaw.scenario import Scenario
+    from fretsaw.scenario.scenario import Scenario
 
     options = tyro.cli(
         PlanOptions,
@@ -70,7 +70,7 @@ def plan(argv: list[str]) -> None:
     names = [field.name for field in dataclasses.fields(options)]
     asked = [name for name in names if getattr(options, name) != getattr(plain, name)]
     if published is not None and not asked:
-        from fretsaw.published import render_published
+        from fretsaw.plan.published import render_published
 
         return print(render_published(published))
     is_one = is_recipe(options.checkpoint)
@@ -101,13 +101,13 @@ def plan(argv: list[str]) -> None:
 
 
 def _plan_recipe(options: PlanOptions, published: Any) -> None:
-    from fretsaw.kinds import FILES
-    from fretsaw.pipeline import apply_overrides
+    from fretsaw.pipeline.kinds import FILES
+    from fretsaw.pipeline.recipe import find_recipe, load_recipe, needed_arguments
+    from fretsaw.pipeline.walk import apply_overrides
     from fretsaw.plan.forecast import calibrate, foresee, inputs_of, outside
-    from fretsaw.plan.table import render_forecast
+    from fretsaw.plan.render import render_forecast
     from fretsaw.plan.work import Hardware
-    from fretsaw.progress import say
-    from fretsaw.recipe import find_recipe, load_recipe, needed_arguments
+    from fretsaw.stage.progress import say
 
     if options.price is not None and not options.price >= 0:
         raise ValueError(f"--price {options.price}: dollars a device and hour are 0 or more")
@@ -135,7 +135,7 @@ def _plan_recipe(options: PlanOptions, published: Any) -> None:
     if earlier is not None:
         calibration = calibrate(earlier, hardware)
     if options.rehearse:
-        from fretsaw.launch import settle
+        from fretsaw.pipeline.launch import settle
         from fretsaw.plan.rehearse import rehearse, require_device
 
         require_device(hardware)

@@ -22,7 +22,7 @@ class SearchFileOptions:
 
 def search_table(argv: list[str]) -> None:
     """Run `fretsaw search --library`."""
-    from fretsaw.puzzle.search import search_file
+    from fretsaw.puzzle.search.solutions import search_file
 
     options = tyro.cli(
         SearchFileOptions,

@@ -9,15 +9,15 @@ import tyro
 from fretsaw.commands.bench_server import bench_server
 from fretsaw.commands.options import Checkpoint, Common
 from fretsaw.commands.search_table import search_table
-from fretsaw.workers import HERE, Workers
+from fretsaw.stage.workers import HERE, Workers
 
 
 def stage(name: str, argv: list[str]) -> None:
     """Run one stage from the command line; its options are its settings' fields."""
-    from fretsaw.agreement import MADE
-    from fretsaw.checkpoint.folder import resolve
-    from fretsaw.kinds import STAGES
-    from fretsaw.launch import run_stage
+    from fretsaw.checkpoint.hub import resolve
+    from fretsaw.pipeline.agreement import MADE
+    from fretsaw.pipeline.kinds import STAGES
+    from fretsaw.pipeline.launch import run_stage
 
     if name == "search" and any(arg.split("=")[0] in ("--library", "--limit") for arg in argv):
         return search_table(argv)
@@ -105,6 +105,6 @@ def _documented(field: tuple, text: str) -> tuple:
 
 def stage_process(argv: list[str]) -> None:
     """Run the stage that a request file describes; what a launcher starts."""
-    from fretsaw.launch import run_request
+    from fretsaw.pipeline.launch import run_request
 
     run_request(Path(argv[0]))

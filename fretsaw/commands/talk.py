@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from fretsaw.commands.options import Checkpoint, Dtype
-from fretsaw.sampling import Sampling
+from fretsaw.engine.sampling import Sampling
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,11 +47,11 @@ def generate(argv: list[str]) -> None:
     if (options.prompts is None) != (options.out is None):
         raise ValueError("generate: --prompts and --out go together")
     import fretsaw
-    from fretsaw.chat import Message
+    from fretsaw.chat.message import Message
 
     model = fretsaw.load(options.checkpoint, device=options.device, dtype=options.dtype)
     if options.prompts is not None and options.out is not None:
-        from fretsaw.generate import generate_file
+        from fretsaw.talk.generate import generate_file
 
         num_written = generate_file(
             model,
@@ -103,7 +103,7 @@ def chat(argv: list[str]) -> None:
         config=(tyro.conf.OmitArgPrefixes,),
     )
     import fretsaw
-    from fretsaw.terminal import converse
+    from fretsaw.talk.terminal import converse
 
     converse(
         fretsaw.load(options.checkpoint, device=options.device, dtype=options.dtype),

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint.folder import check_tokenizer, read_config
 from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.data import loader, sources, world
-from fretsaw.stage import StageRun
-from fretsaw.tokenizer import Tokenizer
+from fretsaw.stage.execute import StageRun
 
 SAMPLES_A_BATCH = 128
 

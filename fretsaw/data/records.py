@@ -15,16 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fretsaw.chat import (
-    MODES,
-    ROLES,
-    Message,
-    Mode,
-    check_roles,
-    format_fault,
-    mode_in,
-    with_reasoning,
-)
+from fretsaw.chat.message import ROLES, Message, check_roles
+from fretsaw.chat.reasoning import MODES, Mode, format_fault, with_reasoning
+from fretsaw.chat.toggle import mode_in
 from fretsaw.data.sources import read_objects
 
 _CALCULATION = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator annotations

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from fretsaw.chat import CLOSE_TAG, MODES, OPEN_TAG, Message, Mode, with_reasoning
+from fretsaw.chat.message import Message
+from fretsaw.chat.reasoning import CLOSE_TAG, MODES, OPEN_TAG, Mode, with_reasoning
 from fretsaw.data.records import Record
 
 Split = Literal["train", "heldout"]

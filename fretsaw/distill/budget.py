@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fretsaw.model.config import ModelConfig
-from fretsaw.training.memory import TrainingBytes, TrainingShape, training_bytes
 from fretsaw.training.settings import LoraSettings, UpdateSettings
+from fretsaw.training.step_memory import TrainingBytes, TrainingShape, training_bytes
 
 USABLE = 0.95  # of a device's memory: the rest is its runtime's, and lost between tensors
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fretsaw.distill.teacher import CachedTeacher, TopK, teacher_of_heldout
 from fretsaw.model.decoder import Decoder
-from fretsaw.peers import ALONE, Peers
+from fretsaw.stage.peers import ALONE, Peers
 from fretsaw.training.losses import cosine_distance, cross_entropy, kl_divergence, kl_from_top_k
 from fretsaw.training.precision import autocast
 

@@ -22,14 +22,14 @@ import torch
 from jaxtyping import Float, Float16, Int, Int64, Integer
 from torch import Tensor
 
-from fretsaw import artifact
+from fretsaw.chat.tokenizer import hash_vocabulary
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
 from fretsaw.distill.settings import TeachSettings
 from fretsaw.model.decoder import Decoder
-from fretsaw.progress import say
-from fretsaw.stage import StageRun
-from fretsaw.tokenizer import hash_vocabulary
+from fretsaw.stage import artifact
+from fretsaw.stage.execute import StageRun
+from fretsaw.stage.progress import say
 from fretsaw.training.losses import top_k
 from fretsaw.training.precision import autocast
 

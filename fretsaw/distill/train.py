@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from fretsaw import artifact
+from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
+from fretsaw.checkpoint.beside import read_layers, write_layers
 from fretsaw.data import loader
 from fretsaw.distill.objective import Objective, heldout_figures, losses
 from fretsaw.distill.phases import phase_configs
@@ -27,12 +28,11 @@ from fretsaw.distill.teacher import CachedTeacher, open_cache, teacher_of_rows
 from fretsaw.distributed import fsdp
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Decoder
-from fretsaw.progress import say
-from fretsaw.stage import StageRun
-from fretsaw.tokenizer import Tokenizer
+from fretsaw.stage import artifact
+from fretsaw.stage.execute import StageRun
+from fretsaw.stage.progress import say
 from fretsaw.training.blocks import prepare_blocks
 from fretsaw.training.lora import adapt, merge
-from fretsaw.training.memory import trained_bytes
 from fretsaw.training.optimizer import (
     build_optimizers,
     clear_gradient,
@@ -45,6 +45,7 @@ from fretsaw.training.schedule import rewarm
 from fretsaw.training.settings import SpikeSettings
 from fretsaw.training.spikes import Snapshots, is_spike
 from fretsaw.training.state import TrainingState, load_tensors, save_tensors
+from fretsaw.training.step_memory import trained_bytes
 
 
 def pretrain(
@@ -82,7 +83,7 @@ def distill(settings: DistillSettings, inputs: Mapping[str, Path], run: StageRun
     """Heal a child: train it to agree with its parent, and never return it worse than it came."""
     teacher = _teacher(settings, inputs, run)
     student = checkpoint.load(inputs["child"], device=run.load_device, dtype=_dtype(settings.train))
-    stands = checkpoint.read_layers(inputs["child"])
+    stands = read_layers(inputs["child"])
     depth = teacher.config.num_hidden_layers if isinstance(teacher, Decoder) else None
     if stands is not None and depth is not None and stands.of != depth:
         stands = None  # of another model than this teacher: the layers are paired one for one
@@ -93,7 +94,7 @@ def distill(settings: DistillSettings, inputs: Mapping[str, Path], run: StageRun
         layers=stands.after if stands else (),
     )
     if stands and run.peers.rank == 0:
-        checkpoint.write_layers(run.folder, stands)
+        write_layers(run.folder, stands)
     metrics = train(
         student,
         teacher,

@@ -11,10 +11,8 @@ import contextlib
 import functools
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
-import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
@@ -22,21 +20,18 @@ from typing import Any
 
 import torch
 
-from fretsaw.progress import say
-from fretsaw.workers import Workers
-
-MAX_LOSSES = 3  # of workers over one task; then it is the task that kills them
-CHECK_EVERY_S = 0.2
-
-Tell = Callable[[Any], None]  # what a task says of itself while it goes on
-Do = Callable[[Any, Tell], Any]  # (task, tell) -> result
-Prepare = Callable[[], Do]  # called once a worker
-Hear = Callable[[int, Any], None]  # (index of a task, what it says)
-MapTasks = Callable[..., Iterator[tuple[int, Any]]]  # (tasks, hear) -> (index, result)
-
-
-def ignore(index: int, said: Any) -> None:
-    """Hear what a task says, and do nothing."""
+from fretsaw.distributed.task import (
+    CHECK_EVERY_S,
+    MAX_LOSSES,
+    Hear,
+    MapTasks,
+    Prepare,
+    attempt,
+    ignore,
+    lost,
+)
+from fretsaw.stage.progress import say
+from fretsaw.stage.workers import Workers
 
 
 @contextlib.contextmanager
@@ -190,27 +185,6 @@ class Processes:
         for worker in self.workers.values():
             worker.kill()
         self.workers.clear()
-
-
-def lost(index: int, task: Any, how: str) -> RuntimeError:
-    """Return the error of a task that no worker survives."""
-    return RuntimeError(
-        f"task {index} ({task}): its worker died {MAX_LOSSES + 1} times ({how}); a kill without a "
-        "word is often the machine's memory: try fewer workers"
-    )
-
-
-def attempt(do: Callable[[], Any]) -> tuple[str, Any]:
-    """Return ("did", result) or ("raised", the error, fit to travel, with its traceback)."""
-    try:
-        return "did", do()
-    except Exception as error:
-        error.add_note(f"in a worker (process {os.getpid()}):\n{traceback.format_exc()}")
-        try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:  # an error of a kind that cannot be sent
-            return "raised", RuntimeError(traceback.format_exc())
-        return "raised", error
 
 
 def _work(connection: Connection, prepare: Prepare, number: int, device: str) -> None:

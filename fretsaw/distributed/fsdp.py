@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from fretsaw.distributed.mesh import mesh
 from fretsaw.model.decoder import Decoder
-from fretsaw.peers import Peers
+from fretsaw.stage.peers import Peers
 
 
 def shard(decoder: Decoder, peers: Peers, device: str) -> None:

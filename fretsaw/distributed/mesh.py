@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from fretsaw.peers import Peers
+from fretsaw.stage.peers import Peers
 
 
 def join(peers: Peers, device: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import fretsaw
-from fretsaw.distributed.fanout import (
+from fretsaw.distributed.task import (
     CHECK_EVERY_S,
     MAX_LOSSES,
     Do,
@@ -30,7 +30,7 @@ from fretsaw.distributed.fanout import (
     ignore,
     lost,
 )
-from fretsaw.workers import Workers
+from fretsaw.stage.workers import Workers
 
 DEADLINE_S = 30.0
 PROBE = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False)"

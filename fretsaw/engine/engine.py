@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fretsaw.engine.graphs import DecodeGraphs
-from fretsaw.engine.memory import keep_freed_memory, num_pages_for
+from fretsaw.engine.page_memory import keep_freed_memory, num_pages_for
 from fretsaw.engine.pages import BLOCK, PagePool
 from fretsaw.engine.runner import Runner
 from fretsaw.engine.sampler import choose

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from fretsaw.engine.engine import PAGE_SIZE, Engine
-from fretsaw.engine.memory import page_bytes
+from fretsaw.engine.page_memory import page_bytes
 from fretsaw.engine.sequence import Request
 from fretsaw.model.decoder import Decoder
 

@@ -11,20 +11,22 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
-from fretsaw.artifact import write_json
-from fretsaw.chat import MODES, Toggle, is_chat, toggle_of
+from fretsaw.chat.control_tokens import is_chat
+from fretsaw.chat.reasoning import MODES
+from fretsaw.chat.toggle import Toggle, toggle_of
+from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
 from fretsaw.engine.engine import Engine
 from fretsaw.eval.intervals import bootstrap, bootstrap_ratio, wilson
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.model.decoder import Decoder
-from fretsaw.rollout.table import Row, write_rows
-from fretsaw.stage import StageRun
+from fretsaw.rollout.rows import Row, write_rows
+from fretsaw.stage.artifact import write_json
+from fretsaw.stage.execute import StageRun
 from fretsaw.tasks.answers import answer
 from fretsaw.tasks.named import load_problems
-from fretsaw.tasks.task import Problem, chat_prompt, plain_prompt
-from fretsaw.tokenizer import Tokenizer
+from fretsaw.tasks.problem import Problem, chat_prompt, plain_prompt
 from fretsaw.training.losses import kl_from_log_probs
 
 RESULTS = "results.json"

@@ -13,19 +13,25 @@ from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.distill.budget import USABLE, Rung, first_that_fits, ladder
 from fretsaw.distill.settings import DistillSettings, TeachSettings, TrainSettings
 from fretsaw.eval.settings import EvalSettings
-from fretsaw.hardware import Device, find_device
 from fretsaw.model.config import ModelConfig, blocks_from_names
 from fretsaw.model.size import num_params
+from fretsaw.pipeline.recipe import Stage, compression
 from fretsaw.plan.forecast import PROXY_GAP, Forecast, foresee
-from fretsaw.plan.table import render_forecast
+from fretsaw.plan.render import render_forecast
 from fretsaw.plan.work import Hardware
-from fretsaw.puzzle.roofline import roofline_table
-from fretsaw.puzzle.search import Infeasible, Solution, search_table, smallest_cost
+from fretsaw.puzzle.costs.closed_form import roofline_table
+from fretsaw.puzzle.search.solutions import (
+    Infeasible,
+    Solution,
+    search_table,
+    smallest_cost,
+)
+from fretsaw.puzzle.search.table import Table
 from fretsaw.puzzle.settings import AssembleSettings, CostSettings, RankSettings, ScoreSettings
 from fretsaw.puzzle.space import default_alternatives
-from fretsaw.puzzle.table import Table
-from fretsaw.recipe import Stage, compression
-from fretsaw.scenario import MIB, Scenario, limits, parse_targets
+from fretsaw.scenario.hardware import Device, find_device
+from fretsaw.scenario.scenario import MIB, Scenario
+from fretsaw.scenario.target import limits, parse_targets
 
 SEQUENCE = 256  # tokens a calibration and distillation sequence has, by default
 MICRO_BATCH = 2048  # tokens of one distillation micro-batch, by default

@@ -9,28 +9,30 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fretsaw.artifact import MANIFEST, read_manifest
-from fretsaw.checkpoint.folder import read_config, resolve
+from fretsaw.checkpoint.folder import read_config
+from fretsaw.checkpoint.hub import resolve
 from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.distill.budget import USABLE
 from fretsaw.distill.phases import extended
 from fretsaw.distill.settings import PretrainSettings
-from fretsaw.kinds import STAGES
 from fretsaw.model.config import ModelConfig, blocks_from_names
+from fretsaw.pipeline.kinds import STAGES
+from fretsaw.pipeline.recipe import Stage
 from fretsaw.plan.calibration import Calibration, Point, factors, finished_times, start_of
 from fretsaw.plan.stages import WORK
 from fretsaw.plan.work import Hardware, Phase, Shapes, Work
-from fretsaw.progress import say
-from fretsaw.puzzle.explain import Infeasible
-from fretsaw.puzzle.probes import alternative_names
-from fretsaw.puzzle.roofline import roofline_table
-from fretsaw.puzzle.search import SOLUTIONS, search_table
+from fretsaw.puzzle.costs.closed_form import roofline_table
+from fretsaw.puzzle.costs.probes import alternative_names
+from fretsaw.puzzle.search.explain import Infeasible
+from fretsaw.puzzle.search.solutions import SOLUTIONS, search_table
+from fretsaw.puzzle.search.table import Table
 from fretsaw.puzzle.settings import SpaceSettings
 from fretsaw.puzzle.space import layer_alternatives
-from fretsaw.puzzle.table import Table
-from fretsaw.recipe import Stage
-from fretsaw.scenario import Scenario, limits, parse_scenarios, parse_targets
-from fretsaw.settings import build
+from fretsaw.scenario.scenario import Scenario, parse_scenarios
+from fretsaw.scenario.target import limits, parse_targets
+from fretsaw.stage.artifact import MANIFEST, read_manifest
+from fretsaw.stage.progress import say
+from fretsaw.stage.settings import build
 
 PROXY_GAP = 1e-3  # of the search: its score here is only a proxy, and full of ties
 MODELS = ("parent", "model", "child")  # inputs that are checkpoints

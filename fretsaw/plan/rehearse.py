@@ -13,21 +13,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fretsaw.artifact import Request
 from fretsaw.bench.settings import BenchSettings
-from fretsaw.chat import CONTROL_TOKENS, add_control_tokens
+from fretsaw.chat.control_tokens import CONTROL_TOKENS, add_control_tokens
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.corpus.settings import CorpusSettings
-from fretsaw.kinds import FILES, STAGES
 from fretsaw.model.config import ModelConfig
+from fretsaw.pipeline.kinds import FILES, STAGES
+from fretsaw.pipeline.recipe import Stage
 from fretsaw.plan.calibration import Calibration, Point, lines_through
 from fretsaw.plan.forecast import MODELS, ConfigOf, inputs_of, shapes_of
 from fretsaw.plan.stages import ROW_TOKENS, WORK
 from fretsaw.plan.work import Hardware, Shapes
 from fretsaw.puzzle.settings import SpaceSettings
-from fretsaw.recipe import Stage
-from fretsaw.scenario import parse_scenarios
-from fretsaw.stage import execute
+from fretsaw.scenario.scenario import parse_scenarios
+from fretsaw.stage.artifact import Request
+from fretsaw.stage.execute import execute
 
 STEPS = (1, 3)
 NOT_REHEARSED = ("search", "verify", "select", "report")  # seconds on the host, or no step of it
@@ -109,8 +109,8 @@ def _tokenizer(value: str, config: ModelConfig, root: Path, *, is_chat: bool) ->
     own = Path(value).expanduser()
     if (own / "tokenizer.json").is_file():
         return own
+    from fretsaw.chat.tokenizer import Tokenizer
     from fretsaw.data.world import documents
-    from fretsaw.tokenizer import Tokenizer
 
     out = root / f"tokenizer-{'chat' if is_chat else 'plain'}"
     out.mkdir(exist_ok=True)

@@ -24,10 +24,8 @@ from fretsaw.model.size import (
     num_params,
 )
 from fretsaw.plan.work import Hardware, Phase, Shapes, Work
-from fretsaw.puzzle.memory import gram_bytes, network_memory
-from fretsaw.puzzle.probes import alternative_names, stacks, whole_models
-from fretsaw.puzzle.roofline import network_ms
-from fretsaw.puzzle.runs import find_runs
+from fretsaw.puzzle.costs.probes import alternative_names, stacks, whole_models
+from fretsaw.puzzle.library.runs import find_runs
 from fretsaw.puzzle.settings import (
     AssembleSettings,
     BldSettings,
@@ -40,10 +38,17 @@ from fretsaw.puzzle.settings import (
 )
 from fretsaw.puzzle.space import layer_alternatives
 from fretsaw.rl.settings import RlSettings
-from fretsaw.scenario import MIB, Scenario, parse_scenarios
+from fretsaw.scenario.memory import gram_bytes, network_memory
+from fretsaw.scenario.roofline import network_ms
+from fretsaw.scenario.scenario import MIB, Scenario, parse_scenarios
 from fretsaw.sft.settings import MAX_ROW, SftSettings
-from fretsaw.training.memory import Precision, TrainingShape, trained_bytes, training_bytes
 from fretsaw.training.settings import UpdateSettings
+from fretsaw.training.step_memory import (
+    Precision,
+    TrainingShape,
+    trained_bytes,
+    training_bytes,
+)
 
 DISK_BYTES_PER_S = 1e9
 TEXT_TOKENS_PER_S = 2e5  # read and tokenised

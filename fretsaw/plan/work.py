@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fretsaw.hardware import Device, find_device
 from fretsaw.model.config import ModelConfig
-from fretsaw.scenario import Scenario
+from fretsaw.scenario.hardware import Device, find_device
+from fretsaw.scenario.scenario import Scenario
 
 EFFICIENCY = 0.4  # of peak FLOP/s that training and scoring reach
 AUTOCAST = {"pretrain", "cpt", "distill", "teach", "sft", "rl", "bld"}  # stages that cast to bf16

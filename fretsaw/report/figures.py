@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from fretsaw.chat import MODES
+from fretsaw.chat.reasoning import MODES
 from fretsaw.report import plots
 from fretsaw.report.model_card import PHASES, Findings
 from fretsaw.report.reasoning import Reasoning
-from fretsaw.scenario import Scenario
+from fretsaw.scenario.scenario import Scenario
 
 RANKING = "ranking.safetensors"
 

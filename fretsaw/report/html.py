@@ -12,12 +12,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fretsaw.artifact import write_text
 from fretsaw.report.figures import draw_all, errors_of
 from fretsaw.report.model_card import Findings, Made, environment, model_card, read_findings
 from fretsaw.report.plots import STAGES
 from fretsaw.report.settings import ReportSettings
-from fretsaw.stage import StageRun
+from fretsaw.stage.artifact import write_text
+from fretsaw.stage.execute import StageRun
 
 PAGE, CARD = "report.html", "README.md"
 

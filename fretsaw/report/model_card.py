@@ -15,15 +15,16 @@ from typing import Any
 
 import jinja2
 
-from fretsaw import artifact
 from fretsaw.checkpoint.decilm import MODEL_TYPE as DECILM
 from fretsaw.checkpoint.folder import read_config, read_served_config
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.size import num_params
-from fretsaw.progress import format_seconds
-from fretsaw.puzzle.memory import network_memory
 from fretsaw.report.reasoning import Reasoning, read_reasoning
-from fretsaw.scenario import Scenario, Target, parse_targets
+from fretsaw.scenario.memory import network_memory
+from fretsaw.scenario.scenario import Scenario
+from fretsaw.scenario.target import Target, parse_targets
+from fretsaw.stage import artifact
+from fretsaw.stage.progress import format_seconds
 
 PHASES = ("prefill", "decode")
 LICENCE_KEYS = ("license", "license_name", "license_link")

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fretsaw import artifact
-from fretsaw.chat import MODES, split_reasoning
-from fretsaw.rollout.table import Row, read_rows
+from fretsaw.chat.reasoning import MODES, split_reasoning
+from fretsaw.rollout.rows import Row, read_rows
+from fretsaw.stage import artifact
 
 MAX_TRANSCRIPTS = 3
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from fretsaw import artifact
-from fretsaw.chat import MODES, Toggle, toggle_of
+from fretsaw.chat.reasoning import MODES
+from fretsaw.chat.toggle import Toggle, toggle_of
+from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
 from fretsaw.engine.engine import Engine
@@ -21,12 +22,12 @@ from fretsaw.model.size import num_params
 from fretsaw.rl.advantage import leave_one_out
 from fretsaw.rl.settings import RlSettings
 from fretsaw.rl.update import answer_logprobs, is_used, policy_gradient
-from fretsaw.rollout.table import Row, read_rows, write_rows
-from fretsaw.stage import StageRun
+from fretsaw.rollout.rows import Row, read_rows, write_rows
+from fretsaw.stage import artifact
+from fretsaw.stage.execute import StageRun
 from fretsaw.tasks.answers import answer
 from fretsaw.tasks.named import load_problems
-from fretsaw.tasks.task import Problem, Prompt, chat_prompt
-from fretsaw.tokenizer import Tokenizer
+from fretsaw.tasks.problem import Problem, Prompt, chat_prompt
 from fretsaw.training.optimizer import apply_gradients, build_optimizers
 from fretsaw.training.state import TrainingState
 

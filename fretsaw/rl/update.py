@@ -14,7 +14,7 @@ from fretsaw.data.pack import batch_of, pack
 from fretsaw.model.decoder import Decoder
 from fretsaw.rl.loss import clipped_surrogate, importance_weights, kl_penalty, token_weights
 from fretsaw.rl.settings import RlSettings
-from fretsaw.rollout.table import Row
+from fretsaw.rollout.rows import Row
 from fretsaw.training.losses import packed_logprobs
 
 

@@ -10,7 +10,9 @@ from typing import Any
 from fastapi import Request as HttpRequest
 from starlette.responses import Response
 
-from fretsaw.chat import CALLS, ToolCall, parse_tool_calls, prompt_ids, render
+from fretsaw.chat.render import prompt_ids, render
+from fretsaw.chat.tokenizer import Tokenizer
+from fretsaw.chat.tools import CALLS, ToolCall, parse_tool_calls
 from fretsaw.engine.sequence import Event
 from fretsaw.serve.answer import Answer, Pieces, Reading, ThinkingBudget
 from fretsaw.serve.errors import bad_request
@@ -37,7 +39,6 @@ from fretsaw.serve.service import (
     whole,
 )
 from fretsaw.serve.worker import Job
-from fretsaw.tokenizer import Tokenizer
 
 _PLACE = re.compile(r"messages\[\d+\]")  # what the renderer's errors begin with
 

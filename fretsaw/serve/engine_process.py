@@ -141,8 +141,8 @@ def main() -> None:
 
 def _load(connection: Connection, options: EngineOptions) -> Any:
     from fretsaw.engine.engine import PAGE_SIZE, Engine
-    from fretsaw.engine.memory import page_bytes
-    from fretsaw.loaded import LoadedModel
+    from fretsaw.engine.page_memory import page_bytes
+    from fretsaw.talk.loaded import LoadedModel
 
     try:
         loaded = LoadedModel.from_checkpoint(

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.engine.sequence import Event, TokenLogprob
 from fretsaw.serve.answer import is_forced
 from fretsaw.serve.worker import FORCED_LOGPROB
-from fretsaw.tokenizer import Tokenizer
 
 
 def chat_logprob(tokenizer: Tokenizer, event: Event) -> dict[str, Any]:

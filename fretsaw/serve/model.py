@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fretsaw.chat import Toggle, toggle_of
+from fretsaw.chat.template import read_chat_template
+from fretsaw.chat.toggle import Toggle, toggle_of
+from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint.folder import read_config
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.size import num_params
-from fretsaw.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class ServedModel:
             context=min(config.max_position_embeddings, capacity),
             toggle=toggle_of(folder),
             defaults=Defaults.of(folder),
-            chat_template=_chat_template(folder),
+            chat_template=read_chat_template(folder),
         )
 
     def stop_strings(self, stop: Sequence[str]) -> tuple[str, ...]:
@@ -114,14 +115,6 @@ class ServedModel:
             "pad_token": None,
             "chat_template": self.chat_template,
         }
-
-
-def _chat_template(folder: Path) -> str | None:
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    template = _read(folder / "tokenizer_config.json").get("chat_template")
-    return template if isinstance(template, str) else None
 
 
 def _read(path: Path) -> dict[str, Any]:

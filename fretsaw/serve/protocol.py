@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from fretsaw.chat import Message, Mode, ToolCall
+from fretsaw.chat.message import Message
+from fretsaw.chat.reasoning import Mode
+from fretsaw.chat.tools import ToolCall
 from fretsaw.serve.errors import ApiError, bad_request
 
 MAX_STOP_STRINGS = 4

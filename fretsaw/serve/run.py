@@ -12,7 +12,7 @@ from pathlib import Path
 
 import uvicorn
 
-from fretsaw.checkpoint import folder as checkpoint
+from fretsaw.checkpoint.hub import resolve
 from fretsaw.serve.api import create_app
 from fretsaw.serve.engine_process import EngineOptions, EngineProcess
 from fretsaw.serve.model import ServedModel
@@ -41,7 +41,7 @@ def serve(
     """Serve a checkpoint until SIGINT or SIGTERM; a second signal does not wait."""
     limits = limits or Limits()
     with listen(host, port) as listener:  # before the weights are read: a taken port is told early
-        folder = checkpoint.resolve(name_or_path)
+        folder = resolve(name_or_path)
         options = EngineOptions(folder, device, dtype, max_batch, memory_mib, fp8, cuda_graphs)
         with contextlib.closing(EngineProcess(options)) as engine:
             model = ServedModel.of(folder, engine.capacity, name)

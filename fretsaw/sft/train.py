@@ -9,16 +9,11 @@ from typing import Any
 
 import torch
 
-from fretsaw import artifact
-from fretsaw.chat import (
-    MODES,
-    Mode,
-    Toggle,
-    add_control_tokens,
-    check_tags,
-    render,
-    toggle_of,
-)
+from fretsaw.chat.control_tokens import add_control_tokens
+from fretsaw.chat.reasoning import MODES, Mode, check_tags
+from fretsaw.chat.render import render
+from fretsaw.chat.toggle import Toggle, toggle_of
+from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader, world
 from fretsaw.data.pack import Batch, batch_of, pack
@@ -26,11 +21,11 @@ from fretsaw.data.records import Record, read_records
 from fretsaw.distributed import fsdp
 from fretsaw.model.decoder import Decoder
 from fretsaw.model.size import num_params
-from fretsaw.peers import ALONE, Peers
-from fretsaw.progress import say
 from fretsaw.sft.settings import MAX_ROW, SftSettings
-from fretsaw.stage import StageRun
-from fretsaw.tokenizer import Tokenizer
+from fretsaw.stage import artifact
+from fretsaw.stage.execute import StageRun
+from fretsaw.stage.peers import ALONE, Peers
+from fretsaw.stage.progress import say
 from fretsaw.training.losses import packed_logprobs
 from fretsaw.training.optimizer import apply_gradients, build_optimizers
 from fretsaw.training.state import TrainingState

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
+from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.engine.engine import Engine
+from fretsaw.rollout.rows import Row
 from fretsaw.rollout.sample import sample_groups
-from fretsaw.rollout.table import Row
-from fretsaw.tasks.task import Prompt
-from fretsaw.tokenizer import Tokenizer
+from fretsaw.tasks.problem import Prompt
 
 
 def answer(

@@ -5,7 +5,7 @@ from typing import cast
 
 from fretsaw.data import world
 from fretsaw.tasks import word_problems
-from fretsaw.tasks.task import Problem, read_problems
+from fretsaw.tasks.problem import Problem, read_problems
 
 
 def load_problems(

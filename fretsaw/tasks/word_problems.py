@@ -7,9 +7,9 @@ import itertools
 import random
 from collections.abc import Sequence
 
-from fretsaw.chat import Message
+from fretsaw.chat.message import Message
 from fretsaw.data import world
-from fretsaw.tasks.task import Problem
+from fretsaw.tasks.problem import Problem
 
 
 def make_problems(

@@ -8,7 +8,7 @@ import torch
 
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Decoder
-from fretsaw.progress import say
+from fretsaw.stage.progress import say
 
 PROBE = ModelConfig.uniform(
     num_hidden_layers=2,

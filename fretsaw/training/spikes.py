@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from fretsaw.peers import ALONE, Peers
+from fretsaw.stage.peers import ALONE, Peers
 from fretsaw.training.state import load_tensors, save_tensors
 
 LEAST_DEVIATION = 0.01  # of the median: a very even history is no reason to see spikes

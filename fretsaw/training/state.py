@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 
-from fretsaw.peers import ALONE, Peers
-from fretsaw.progress import say
+from fretsaw.stage.peers import ALONE, Peers
+from fretsaw.stage.progress import say
 
 REST = "rest.pt"  # what is no tensor, and how large the other files are
 

@@ -8,7 +8,7 @@ from support import stage_run
 from fretsaw.bench.measure import bench, serve
 from fretsaw.bench.settings import BenchSettings
 from fretsaw.checkpoint import folder as checkpoint
-from fretsaw.scenario import Scenario
+from fretsaw.scenario.scenario import Scenario
 
 SCENARIO = "batch=4,in=8,out=4,dtype=fp32,device=cpu"
 

@@ -11,6 +11,7 @@ import torch
 from patterns import PATTERNS, ids_of, make
 
 from fretsaw.checkpoint import folder
+from fretsaw.checkpoint.beside import read_precisions, write_precisions
 from fretsaw.checkpoint.compressed import quantisation_to_json, with_quantisation
 from fretsaw.checkpoint.shards import read_headers
 from fretsaw.model.config import ModelConfig
@@ -75,9 +76,9 @@ def test_what_is_for_serving_is_not_trained(tmp_path: Path) -> None:
 def test_the_precisions_chosen_go_with_the_checkpoint(tmp_path: Path) -> None:
     decoder, config = make([("gqa4", "ffn256")] * 2), make([("gqa4@int8", "ffn256")] * 2).config
     folder.save(decoder, tmp_path / "plain")
-    assert folder.read_precisions(tmp_path / "plain") is None
+    assert read_precisions(tmp_path / "plain") is None
     folder.save(decoder, tmp_path / "child")
-    folder.write_precisions(tmp_path / "child", config.blocks)
+    write_precisions(tmp_path / "child", config.blocks)
     (tmp_path / "healed").mkdir()
     folder.write(decoder, tmp_path / "healed", served_as=tmp_path / "child")
     assert folder.read_served_config(tmp_path / "healed").blocks == config.blocks
@@ -85,7 +86,7 @@ def test_the_precisions_chosen_go_with_the_checkpoint(tmp_path: Path) -> None:
     assert folder.load_served(tmp_path / "healed").config.blocks == config.blocks
     assert folder.load_served(tmp_path / "healed", weights="full").config == decoder.config
     folder.save(decoder, tmp_path / "copied", like=tmp_path / "child")
-    assert folder.read_precisions(tmp_path / "copied") is None
+    assert read_precisions(tmp_path / "copied") is None
 
 
 def changed(*path: str, value: Any) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from huggingface_hub import errors
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from fretsaw.artifact import Refused
+from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder, shards
+from fretsaw.checkpoint.hub import resolve
 from fretsaw.model.config import ModelConfig, blocks_from_names
 from fretsaw.model.decoder import Decoder
-from fretsaw.tokenizer import Tokenizer
+from fretsaw.stage.artifact import Refused
 
 CONFIG = ModelConfig.uniform(
     num_hidden_layers=2,
@@ -135,7 +136,7 @@ sys.meta_path.insert(0, Blocker())
 from pathlib import Path
 from fretsaw.checkpoint import folder
 from fretsaw.checkpoint.decilm import config_from_json, config_to_json
-import fretsaw.tokenizer
+import fretsaw.chat.tokenizer
 config = folder.read_config(Path(sys.argv[1]))
 assert config_from_json(config_to_json(config, dtype="bf16")) == config
 print(config.num_hidden_layers)
@@ -234,14 +235,14 @@ def test_a_larger_tokenizer_is_refused(stories_folder: Path) -> None:
 
 
 def test_a_local_folder_is_itself(tmp_path: Path) -> None:
-    assert folder.resolve(tmp_path) == tmp_path
-    assert folder.resolve(str(tmp_path)) == tmp_path
+    assert resolve(tmp_path) == tmp_path
+    assert resolve(str(tmp_path)) == tmp_path
 
 
 @pytest.mark.parametrize("name", ["absent", "./absent/folder", "/no/such/folder", "a/b/c"])
 def test_a_missing_folder_is_named(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: no such folder"):
-        folder.resolve(name)
+        resolve(name)
     with pytest.raises(ValueError, match=f"{Path(name)}: no such folder"):
         folder.read_config(Path(name))
 
@@ -249,14 +250,14 @@ def test_a_missing_folder_is_named(name: str) -> None:
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").touch()
     with pytest.raises(ValueError, match="a checkpoint is a folder"):
-        folder.resolve(tmp_path / "x.gguf")
+        resolve(tmp_path / "x.gguf")
 
 
 def test_a_hub_id_without_network() -> None:
     with pytest.raises(
         ValueError, match="meta-llama/Nothing: no such folder, and the Hub could not"
     ):
-        folder.resolve("meta-llama/Nothing")
+        resolve("meta-llama/Nothing")
 
 
 @pytest.mark.parametrize(
@@ -272,4 +273,4 @@ def test_what_the_hub_answers(monkeypatch: pytest.MonkeyPatch, error, message: s
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", answer)
     with pytest.raises(ValueError, match=message):
-        folder.resolve("owner/name")
+        resolve("owner/name")

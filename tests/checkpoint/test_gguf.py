@@ -11,8 +11,8 @@ import pytest
 import torch
 from patterns import PATTERNS, ids_of, make
 
+from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import gguf
-from fretsaw.checkpoint.portable import rewrite
 from fretsaw.checkpoint.targets import TARGETS
 from fretsaw.checkpoint.vocabulary import (
     BYTE,
@@ -24,9 +24,9 @@ from fretsaw.checkpoint.vocabulary import (
     Vocabulary,
     read_vocabulary,
 )
+from fretsaw.export.portable import rewrite
 from fretsaw.model.config import RopeScaling
 from fretsaw.model.decoder import Decoder
-from fretsaw.tokenizer import Tokenizer
 
 TEXT = "Tom has 13 apples and Lily's 4 pens; they're   glad!\n\n  Naïve — 東京 1234 "
 SCALING = RopeScaling(

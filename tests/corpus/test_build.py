@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from support import stage_run
 
+from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.corpus.build import build
 from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.data import loader
-from fretsaw.tokenizer import Tokenizer
 
 
 def test_files_give_tokens_of_the_parents_tokenizer(tiny: Path, tmp_path: Path) -> None:

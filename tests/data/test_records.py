@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fretsaw.chat import Message
+from fretsaw.chat.message import Message
 from fretsaw.data.records import read_records
 
 ON = "<think>\n1 + 1 = 2\n</think>\n\n2"

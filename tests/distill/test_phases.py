@@ -12,7 +12,7 @@ from fretsaw.distill.phases import phase_configs
 from fretsaw.distill.settings import CptSettings, Phase, TrainSettings
 from fretsaw.distill.train import continue_pretraining
 from fretsaw.model.config import ModelConfig, RopeScaling
-from fretsaw.stage import StageRun
+from fretsaw.stage.execute import StageRun
 
 LOOP = TrainSettings(
     tokens=512 * 3,

@@ -10,7 +10,6 @@ import pytest
 import torch
 from support import stage_run, stopped_at, swap_tokens
 
-from fretsaw import artifact
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.corpus.build import build
 from fretsaw.corpus.settings import CorpusSettings
@@ -18,7 +17,8 @@ from fretsaw.data import loader
 from fretsaw.distill.settings import DistillSettings, TeachSettings, TrainSettings
 from fretsaw.distill.teacher import CachedTeacher, teach
 from fretsaw.distill.train import distill
-from fretsaw.stage import StageRun
+from fretsaw.stage import artifact
+from fretsaw.stage.execute import StageRun
 from fretsaw.training.losses import top_k
 from fretsaw.training.settings import UpdateSettings
 

@@ -18,7 +18,7 @@ from fretsaw.distill.objective import Objective, losses
 from fretsaw.distill.settings import CptSettings, DistillSettings, TrainSettings
 from fretsaw.distill.train import continue_pretraining, distill, train
 from fretsaw.model.decoder import Decoder
-from fretsaw.stage import StageRun
+from fretsaw.stage.execute import StageRun
 from fretsaw.training import low_precision
 from fretsaw.training.settings import LoraSettings, SpikeSettings, UpdateSettings
 

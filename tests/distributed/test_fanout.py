@@ -15,7 +15,7 @@ import torch
 
 from fretsaw.distributed import fanout
 from fretsaw.distributed.fanout import fan_out
-from fretsaw.workers import Workers
+from fretsaw.stage.workers import Workers
 
 TWO = Workers(workers=2)
 
@@ -94,7 +94,7 @@ def test_a_stop_ends_workers_in_the_middle_of_a_task(tmp_path: Path) -> None:
 def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     script = (
         "import pathlib, functools, fanned; from fretsaw.distributed.fanout import fan_out\n"
-        "from fretsaw.workers import Workers\n"
+        "from fretsaw.stage.workers import Workers\n"
         "if __name__ == '__main__':\n"
         f"    prepare = functools.partial(fanned.squares, pathlib.Path({str(tmp_path)!r}))\n"
         "    with fan_out(prepare, Workers(workers=2)) as map_tasks:\n"
@@ -114,7 +114,7 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
 def test_workers_of_a_run_are_recorded_and_change_nothing(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.py").write_text(
         "from fretsaw.puzzle.settings import ScoreSettings, SpaceSettings\n"
-        "from fretsaw.recipe import Stage\n"
+        "from fretsaw.pipeline.recipe import Stage\n"
         "SPACE = SpaceSettings(kv_heads=(2,), ffn_percents=(), linear=False)\n"
         "SCORE = ScoreSettings(space=SPACE, repair_tokens=512, tokens=256, seq_len=64)\n"
         f"INPUTS = {{n: {str(tiny)!r} + '/' + n for n in ('parent', 'corpus', 'ranking')}}\n"

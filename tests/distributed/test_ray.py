@@ -11,10 +11,10 @@ import pytest
 from support import stage_run
 
 from fretsaw.distributed.ray import cpus_of_each, require_answer
-from fretsaw.puzzle.cost import cost
-from fretsaw.puzzle.score import score
+from fretsaw.puzzle.costs.cost import cost
+from fretsaw.puzzle.scores.score import score
 from fretsaw.puzzle.settings import CostSettings, ScoreSettings, SpaceSettings
-from fretsaw.workers import Workers
+from fretsaw.stage.workers import Workers
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'fretsaw[ray]'")
 

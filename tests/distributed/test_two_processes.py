@@ -14,7 +14,7 @@ import together
 import torch
 from safetensors.torch import load_file
 
-from fretsaw.peers import ALONE
+from fretsaw.stage.peers import ALONE
 
 TORCHRUN = [sys.executable, "-m", "fretsaw.distributed.torchrun", "--standalone"]
 TWO = [*TORCHRUN, "--nproc-per-node", "2"]

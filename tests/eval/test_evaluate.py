@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from support import answer_row, stage_run
 
-from fretsaw.chat import with_reasoning
+from fretsaw.chat.reasoning import with_reasoning
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.eval.evaluate import evaluate, task_figures
 from fretsaw.eval.settings import EvalSettings
-from fretsaw.rollout.table import read_rows
+from fretsaw.rollout.rows import read_rows
 
 SETTINGS = EvalSettings(tokens=1024, seq_len=64, num_problems=6, max_new_tokens=8)
 

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from fretsaw.hardware import find_device
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.size import embedding_params, kv_bytes, num_params
 from fretsaw.plan.compression import Plan, make_plan, render_plan
-from fretsaw.puzzle.roofline import roofline_table
-from fretsaw.puzzle.search import search_table
+from fretsaw.puzzle.costs.closed_form import roofline_table
+from fretsaw.puzzle.search.solutions import search_table
 from fretsaw.puzzle.space import default_alternatives
-from fretsaw.scenario import MIB, Scenario
+from fretsaw.scenario.hardware import find_device
+from fretsaw.scenario.scenario import MIB, Scenario
 
 
 def llama_8b() -> ModelConfig:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from fretsaw.artifact import read_manifest
 from fretsaw.checkpoint.folder import read_config
 from fretsaw.cli import main
 from fretsaw.corpus.settings import CorpusSettings
@@ -20,16 +19,22 @@ from fretsaw.distill.settings import (
     TrainSettings,
 )
 from fretsaw.eval.settings import EvalSettings
-from fretsaw.kinds import STAGES
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.size import forward_flops, num_params
+from fretsaw.pipeline.kinds import STAGES
+from fretsaw.pipeline.recipe import (
+    Stage,
+    compression,
+    find_recipe,
+    load_recipe,
+    published_of,
+)
 from fretsaw.plan.calibration import Calibration, Point, factors, lines_through
 from fretsaw.plan.forecast import calibrate, child_of, foresee, outside, shapes_of, stages_of
 from fretsaw.plan.rehearse import rehearse
+from fretsaw.plan.render import render_forecast
 from fretsaw.plan.stages import WORK
-from fretsaw.plan.table import render_forecast
 from fretsaw.plan.work import Hardware, Shapes
-from fretsaw.puzzle.memory import gram_bytes
 from fretsaw.puzzle.settings import (
     AssembleSettings,
     CostSettings,
@@ -40,10 +45,11 @@ from fretsaw.puzzle.settings import (
     SpaceSettings,
     VerifySettings,
 )
-from fretsaw.recipe import Stage, compression, find_recipe, load_recipe, published_of
 from fretsaw.rl.settings import RlSettings
-from fretsaw.scenario import Scenario
+from fretsaw.scenario.memory import gram_bytes
+from fretsaw.scenario.scenario import Scenario
 from fretsaw.sft.settings import SftSettings
+from fretsaw.stage.artifact import read_manifest
 
 CPU = Hardware.of("cpu")
 SCENARIO = "batch=2,in=8,out=8,dtype=fp32,device=cpu"

@@ -10,11 +10,11 @@ import pytest
 from safetensors.numpy import save_file
 from support import answer_row
 
-from fretsaw import artifact
-from fretsaw.chat import with_reasoning
+from fretsaw.chat.reasoning import with_reasoning
 from fretsaw.checkpoint import decilm, llama
 from fretsaw.model.config import ModelConfig, blocks_from_names
-from fretsaw.rollout.table import write_rows
+from fretsaw.rollout.rows import write_rows
+from fretsaw.stage import artifact
 
 SCENARIO = "batch=4,in=8,out=8,dtype=fp32,device=cpu"
 PARENT = [("gqa2", "ffn32")] * 3

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import save_file
 
-from fretsaw.checkpoint.folder import read_config, write_precisions
-from fretsaw.progress import Progress
+from fretsaw.checkpoint.beside import write_precisions
+from fretsaw.checkpoint.folder import read_config
 from fretsaw.report.html import report
 from fretsaw.report.model_card import read_findings
 from fretsaw.report.settings import ReportSettings
-from fretsaw.stage import StageRun
+from fretsaw.stage.execute import StageRun
+from fretsaw.stage.progress import Progress
 
 CHILD = [("gqa2", "ffn8"), ("attn_none", "ffn32"), ("gqa1", "ffn_none")]  # as in conftest.py
 SECTIONS = {"headline", "layers", "scores", "pareto", "costs", "healing", "task", "made"}

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from support import answer_row
 
-from fretsaw.progress import Progress
 from fretsaw.report.figures import draw_throughput
 from fretsaw.report.html import report
 from fretsaw.report.model_card import read_findings
 from fretsaw.report.reasoning import choose_transcripts
 from fretsaw.report.settings import ReportSettings
-from fretsaw.stage import StageRun
+from fretsaw.stage.execute import StageRun
+from fretsaw.stage.progress import Progress
 
 
 def make(inputs: dict[str, Path], out: Path) -> str:

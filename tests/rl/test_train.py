@@ -15,7 +15,7 @@ from fretsaw.model.decoder import Decoder
 from fretsaw.rl.settings import RlSettings
 from fretsaw.rl.train import reinforce
 from fretsaw.rl.update import answer_logprobs, policy_gradient
-from fretsaw.rollout.table import Row, read_rows, write_rows
+from fretsaw.rollout.rows import Row, read_rows, write_rows
 from fretsaw.sft.settings import SftSettings
 from fretsaw.sft.train import tune
 from fretsaw.tasks.word_problems import make_problems

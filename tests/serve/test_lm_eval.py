@@ -9,8 +9,8 @@ import torch
 import yaml
 from serving import LESSONS, Remote
 
+from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
-from fretsaw.tokenizer import Tokenizer
 
 TASKS = Path(__file__).with_name("tasks")
 

@@ -5,7 +5,8 @@ import json
 import pytest
 from serving import CONTEXT, Local, asking, local
 
-from fretsaw.chat import Message, prompt_ids, render
+from fretsaw.chat.message import Message
+from fretsaw.chat.render import prompt_ids, render
 from fretsaw.serve.model import Defaults
 
 

@@ -9,16 +9,17 @@ import torch
 from support import stage_run, stopped_at
 from transformers import AutoTokenizer
 
-from fretsaw.chat import CONTROL_TOKENS, toggle_of
-from fretsaw.chat_template import write_chat_template
+from fretsaw.chat.control_tokens import CONTROL_TOKENS
+from fretsaw.chat.llama3_template import write_chat_template
+from fretsaw.chat.toggle import toggle_of
+from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data.pack import pack
 from fretsaw.data.records import read_records
 from fretsaw.data.world import conversations
-from fretsaw.loaded import LoadedModel
 from fretsaw.sft.settings import SftSettings
 from fretsaw.sft.train import batch_examples, encode, heldout_losses, is_heldout, tune
-from fretsaw.tokenizer import Tokenizer
+from fretsaw.talk.loaded import LoadedModel
 from fretsaw.training.losses import packed_logprobs
 from fretsaw.training.settings import UpdateSettings
 

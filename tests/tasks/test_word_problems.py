@@ -3,7 +3,7 @@
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from fretsaw.chat import MODES, OPEN_TAG
+from fretsaw.chat.reasoning import MODES, OPEN_TAG
 from fretsaw.data import world
 from fretsaw.tasks.word_problems import make_problems
 

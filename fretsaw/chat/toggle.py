@@ -1,0 +1,74 @@
+"""The toggle between reasoning on and off: how a checkpoint is told the mode.
+
+- v1 (Llama-Nemotron v1): the system turn begins with "detailed thinking on" or "... off";
+- v1.5: "/no_think" or "/think" in the system text, which takes them out; off, the answer's header
+  is followed by an empty trace;
+- none: not at all, and no system turn but the user's own.
+"""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from fretsaw.chat.control_tokens import is_chat
+from fretsaw.chat.reasoning import CLOSE_TAG, MODES, Mode
+from fretsaw.chat.template import read_chat_template
+from fretsaw.chat.tokenizer import Tokenizer
+
+Toggle = Literal["v1", "v1.5", "none"]
+TOGGLES: tuple[Toggle, ...] = ("v1", "v1.5", "none")
+TOGGLE = "detailed thinking"  # v1, followed by " on" or " off"
+THINK, NO_THINK = "/think", "/no_think"  # v1.5
+SHIELDED_TAG = "</ think>"  # the closing tag in a system text, which holds a /think
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789_"  # none of these may follow v1's on or off
+
+
+def mode_in(text: str, toggle: Toggle = "v1") -> Mode | None:
+    """Return the mode that a system text asks for, None where it asks for none.
+
+    Where a text says both, v1 takes the last and v1.5 /no_think.
+    """
+    if toggle == "v1":
+        mode: Mode | None = None
+        for part in text.lower().split(f"{TOGGLE} ")[1:]:
+            for said in MODES:
+                if part.startswith(said) and f"{part} "[len(said)] not in LETTERS:
+                    mode = said
+        return mode
+    if toggle == "v1.5":
+        text = text.replace(CLOSE_TAG, SHIELDED_TAG)
+        return "off" if NO_THINK in text else "on" if THINK in text else None
+    return None
+
+
+def without_flags(text: str) -> str:
+    """Return a system text without v1.5's flags."""
+    shielded = text.replace(CLOSE_TAG, SHIELDED_TAG).replace(NO_THINK, "").replace(THINK, "")
+    return shielded.replace(SHIELDED_TAG, CLOSE_TAG).strip()
+
+
+def toggle_of(folder: Path) -> Toggle:
+    """Return how a checkpoint is told the mode.
+
+    `reasoning_toggle` in tokenizer_config.json says so. Else its chat template does: one that knows
+    /no_think is v1.5; one that knows v1's line, or takes traces out of a history as v1's do, is v1;
+    any other has no toggle. Without a template it is v1 where the tokenizer has the format's
+    tokens, as in a checkpoint tuned before templates were written.
+    """
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    match settings.get("reasoning_toggle"):
+        case "v1" | "v1.5" | "none" as toggle:
+            return toggle
+        case None:
+            pass
+        case other:
+            raise ValueError(
+                f"{path}: reasoning_toggle is {other!r}; write one of {', '.join(TOGGLES)}"
+            )
+    if not is_chat(Tokenizer.from_folder(folder)):
+        return "none"
+    template = read_chat_template(folder)
+    if template is None or TOGGLE in template:
+        return "v1"
+    return "v1.5" if NO_THINK in template else "v1" if CLOSE_TAG in template else "none"

@@ -1,0 +1,95 @@
+"""What the inputs of one stage have in common, checked before any work is done.
+
+Stages meet on disk, so folders can be mixed up: text of another tokenizer, another parent's
+ranking, rows longer than a context. Each is a `ValueError` that names both folders. No torch.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fretsaw.chat.tokenizer import hash_vocabulary
+from fretsaw.checkpoint.beside import read_layers
+from fretsaw.checkpoint.folder import read_config
+from fretsaw.model.config import ModelConfig
+from fretsaw.stage.artifact import MANIFEST, hash_path, read_manifest
+
+CHECKPOINTS = ("parent", "model", "child")
+MADE = {  # inputs that stages make: a file that is there, and the commands that write it
+    "corpus": ("train.npy", "corpus"),
+    "ranking": ("ranking.safetensors", "rank"),
+    "scores": ("scores.json", "score"),
+    "costs": ("costs.json", "cost"),
+    "search": ("solutions.json", "search` or `fretsaw verify"),
+}
+
+
+def check_inputs(stage: str, settings: Any, inputs: Mapping[str, Path]) -> None:
+    """Raise where the inputs of a stage are no such things, or don't belong together."""
+    for name, (file, command) in MADE.items():
+        if name in inputs and not (inputs[name] / file).is_file():
+            raise ValueError(
+                f"{inputs[name]}: holds no {file}; as {name} give a folder that "
+                f"`fretsaw {command}` wrote"
+            )
+    if stage in ("report", "select"):
+        return  # they compute nothing
+    configs = {
+        inputs[name]: read_config(inputs[name])
+        for name in CHECKPOINTS
+        if name in inputs and (inputs[name] / "config.json").is_file()
+    }
+    for path, config in configs.items():
+        _check_rows(settings, path, config)
+        if "corpus" in inputs:
+            _check_text(inputs["corpus"], path)
+    if "parent" in inputs and "ranking" in inputs:
+        _check_ranking(inputs["ranking"], inputs["parent"])
+    if "parent" in inputs and len(configs) == 2 and stage in ("distill", "eval"):
+        parent = inputs["parent"]
+        (child,) = configs.keys() - {parent}
+        needs_states = getattr(settings, "cosine_weight", 0.0) > 0 and "teacher" not in inputs
+        _check_pair(parent, configs[parent], child, configs[child], needs_states=needs_states)
+
+
+def _check_rows(settings: Any, path: Path, config: ModelConfig) -> None:
+    seq_len, longest = getattr(settings, "seq_len", 0), config.max_position_embeddings
+    if seq_len > longest:
+        raise ValueError(
+            f"seq_len {seq_len}: the context of {path} is {longest}; give at most that"
+        )
+
+
+def _check_text(corpus: Path, checkpoint: Path) -> None:
+    own, of_corpus = hash_vocabulary(checkpoint), hash_vocabulary(corpus)
+    if None not in (own, of_corpus) and own != of_corpus:
+        raise ValueError(
+            f"{corpus}: tokenised by another tokenizer than that of {checkpoint}; make the corpus "
+            "with --parent"
+        )
+
+
+def _check_ranking(ranking: Path, parent: Path) -> None:
+    made_of = read_manifest(ranking)["inputs"] if (ranking / MANIFEST).is_file() else {}
+    if "parent" in made_of and made_of["parent"]["hash"] != hash_path(parent):
+        raise ValueError(
+            f"{ranking}: ranks another parent than {parent}; give that parent's, made by "
+            "`fretsaw rank`"
+        )
+
+
+def _check_pair(
+    parent: Path, taught_by: ModelConfig, child: Path, config: ModelConfig, *, needs_states: bool
+) -> None:
+    names = ["vocab_size", *(["hidden_size", "num_hidden_layers"] if needs_states else [])]
+    stands = read_layers(child)
+    if needs_states and stands and stands.of == taught_by.num_hidden_layers:
+        names.remove("num_hidden_layers")  # fused: it says which of the parent's its layers are
+    for name in names:
+        theirs, own = getattr(taught_by, name), getattr(config, name)
+        if theirs != own:
+            remedy = "set cosine_weight to 0" if name != "vocab_size" else "give its own parent"
+            raise ValueError(
+                f"{child}: {name} {own}, but that of {parent} is {theirs}, and they are compared; "
+                f"{remedy}"
+            )

@@ -1,0 +1,116 @@
+"""A stage is a process, or several: this starts them, and is what each of them runs.
+
+The request travels as a JSON file, so that any launcher that can run Python can run a stage.
+"""
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fretsaw.pipeline.agreement import check_inputs
+from fretsaw.pipeline.kinds import STAGES
+from fretsaw.stage import artifact
+from fretsaw.stage.execute import execute
+from fretsaw.stage.peers import Peers
+from fretsaw.stage.settings import build
+from fretsaw.stage.workers import HERE, Workers
+
+
+def start(request: dict[str, Any], path: Path, launcher: str = "python") -> int:
+    """Write the request and have the launcher run it; return its exit code."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    artifact.write_json(path, request)
+    process = subprocess.Popen([*_words(launcher), "-m", "fretsaw", "stage", str(path)])
+    try:
+        return process.wait()
+    except BaseException:  # Ctrl-C or SIGTERM here: let the stage save, then go
+        process.terminate()
+        process.wait()
+        raise
+
+
+def _words(launcher: str) -> list[str]:
+    """Return the launcher's words; `python` and `torchrun` are those of this very environment."""
+    name, *options = shlex.split(launcher) or [""]
+    if name == "python":
+        return [sys.executable, *options]
+    if name == "torchrun":
+        return [sys.executable, "-m", "fretsaw.distributed.torchrun", *options]
+    if shutil.which(name) is None:
+        raise ValueError(f"launcher {launcher!r}: no program {name!r}; give python, torchrun, ...")
+    return [name, *options]
+
+
+def run_request(path: Path) -> None:
+    """Execute the stage that a request file describes."""
+    request = json.loads(path.read_text())
+    run_stage(
+        request["stage"],
+        build(STAGES[request["stage"]].settings, request["settings"]),
+        {name: Path(value) for name, value in request["inputs"].items()},
+        seed=request["seed"],
+        out=Path(request["out"]),
+        device=request["device"],
+        dtype=request["dtype"],
+        force=request["force"],
+        workers=Workers(**request["workers"]),
+    )
+
+
+def run_stage(
+    name: str,
+    settings: Any,
+    inputs: Mapping[str, Path],
+    *,
+    seed: int,
+    out: Path,
+    device: str,
+    dtype: str,
+    force: bool = False,
+    workers: Workers = HERE,
+) -> None:
+    """Execute a stage in this process and those that torchrun started beside it, if any."""
+    kind, peers = STAGES[name], Peers.from_environment()
+    check_inputs(name, settings, inputs)
+    if peers.size > 1:
+        from fretsaw.distributed import mesh
+
+        mesh.join(peers, device)
+    computes = name not in ("search", "select", "report")
+    computes &= getattr(settings, "engine", "") != "roofline"
+    if computes:
+        from fretsaw.training.precision import check_device
+
+        check_device(device)
+    if computes and "auto" in (device, dtype):
+        device, dtype = peers.on_first(
+            lambda: artifact.recorded_precision(out) or settle(device, dtype)
+        )
+    request = artifact.Request.of(name, settings, inputs, seed)
+    execute(
+        kind.load(),
+        request,
+        settings,
+        out,
+        device=device,
+        dtype=dtype,
+        force=force,
+        peers=peers,
+        workers=workers,
+    )
+    if peers.size > 1:
+        mesh.leave()
+
+
+def settle(device: str, dtype: str) -> tuple[str, str]:
+    """Return a device and a dtype for "auto"; torch is imported only where something is open."""
+    if "auto" not in (device, dtype):
+        return device, dtype
+    from fretsaw.training.precision import settle as measure
+
+    return measure(device, dtype)

@@ -1,0 +1,58 @@
+"""Accuracy as a score: the problems of a task, answered by a changed model through the engine."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from fretsaw.chat.control_tokens import is_chat
+from fretsaw.chat.toggle import toggle_of
+from fretsaw.chat.tokenizer import Tokenizer
+from fretsaw.engine.engine import Engine
+from fretsaw.model.decoder import Decoder
+from fretsaw.puzzle.library.alternatives import Change
+from fretsaw.puzzle.settings import ScoreSettings
+from fretsaw.tasks.answers import answer
+from fretsaw.tasks.named import load_problems
+from fretsaw.tasks.problem import chat_prompt, plain_prompt
+
+MAX_BATCH = 128
+
+
+class Exam:
+    """Problems put to the parent once, then to every changed model."""
+
+    def __init__(
+        self, parent: Decoder, folder: Path, settings: ScoreSettings, file: Path | None, seed: int
+    ):
+        self.parent, self.settings, self.seed = parent, settings, seed
+        self.tokenizer = Tokenizer.from_folder(folder)
+        task = "" if file is not None else settings.task
+        problems = load_problems(task, settings.num_problems, seed=seed, file=file)
+        prompt = plain_prompt
+        if is_chat(self.tokenizer):
+            prompt = partial(chat_prompt, toggle=toggle_of(folder))
+        self.prompts = [prompt(self.tokenizer, problem, settings.mode) for problem in problems]
+        self.parent_right = self._right(parent)
+
+    def lost(self, change: Change) -> Float[np.ndarray, " problems"]:
+        """Return the parent's grade less the changed model's, problem by problem."""
+        config = self.parent.config
+        layers = [change.blocks.get(i, block) for i, block in enumerate(self.parent.model.layers)]
+        shapes = (change.shapes.get(i, shape) for i, shape in enumerate(config.blocks))
+        child = self.parent.with_blocks(replace(config, blocks=tuple(shapes)), layers)
+        return self.parent_right - self._right(child)
+
+    def _right(self, model: Decoder) -> Float[np.ndarray, " problems"]:
+        rows = answer(
+            Engine(model, max_batch=MAX_BATCH),
+            self.tokenizer,
+            self.prompts,
+            group_size=1,
+            max_tokens=self.settings.max_new_tokens,
+            temperature=0.0,
+            seed=self.seed,
+        )
+        return np.array([row.correct * row.is_finished for row in rows])

@@ -1,0 +1,73 @@
+"""Whether more text would change what the search answers: the bootstrap over rows of text."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float
+
+from fretsaw.puzzle.search.program import Program
+from fretsaw.puzzle.search.rules import FIRST_ATTENTION, taken
+from fretsaw.puzzle.search.solutions import search_table
+from fretsaw.puzzle.search.table import Alternative, Table
+
+# Of the parent's cost: the targets whose answers are asked for, or the smallest child's.
+SHARES = (0.5, 0.65, 0.8)
+NUM_RESAMPLES = 20
+
+Scores = list[dict[str, dict[str, Float[np.ndarray, " rows"]]]]  # layer -> subblock -> name -> rows
+
+
+def unsettled(
+    scores: Scores, costs: Mapping[str, float], *, seed: int
+) -> tuple[set[tuple[int, str, str]], float]:
+    """Return the (layer, subblock, name) that some answer hangs on, and the answers' regret.
+
+    The rows are drawn again with replacement, the same for all alternatives, and the search solved
+    for each draw at each of `SHARES` of the parent's cost. The regret of the answer on all rows is
+    how much worse than the best it is under a draw, relative to the best; returned is the 95th
+    percentile over draws, of the worst target. Of the alternatives with fewer rows the mean stands.
+    """
+    rng = np.random.default_rng(seed)
+    num_rows = max(len(r) for layer in scores for kind in layer.values() for r in kind.values())
+    draws = [rng.integers(num_rows, size=num_rows) for _ in range(NUM_RESAMPLES)]
+    tables = [_table(scores, costs, draw) for draw in (None, *draws)]
+    smallest = Program.of(taken(tables[0], FIRST_ATTENTION), ["cost"]).smallest("cost")
+    parent_cost = sum(costs[next(iter(kind))] for layer in scores for kind in layer.values())
+    needed: set[tuple[int, str, str]] = set()
+    worst = 0.0
+    for share in SHARES:
+        limit = {"cost": max(share * parent_cost, smallest)}
+        answers = [search_table(table, limit)[0].choices for table in tables]
+        for choices in answers:
+            for i, pair in enumerate(choices):
+                needed |= {(i, kind, name) for kind, name in zip(scores[i], pair, strict=True)}
+        regrets = []
+        for table, best in zip(tables[1:], answers[1:], strict=True):
+            least, ours = _total(table, best), _total(table, answers[0])
+            regrets.append((ours - least) / max(abs(least), 1e-9) if ours > least else 0.0)
+        worst = max(worst, float(np.quantile(regrets, 0.95)))
+    return needed, worst
+
+
+def _table(scores: Scores, costs: Mapping[str, float], draw: np.ndarray | None) -> Table:
+    def score(rows: np.ndarray) -> float:
+        drawn = rows if draw is None or len(rows) <= draw.max() else rows[draw]
+        return float(drawn.mean())
+
+    return Table(
+        layers=tuple(
+            {
+                kind: {n: Alternative(score(r), {"cost": costs[n]}) for n, r in entries.items()}
+                for kind, entries in layer.items()
+            }
+            for layer in scores
+        )
+    )
+
+
+def _total(table: Table, choices: tuple) -> float:
+    return sum(
+        layer[kind][name].score
+        for layer, pair in zip(table.layers, choices, strict=True)
+        for kind, name in zip(layer, pair, strict=True)
+    )

@@ -1,0 +1,205 @@
+"""Many prompts from a file, answered into a JSONL file that an interrupted run goes on with.
+
+Rows are written as they end, so not in order; each says which prompt and which sample it is. What
+made them stands beside them in `OUT.settings.json`, so that a run with others is refused.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fretsaw.chat.message import Message
+from fretsaw.chat.reasoning import Mode, split_reasoning
+from fretsaw.chat.render import prompt_ids
+from fretsaw.data.records import read_messages
+from fretsaw.data.sources import read_objects
+from fretsaw.engine.sampling import Sampling
+from fretsaw.engine.sequence import Request
+from fretsaw.rollout.sample import sample_seed
+from fretsaw.stage.artifact import write_json
+from fretsaw.stage.progress import Progress
+from fretsaw.talk.loaded import LoadedModel
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt of the file: plain text to continue, or a conversation to answer."""
+
+    id: str
+    prompt: str | tuple[Message, ...]
+
+
+def read_prompts(path: Path) -> list[Asked]:
+    """Read prompts: a .txt with one a line, or .jsonl or .parquet rows of `prompt` or `messages`.
+
+    A row's `id`, or else its number, tells its answers. Raises ValueError where one is used twice.
+    """
+    if path.suffix.lower() == ".txt":
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file; check the path")
+        lines = path.read_text(encoding="utf-8").splitlines()
+        asked = [Asked(str(number), line) for number, line in enumerate(lines) if line.strip()]
+    else:
+        asked = [
+            _read_row(where, row, number) for number, (where, row) in enumerate(read_objects(path))
+        ]
+    if not asked:
+        raise ValueError(f"{path}: no prompts; write one a line, or rows of prompt or messages")
+    ids = set()
+    for one in asked:
+        if one.id in ids:
+            raise ValueError(f"{path}: two prompts have the id {one.id!r}; make them different")
+        ids.add(one.id)
+    return asked
+
+
+def _read_row(where: str, row: Any, number: int) -> Asked:
+    id = str(row.get("id", number))
+    if isinstance(row.get("prompt"), str) and "messages" not in row:
+        return Asked(id, row["prompt"])
+    if "messages" in row:
+        return Asked(id, read_messages(row["messages"], where))
+    raise ValueError(f"{where}: prompt is {row.get('prompt')!r}; write a prompt, or messages")
+
+
+def generate_file(
+    model: LoadedModel,
+    prompts: Path,
+    out: Path,
+    sampling: Sampling,
+    *,
+    mode: Mode | None = None,
+    num_samples: int = 1,
+    origin: str = "",
+) -> int:
+    """Answer every prompt `num_samples` times into `out`; return how many answers were written.
+
+    With a `mode`, plain prompts are put as a user's turn. What is in `out` already is kept. Raises
+    ValueError for prompts that do not fit the model, before anything is computed.
+    """
+    asked = read_prompts(prompts)
+    settings = {
+        "checkpoint": origin,
+        "prompts": [[one.id, _as_json(one.prompt)] for one in asked],
+        "thinking": mode,
+        **dataclasses.asdict(sampling),
+    }
+    requests = {}
+    for number, one in enumerate(asked):
+        try:
+            request = model.request(_token_ids(model, one.prompt, mode), sampling)
+        except ValueError as error:
+            raise ValueError(f"{prompts}: prompt {one.id}: {error}") from error
+        for sample in range(num_samples):
+            seed = sample_seed(sampling.seed, number, sample)
+            requests[one.id, sample] = dataclasses.replace(request, seed=seed)
+    done = _go_on(out, json.loads(json.dumps(settings)))
+    left = [key for key in requests if key not in done]
+    by_id = {one.id: one for one in asked}
+    total = len(asked) * num_samples
+    progress = Progress("generate")
+    progress.start("answering", total, step=total - len(left), unit="answer")
+    with out.open("a", encoding="utf-8") as file:
+        ended = _answers(model, [requests[key] for key in left], sampling)
+        for count, (index, text, num_tokens, reason) in enumerate(ended, 1):
+            id, sample = left[index]
+            seed = requests[id, sample].seed
+            row = _row(by_id[id], sample, text, num_tokens, reason, seed)
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+            progress.step(total - len(left) + count)
+    progress.close()
+    return len(left)
+
+
+def _answers(
+    model: LoadedModel, requests: Sequence[Request], sampling: Sampling
+) -> Iterator[tuple[int, str, int, str]]:
+    """Yield (index of the request, text, tokens, why it ended) as answers end."""
+    engine = model.engine
+    streams = [model.text_stream(request.token_ids, sampling) for request in requests]
+    texts, counts = [""] * len(requests), [0] * len(requests)
+    index_of: dict[int, int] = {}
+    try:
+        for index, request in enumerate(requests):
+            index_of[engine.add(request)] = index
+        while engine.has_work:
+            for event in engine.step():
+                index = index_of[event.request]
+                stream, reason = streams[index], event.finish_reason
+                counts[index] += event.token_id is not None
+                if event.token_id is not None and reason != "stop":
+                    texts[index] += stream.feed([event.token_id])
+                if reason is not None:
+                    texts[index] += stream.flush()
+                if stream.stopped_by is not None:
+                    engine.abort(event.request)
+                    reason = "stop"
+                if reason is not None:
+                    yield index, texts[index], counts[index], reason
+    finally:
+        for number in index_of:  # those that have ended are ignored
+            engine.abort(number)
+
+
+def _token_ids(model: LoadedModel, prompt: str | tuple[Message, ...], mode: Mode | None) -> Any:
+    if isinstance(prompt, str) and mode is None:
+        return model.text_ids(prompt)
+    turns = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+    return prompt_ids(model.tokenizer, turns, mode or "on", toggle=model.toggle)
+
+
+def _row(
+    one: Asked, sample: int, text: str, num_tokens: int, reason: str, seed: int
+) -> dict[str, Any]:
+    reasoning, answer = split_reasoning(text)
+    given = {"reasoning": reasoning, "answer": answer} if reasoning is not None else {}
+    key = "prompt" if isinstance(one.prompt, str) else "messages"
+    return {
+        "id": one.id,
+        "sample": sample,
+        key: _as_json(one.prompt),
+        "text": text,
+        **given,
+        "finish_reason": reason,
+        "num_tokens": num_tokens,
+        "seed": seed,
+    }
+
+
+def _as_json(prompt: str | tuple[Message, ...]) -> Any:
+    if isinstance(prompt, str):
+        return prompt
+    return [{"role": message.role, "content": message.content} for message in prompt]
+
+
+# --- going on -------------------------------------------------------------------------------------
+
+
+def _go_on(out: Path, settings: dict[str, Any]) -> set[tuple[str, int]]:
+    """Return the (id, sample) that `out` has already; a line cut short by a kill is taken off.
+
+    Raises ValueError where `out` was made with other settings, or by something else.
+    """
+    beside = out.with_name(out.name + ".settings.json")
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(beside, settings)
+        out.touch()
+        return set()
+    if not beside.is_file():
+        raise ValueError(f"{out}: exists, and was not written by this command; give another --out")
+    before = json.loads(beside.read_text(encoding="utf-8"))
+    changed = [name for name in settings if before.get(name) != settings[name]]
+    if changed:
+        raise ValueError(
+            f"{out}: was begun with other {', '.join(changed)}; give another --out, or delete it "
+            "to begin again"
+        )
+    whole = [line for line in out.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    out.write_bytes(b"".join(whole))
+    rows = [json.loads(line) for line in whole]
+    return {(row["id"], row["sample"]) for row in rows}

@@ -1,0 +1,162 @@
+"""The artifact contract: done means the manifest is there and its inputs still match."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from fretsaw.stage import artifact
+from fretsaw.stage.artifact import Refused, Request
+from fretsaw.stage.execute import execute
+from fretsaw.stage.lineage import render_lineage
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    size: int = 3
+
+
+def write_numbers(settings: Settings, inputs, run) -> dict[str, float]:
+    (run.folder / "numbers.txt").write_text(" ".join(map(str, range(settings.size))))
+    return {"size": settings.size}
+
+
+def make(out: Path, settings: Settings, inputs: dict[str, Path], *, force: bool = False) -> dict:
+    request = Request.of("numbers", settings, inputs, seed=0)
+    return execute(write_numbers, request, settings, out, device="cpu", dtype="fp32", force=force)
+
+
+def test_equal_requests_give_equal_hashes_wherever_they_stand(tmp_path: Path) -> None:
+    hashes = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "text.txt").write_text("text")
+        manifest = make(tmp_path / name / "out", Settings(), {"text": tmp_path / name / "text.txt"})
+        hashes.append(artifact.artifact_hash(manifest))
+    assert hashes[0] == hashes[1]
+    assert set(manifest["outputs"]) == {"numbers.txt"}
+
+
+def test_what_a_kill_left_half_written_is_no_output(tmp_path: Path) -> None:
+    request = Request.of("numbers", Settings(), {}, seed=0)
+    folder = artifact.open_partial(tmp_path / "out", request)
+    (folder / "rows").mkdir()
+    (folder / "rows" / ".0001.parquet.77.tmp").write_text("half")
+    assert set(make(tmp_path / "out", Settings(), {})["outputs"]) == {"numbers.txt"}
+
+
+def test_what_is_done_is_not_done_again_and_what_changed_is(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("one")
+    first = make(tmp_path / "out", Settings(), {"text": text})
+    again = make(tmp_path / "out", Settings(), {"text": text})
+    assert first["run"]["finished"] == again["run"]["finished"]
+    text.write_text("two!")
+    changed = make(tmp_path / "out", Settings(), {"text": text})
+    assert changed["inputs"]["text"]["hash"] != first["inputs"]["text"]["hash"]
+    (tmp_path / "out" / "numbers.txt").unlink()
+    make(tmp_path / "out", Settings(), {"text": text})
+    assert (tmp_path / "out" / "numbers.txt").is_file()
+
+
+def test_changed_settings_are_refused_with_the_difference(tmp_path: Path) -> None:
+    make(tmp_path / "out", Settings(size=3), {})
+    with pytest.raises(Refused, match=r"size 3 -> 4.*removing that folder"):
+        make(tmp_path / "out", Settings(size=4), {})
+    make(tmp_path / "out", Settings(size=4), {}, force=True)
+    assert (tmp_path / "out" / "numbers.txt").read_text() == "0 1 2 3"
+
+
+def test_folders_of_others_are_never_touched(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("years of work")
+    with pytest.raises(Refused, match="left alone"):
+        make(out, Settings(), {})
+    assert (out / "thesis.txt").read_text() == "years of work"
+
+
+def test_an_error_leaves_no_output_and_is_kept_for_status(tmp_path: Path) -> None:
+    def fail(settings, inputs, run):
+        (run.folder / "half.txt").write_text("half")
+        raise ValueError("the reason")
+
+    request = Request.of("numbers", Settings(), {}, seed=0)
+    with pytest.raises(ValueError, match="the reason"):
+        execute(fail, request, Settings(), tmp_path / "out", device="cpu", dtype="fp32")
+    assert not (tmp_path / "out").exists()
+    partial = artifact.partial_folder(tmp_path / "out")
+    assert "the reason" in (partial / "error.txt").read_text()
+    make(tmp_path / "out", Settings(), {})
+    assert not partial.exists()
+
+
+def test_work_on_other_inputs_is_discarded_and_on_the_same_continued(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("one")
+    request = Request.of("numbers", Settings(), {"text": text}, seed=0)
+    partial = artifact.open_partial(tmp_path / "out", request)
+    (partial / "kept").touch()
+    assert (artifact.open_partial(tmp_path / "out", request) / "kept").exists()
+    text.write_text("two!")
+    assert not (artifact.open_partial(tmp_path / "out", request) / "kept").exists()
+
+
+def test_a_refused_start_is_no_work_to_lose(tmp_path: Path) -> None:
+    def refuse(settings, inputs, run):
+        raise ValueError("size 3: too small")
+
+    request = Request.of("numbers", Settings(size=3), {}, seed=0)
+    with pytest.raises(ValueError, match="too small"):
+        execute(refuse, request, Settings(size=3), tmp_path / "out", device="cpu", dtype="fp32")
+    make(tmp_path / "out", Settings(size=4), {})  # the corrected command
+    assert (tmp_path / "out" / "numbers.txt").read_text() == "0 1 2 3"
+
+
+def test_a_kill_between_manifest_and_name_loses_nothing(tmp_path: Path, monkeypatch) -> None:
+    def killed(beside: Path, out: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifact, "_take_name", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path / "out", Settings(), {})
+    assert not (tmp_path / "out").exists()
+    finished = artifact.read_manifest(artifact.partial_folder(tmp_path / "out"))
+    assert make(tmp_path / "out", Settings(), {}) == finished  # not made again
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"manifest.json", "numbers.txt"}
+
+
+def test_an_atomic_folder_is_whole_or_absent(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), artifact.atomic_folder(tmp_path / "out") as folder:
+        (folder / "half").write_text(str(1 / 0))
+    assert list(tmp_path.iterdir()) == []
+    with artifact.atomic_folder(tmp_path / "out") as folder:
+        (folder / "whole").touch()
+    assert (tmp_path / "out" / "whole").is_file()
+
+
+def test_disk_that_is_too_small_is_refused_before_work(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"MiB needed, .* MiB free"):
+        artifact.require_disk(tmp_path / "not" / "yet", 1 << 60)
+
+
+def test_lineage_names_every_ancestor_and_what_changed(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("one")
+    make(tmp_path / "a", Settings(), {"text": text})
+    make(tmp_path / "b", Settings(), {"first": tmp_path / "a"})
+    shown = render_lineage(tmp_path / "b")
+    assert str(text) in shown
+    assert "changed since" not in shown
+    text.write_text("two!")
+    assert "changed since" in render_lineage(tmp_path / "b")
+
+
+def test_a_manifest_of_another_schema_is_refused(tmp_path: Path) -> None:
+    make(tmp_path / "a", Settings(), {})
+    path = tmp_path / "a" / artifact.MANIFEST
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 9}))
+    with pytest.raises(ValueError, match="schema 9"):
+        artifact.read_manifest(tmp_path / "a")

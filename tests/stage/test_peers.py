@@ -1,0 +1,32 @@
+"""Peers: rows and rounds dealt out, alone and among several."""
+
+import pytest
+
+from fretsaw.stage.peers import ALONE, Peers
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_rows_are_split_in_order(size: int) -> None:
+    rows = [*range(8)]
+    shares = [rows[Peers(rank, size).share(8, "batch_tokens 8")] for rank in range(size)]
+    assert [row for share in shares for row in share] == rows
+
+
+def test_rows_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"batch_tokens 384: 3 rows .* 2 processes; make"):
+        Peers(0, 2).share(3, "batch_tokens 384")
+
+
+@pytest.mark.parametrize("num_items", [1, 4, 5])
+def test_every_item_counts_once_and_all_have_as_many_rounds(num_items: int) -> None:
+    items = [*range(num_items)]
+    dealt = [[*Peers(rank, 3).rounds(items)] for rank in range(3)]
+    assert len({len(own) for own in dealt}) == 1
+    assert sorted(item for own in dealt for item, counts in own if counts) == items
+
+
+def test_alone_everything_is_the_plain_answer() -> None:
+    assert ALONE.gather(3) == [3]
+    assert ALONE.total({"kl": 0.1}) == {"kl": 0.1}
+    assert ALONE.any(True, False) == [True, False]
+    assert ALONE.on_first(lambda: "x") == "x"

@@ -1,0 +1,117 @@
+"""Prompts from a file: every kind of row, going on after an interruption, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+from engines import make_decoder
+
+from fretsaw.chat.control_tokens import add_control_tokens
+from fretsaw.chat.tokenizer import Tokenizer
+from fretsaw.engine.sampling import Sampling
+from fretsaw.talk.generate import generate_file, read_prompts
+from fretsaw.talk.loaded import LoadedModel
+
+
+@pytest.fixture(scope="module")
+def model() -> LoadedModel:
+    tokenizer = Tokenizer.train(["one two three four five"] * 3, vocab_size=280)
+    add_control_tokens(tokenizer)
+    decoder = make_decoder("mixed").with_vocab(tokenizer.vocab_size, tokenizer.eos_token_ids)
+    return LoadedModel(decoder, tokenizer, "v1")
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.jsonl"
+    rows = [
+        {"id": "a", "prompt": "one two"},
+        {"prompt": "three"},
+        {"messages": [{"role": "user", "content": "four?"}]},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+SAMPLING = Sampling(max_tokens=6, temperature=1.0)
+
+
+def rows_of(path: Path) -> dict[tuple[str, int], dict]:
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return {(row["id"], row["sample"]): row for row in rows}
+
+
+def test_every_prompt_is_answered_as_alone(model: LoadedModel, prompts: Path) -> None:
+    out = prompts.with_name("new") / "answers.jsonl"
+    assert generate_file(model, prompts, out, SAMPLING, num_samples=3) == 9
+    rows = rows_of(out)
+    assert set(rows) == {(id, sample) for id in ("a", "1", "2") for sample in range(3)}
+    for (id, _), row in rows.items():
+        if id == "a":
+            settings = {"max_tokens": 6, "temperature": 1.0, "seed": row["seed"]}
+            assert row["text"] == model.generate("one two", **settings)
+            assert row["prompt"] == "one two"
+    assert len({row["seed"] for row in rows.values()}) == 9
+    assert rows["2", 0]["messages"] == [{"role": "user", "content": "four?"}]
+
+
+def test_an_interrupted_file_is_gone_on_with(model: LoadedModel, prompts: Path) -> None:
+    whole, cut = prompts.with_name("whole.jsonl"), prompts.with_name("cut.jsonl")
+    generate_file(model, prompts, whole, SAMPLING, num_samples=2)
+    generate_file(model, prompts, cut, SAMPLING, num_samples=2)
+    lines = cut.read_text().splitlines(keepends=True)
+    cut.write_text("".join(lines[:2]) + lines[2][:10])  # killed within a line
+    assert generate_file(model, prompts, cut, SAMPLING, num_samples=2) == 4
+    assert rows_of(cut) == rows_of(whole)
+    assert generate_file(model, prompts, cut, SAMPLING, num_samples=2) == 0
+    assert generate_file(model, prompts, cut, SAMPLING, num_samples=3) == 3  # more of the same
+
+
+def test_other_settings_or_files_are_not_gone_on_with(model: LoadedModel, prompts: Path) -> None:
+    out = prompts.with_name("answers.jsonl")
+    generate_file(model, prompts, out, SAMPLING)
+    before = out.read_text()
+    with pytest.raises(ValueError, match="begun with other temperature; give another --out"):
+        generate_file(model, prompts, out, Sampling(max_tokens=6))
+    prompts.write_text(prompts.read_text().replace("three", "five"))
+    with pytest.raises(ValueError, match="begun with other prompts"):
+        generate_file(model, prompts, out, SAMPLING)
+    assert out.read_text() == before
+    with pytest.raises(ValueError, match="not written by this command"):
+        generate_file(model, prompts, prompts, SAMPLING)
+
+
+def test_stop_texts_end_answers(model: LoadedModel, prompts: Path) -> None:
+    free = prompts.with_name("free.jsonl")
+    generate_file(model, prompts, free, Sampling(max_tokens=12))
+    text = rows_of(free)["1", 0]["text"]
+    stop = text[3:5]
+    out = prompts.with_name("stopped.jsonl")
+    generate_file(model, prompts, out, Sampling(max_tokens=12, stop=(stop,)))
+    row = rows_of(out)["1", 0]
+    assert (row["text"], row["finish_reason"]) == (text[: text.index(stop)], "stop")
+    assert not model.engine.has_work
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "only blank lines"),
+        ('{"id": "a", "prompt": "x"}\n{"id": "a", "prompt": "y"}\n', "two prompts have the id 'a'"),
+        ('{"question": "x"}\n', "prompt is None"),
+    ],
+)
+def test_unclear_prompts_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_prompts(path)
+
+
+def test_a_prompt_beyond_the_context_is_named(model: LoadedModel, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("one\n" + "9" * 200 + "\n")
+    with pytest.raises(ValueError, match="prompt 1: prompt: 201 tokens, but the model's context"):
+        generate_file(model, path, tmp_path / "out.jsonl", SAMPLING)
+    path.write_text("one\n")
+    assert generate_file(model, path, tmp_path / "out.jsonl", SAMPLING) == 1

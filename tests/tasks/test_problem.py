@@ -1,0 +1,110 @@
+"""Problems, their grades, and the user's own files."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fretsaw.chat.message import Message
+from fretsaw.chat.reasoning import with_reasoning
+from fretsaw.tasks.named import load_problems
+from fretsaw.tasks.problem import Problem, Prompt, grade, read_problems
+
+PROBLEM = Problem("0", (Message("user", "1 + 1?"),), "2")
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "is_finished", "reward"),
+    [
+        (with_reasoning("1 + 1 = 2", "2"), "on", True, 1.0),
+        (with_reasoning("1 + 1 = 2", "2"), "on", False, 0.0),  # cut
+        (with_reasoning("1 + 1 = 3", "3"), "on", True, 0.0),  # wrong
+        ("2", "on", True, 0.0),  # right, but not in the format
+        ("2", "off", True, 1.0),
+        (with_reasoning("1 + 1 = 2", "2"), "off", True, 0.0),
+        ("<think>\n2", "on", True, 0.0),  # never closed: no answer
+    ],
+)
+def test_reward_is_correct_times_format_times_finished(text, mode, is_finished, reward):
+    assert grade(PROBLEM, text, mode, is_finished=is_finished).reward == reward
+
+
+def test_a_verdict_keeps_its_evidence():
+    verdict = grade(PROBLEM, "maybe 3", "off")
+    assert (verdict.correct, verdict.found, verdict.expected) == (0.0, "3", "2")
+    assert grade(PROBLEM, "2", "on").fault == "does not start with <think>"
+
+
+def test_what_a_prompt_has_written_belongs_to_the_answer():
+    prompt = Prompt(PROBLEM, "on", (1,), opening="<think>\n")
+    assert prompt.grade("1 + 1 = 2\n</think>\n\n2", is_finished=True).reward == 1.0
+    assert prompt.grade("2", is_finished=True).reward == 0.0
+
+
+def test_ones_own_problems(tmp_path: Path):
+    path = tmp_path / "mine.jsonl"
+    rows = [
+        {"prompt": "1 + 1?", "answer": 2},
+        {"prompt": "Name a fruit.", "answer": "apple", "grader": "contains", "kind": "words"},
+        {"messages": [{"role": "user", "content": "Red?"}], "answer": "yes", "grader": "exact"},
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    number, words, exact = load_problems("", 0, seed=0, file=path)
+    assert (number.answer, number.grader, number.text) == ("2", "number", "1 + 1?")
+    assert (words.kind, words.grader) == ("words", "contains")
+    assert exact.messages == (Message("user", "Red?"),)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "1 + 1?"}, "answer is None; write"),
+        ({"prompt": "1 + 1?", "answer": " "}, "answer is ' '; write"),
+        ({"prompt": "1 + 1?", "answer": "two"}, "'two': no number; use another grader"),
+        (
+            {"prompt": "?", "answer": "2", "grader": "magic"},
+            "grader is 'magic'; choose one of",
+        ),
+        ({"prompt": " ", "answer": "2"}, "prompt is ' '; write"),
+        ({"messages": [{"role": "assistant", "content": "2"}], "answer": "2"}, "not the user's"),
+        (
+            {
+                "messages": [
+                    {"role": "system", "content": "detailed thinking off"},
+                    {"role": "user", "content": "1 + 1?"},
+                ],
+                "answer": "2",
+            },
+            "asks for reasoning 'off', but a problem is put in both modes",
+        ),
+    ],
+)
+def test_rows_that_cannot_be_graded_are_refused_with_their_line(tmp_path, row, message):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps({"prompt": "1 + 1?", "answer": "2"}) + "\n" + json.dumps(row))
+    with pytest.raises(ValueError, match=rf"mine\.jsonl, line 2: .*{message}"):
+        read_problems(path)
+
+
+def test_a_task_by_name():
+    kinds = {p.kind for p in load_problems("word_problems:steps=6", 10, seed=0)}
+    assert kinds == {"6 steps"}
+    wide = load_problems("word_problems:steps=1-3,max_value=60,phrasing=both", 200, seed=0)
+    assert {p.kind for p in wide} == {"1 step", "2 steps", "3 steps"}
+    assert max(int(p.answer) for p in wide) > 30
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("chess", "task 'chess': unknown; use word_problems"),
+        ("word_problems:depth=3", "no option 'depth'; it has steps, max_value, phrasing"),
+        ("word_problems:steps=many", "steps is a number or a range"),
+        ("word_problems:phrasing=new", "phrasing is one of train, heldout, both"),
+        ("word_problems:steps=0", "of one step or more"),
+        ("word_problems:max_value=16", "max_value 16: some values .* give 17 or more"),
+    ],
+)
+def test_a_task_that_is_none(task, message):
+    with pytest.raises(ValueError, match=message):
+        load_problems(task, 4, seed=0)
