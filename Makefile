@@ -60,7 +60,7 @@ engines: $(VENV)-llamacpp/.ready $(VENV)-mlx/.ready $(VENV)-vllm/.ready ## llama
 interop: $(VENV)/.ready ## exports in those engines that are there
 	$(BIN)/python benchmarks/interop.py
 
-oracles: $(VENV)/.ready $(VENV)-oracles/.ready $(VENV)-langchain/.ready engines ## the long checks; their figures go to docs/LOG.md
+oracles: $(VENV)/.ready $(VENV)-oracles/.ready $(VENV)-langchain/.ready engines ## the long checks; their figures go to docs/log/README.md
 	$(BIN)/python benchmarks/replay.py
 	$(BIN)/python benchmarks/mip.py
 	$(BIN)/python benchmarks/speed_ratio.py

@@ -35,11 +35,11 @@ from fretsaw.distill.settings import PretrainSettings, TrainSettings
 from fretsaw.distill.train import pretrain
 from fretsaw.model.config import BlockConfig
 from fretsaw.model.decoder import Block
-from fretsaw.puzzle.bld.bld import (
-    Candidate,
+from fretsaw.model.place import Place
+from fretsaw.puzzle.bld.candidates import Candidate, decoupled
+from fretsaw.puzzle.bld.distillation import (
     States,
     block_error,
-    decoupled,
     distill_layer,
     repair_block,
     states_of,
@@ -92,7 +92,7 @@ class Bench:
             states = states_of(self.block(layer), self.text.calibration.before(layer))
             self.calibrated = layer, states
         _, states = self.calibrated
-        repair_block(block, candidate.kind, states, self.text.context, is_trained=False)
+        repair_block(block, candidate.scope, states, self.text.context, is_trained=False)
         return block
 
     def train(
@@ -119,7 +119,7 @@ class Bench:
         batches = states_of(self.block(layer), frontier)
         error = sum(block_error(block, "block", batches, frontier.context)) / 2
         states = frontier.after([block])
-        kl = self.replay.figures(states, 2 * layer + 2).kl.mean().item()
+        kl = self.replay.figures(states, Place(layer + 1)).kl.mean().item()
         return {
             **{"layer": layer, "alternative": name, "how": how},
             **{"error": error, "kl": kl, "seconds": seconds},
@@ -165,7 +165,7 @@ def attention_target(bench: Bench) -> Iterator[Row]:
     """3."""
     for layer in bench.layers:
         candidates = [
-            c for c in decoupled(bench.config, bench.settings, layer) if c.kind == "attention"
+            c for c in decoupled(bench.config, bench.settings, layer) if c.scope == "attention"
         ]
         for target in ("subblock", "block"):
             trained, _, seconds = bench.train(layer, candidates, attention_target=target)

@@ -150,7 +150,7 @@ def child_of(made: dict[str, Path], root: Path, target: str, method: str) -> tup
 
 def candidates_of(made: dict[str, Path], root: Path, target: str) -> list[tuple[Path, dict]]:
     """Search and assemble what `--candidates 3` heals briefly."""
-    from fretsaw.pipeline.recipe import ALPHA, POOL
+    from fretsaw.pipeline.compression import ALPHA, POOL
     from fretsaw.puzzle.settings import AssembleSettings, SearchSettings
 
     at = root / slug(target) / "chosen"

@@ -276,7 +276,7 @@ def parallel_blocks(made: dict[str, Path]) -> list[dict[str, Any]]:
             taken.append(left[0])
             left = [i for i in left if abs(i - taken[-1]) >= WINDOW]
             whole = torch.cat([states(rows, taken) for rows in windows[:, :-1].split(16)])
-            kl = replay.figures(whole, 2 * len(layers)).kl.mean().item()
+            kl = replay.figures(whole, Place(len(layers))).kl.mean().item()
             names = [f"{i}-{i + WINDOW - 1}" for i in taken]
             largest = max(within[taken[-1]])
             print(f"blocks {', '.join(names)} in parallel: KL {kl:.4f} (largest dependency within "

@@ -20,6 +20,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fretsaw.engine.engine import Engine
+from fretsaw.engine.sampling import Sampling
 from fretsaw.engine.sequence import Request
 from fretsaw.engine.timing import describe_hardware
 from fretsaw.model.config import ModelConfig
@@ -58,7 +59,10 @@ def long_tailed(count: int) -> list[int]:
 
 
 def ours(engine: Engine, prompts: torch.Tensor, lengths: list[int]) -> None:
-    requests = [Request(tuple(p), n) for p, n in zip(prompts.tolist(), lengths, strict=True)]
+    requests = [
+        Request(tuple(p), Sampling(max_tokens=n))
+        for p, n in zip(prompts.tolist(), lengths, strict=True)
+    ]
     num_tokens = sum(1 for _ in engine.generate(requests))
     assert num_tokens == sum(lengths)
 

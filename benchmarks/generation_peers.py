@@ -23,12 +23,13 @@ from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import world
 from fretsaw.engine.engine import Engine
+from fretsaw.engine.sampling import Sampling
 from fretsaw.engine.sequence import Request
 from fretsaw.export.export import export
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Decoder
 from fretsaw.model.size import num_params
-from fretsaw.rollout.remote import RemoteEngine
+from fretsaw.rollout.remote import RemoteSampler
 from fretsaw.rollout.sample import sample_groups
 
 ROOT = Path(__file__).parents[1]
@@ -75,12 +76,15 @@ def write_model(out: Path) -> Decoder:
 
 def requests(count: int, vocab_size: int) -> list[Request]:
     return [
-        Request(tuple(1 + (7 * at + 31 * row) % (vocab_size // 2) for at in range(PROMPT)), OUTPUT)
+        Request(
+            tuple(1 + (7 * at + 31 * row) % (vocab_size // 2) for at in range(PROMPT)),
+            Sampling(max_tokens=OUTPUT),
+        )
         for row in range(count)
     ]
 
 
-def seconds_of(engine: Engine | RemoteEngine, asked: list[Request]) -> float:
+def seconds_of(engine: Engine | RemoteSampler, asked: list[Request]) -> float:
     started = time.perf_counter()
     assert sum(1 for _ in engine.generate(asked)) == len(asked) * OUTPUT
     return time.perf_counter() - started
@@ -125,7 +129,7 @@ def against_llama_cpp(folder: Path, decoder: Decoder, python: Path, options) -> 
 
 
 @contextlib.contextmanager
-def server(command: list[str], environment: dict[str, str], port: int) -> Iterator[RemoteEngine]:
+def server(command: list[str], environment: dict[str, str], port: int) -> Iterator[RemoteSampler]:
     """Start a server and wait until it answers."""
     process = subprocess.Popen(
         command,
@@ -137,7 +141,7 @@ def server(command: list[str], environment: dict[str, str], port: int) -> Iterat
         for _ in range(300):
             assert process.poll() is None, f"{command} ended with {process.returncode}"
             with contextlib.suppress(ValueError):
-                yield RemoteEngine(f"http://127.0.0.1:{port}", timeout_s=300)
+                yield RemoteSampler(f"http://127.0.0.1:{port}", timeout_s=300)
                 return
             time.sleep(1)
         raise TimeoutError(f"{command}: no answer within 300 s")
@@ -176,7 +180,7 @@ def against_vllm(folder: Path, decoder: Decoder, python: Path, options) -> None:
     told("vLLM, 32 at once", [o for o, _ in rounds], [t for _, t in rounds], BATCH * OUTPUT)
 
 
-def check_samples(vllm: RemoteEngine, decoder: Decoder) -> None:
+def check_samples(vllm: RemoteSampler, decoder: Decoder) -> None:
     """Compare greedy rollouts at vLLM with the embedded engine's."""
     prompts = [request.token_ids for request in requests(8, decoder.config.vocab_size)]
     options = {

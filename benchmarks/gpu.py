@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from fretsaw.engine.engine import Engine
+from fretsaw.engine.sampling import Sampling
 from fretsaw.engine.sequence import Request as EngineRequest
 from fretsaw.engine.timing import Load, time_decode, time_prefill
 from fretsaw.model.config import BlockConfig, ModelConfig
@@ -123,7 +124,7 @@ def generation(
     prompts = [
         tuple((7 * row + 13 * at) % config.vocab_size for at in range(64)) for row in range(rows)
     ]
-    requests = [EngineRequest(prompt, length) for prompt in prompts]
+    requests = [EngineRequest(prompt, Sampling(max_tokens=length)) for prompt in prompts]
     kinds: dict[str, dict[str, bool]] = {
         "launched": {},
         "graphs": {"cuda_graphs": True},

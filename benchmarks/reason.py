@@ -33,8 +33,8 @@ from fretsaw.stage.artifact import write_json
 from fretsaw.stage.execute import StageRun
 from fretsaw.stage.progress import Progress, say
 from fretsaw.tasks.answers import answer
-from fretsaw.tasks.named import load_problems
-from fretsaw.tasks.problem import chat_prompt
+from fretsaw.tasks.prompt import chat_prompt
+from fretsaw.tasks.task import load_problems
 from fretsaw.training.settings import UpdateSettings
 
 SLICES = {

@@ -24,10 +24,12 @@ from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data.loader import write_tokens
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Block, Decoder
+from fretsaw.model.place import HALVES, Place
 from fretsaw.puzzle.library.ranking import rank
-from fretsaw.puzzle.library.replay import KINDS, Replay, flop_bound, subblock
+from fretsaw.puzzle.library.replay import Replay, flop_bound, subblock
 from fretsaw.puzzle.library.slices import build_block
-from fretsaw.puzzle.scores.score import all_jobs, score
+from fretsaw.puzzle.scores.replacements import all_jobs
+from fretsaw.puzzle.scores.score import score
 from fretsaw.puzzle.settings import RankSettings, ScoreSettings
 from fretsaw.stage.execute import StageRun
 from fretsaw.stage.progress import Progress
@@ -48,16 +50,20 @@ def config_of(layers: int) -> ModelConfig:
     )
 
 
+def places(config: ModelConfig) -> list[Place]:
+    return [Place(i, half) for i in range(config.num_hidden_layers) for half in HALVES]
+
+
 @torch.inference_mode()
 def seconds_by_replay(parent: Decoder, windows: torch.Tensor) -> list[float]:
     """Time the parent's own subblocks as candidates, so that only where they start matters."""
     config = parent.config
     replay = Replay(parent, windows, BATCH_ROWS)
     seconds = []
-    for at in range(2 * config.num_hidden_layers):
-        block = parent.model.layers[at // 2]
+    for at in places(config):
+        block = parent.model.layers[at.layer]
         assert isinstance(block, Block)
-        own = subblock(build_block(block, config, config.blocks[at // 2], at // 2), KINDS[at % 2])
+        own = subblock(build_block(block, config, config.blocks[at.layer], at.layer), at.half)
         started = time.perf_counter()
         replay.figures(replay.frontier.after([own]), at + 1)
         seconds.append(time.perf_counter() - started)
@@ -71,7 +77,7 @@ def seconds_by_full_forwards(parent: Decoder, windows: torch.Tensor, count: int)
     seconds = []
     for _ in range(count):
         started = time.perf_counter()
-        replay.figures(replay.frontier.states, 0)
+        replay.figures(replay.frontier.states, Place(0))
         seconds.append(time.perf_counter() - started)
     return seconds
 
@@ -104,7 +110,7 @@ def main() -> None:
         ratios.append(sum(full) / sum(seconds_by_replay(parent, windows)))
         full_s += full
     replay_gain = statistics.median(ratios)
-    bound = flop_bound(config, SEQ, [(i, k) for i in range(options.layers) for k in KINDS])
+    bound = flop_bound(config, SEQ, places(config))
 
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)

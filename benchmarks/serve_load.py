@@ -32,6 +32,7 @@ def engine_alone(checkpoint: Path, load: Load, max_batch: int) -> float:
     """Return tokens/s of the engine on one request of every client at once, without HTTP."""
     import fretsaw
     from fretsaw.engine.engine import Engine
+    from fretsaw.engine.sampling import Sampling
     from fretsaw.engine.sequence import Request
 
     engine = Engine(fretsaw.load(checkpoint).decoder, max_batch=max_batch)
@@ -39,7 +40,7 @@ def engine_alone(checkpoint: Path, load: Load, max_batch: int) -> float:
     for seed in range(4):
         drawn = replace(load, seed=seed)
         requests = [
-            Request(tuple(prompt_of(drawn, number)), load.output_tokens)
+            Request(tuple(prompt_of(drawn, number)), Sampling(max_tokens=load.output_tokens))
             for number in range(load.clients)
         ]
         started = time.perf_counter()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fretsaw.checkpoint.targets import Name as Engine
+    from fretsaw.puzzle.settings import EngineName
     from fretsaw.talk.loaded import LoadedModel
 
 __all__ = ["compress", "load"]
@@ -37,7 +37,7 @@ def compress(
     candidates: int = 1,
     verify: bool = False,
     bld_tokens: int = 0,
-    engine: "Engine" = "vllm",
+    engine: "EngineName" = "vllm",
 ) -> Path:
     """Compress a checkpoint as `fretsaw compress` does; return the folder of the healed child."""
     from fretsaw.pipeline import walk as pipeline

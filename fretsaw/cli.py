@@ -23,6 +23,8 @@ COMMANDS = {
     "status": ("look", "what a run is doing: stage, step, ETA, metrics, errors"),
     "lineage": ("look", "where an artifact came from"),
     "inspect": ("look", "what a checkpoint is made of, layer by layer"),
+    "search-table": ("search_table", "the exact search in a table of other measurements"),
+    "bench-server": ("bench_server", "what clients of a server see: latency and tokens/s"),
     "export": ("export", "a checkpoint as transformers, vLLM, llama.cpp or mlx-lm take it"),
     "generate": ("talk", "continue a prompt, or answer many of a file"),
     "chat": ("talk", "talk to a chat checkpoint, with reasoning on or off"),
@@ -69,8 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     peers = Peers.from_environment()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        _refuse_peers(argv[0], peers.size)
-        command(argv[0])(argv[1:])
+        name = spelled_out(argv)
+        _refuse_peers(name, peers.size)
+        command(name)(argv[1:])
     except StageFailed as failed:
         return failed.code if failed.code > 0 else 1
     except (Interrupted, KeyboardInterrupt):
@@ -88,6 +91,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fretsaw{where}: {DISK_FULL if is_full else error}", file=sys.stderr)
         return EXIT_USER
     return 0
+
+
+def spelled_out(argv: Sequence[str]) -> str:
+    """Return the command that is meant: two have a short spelling, told by what follows it."""
+    name, *rest = argv
+    if name == "search" and any(word.split("=")[0] in ("--library", "--limit") for word in rest):
+        return "search-table"
+    if name == "bench" and rest and not rest[0].startswith("-"):
+        return "bench-server"
+    return name
 
 
 def _refuse_peers(name: str, num_processes: int) -> None:
@@ -122,7 +135,7 @@ def usage() -> str:
     from fretsaw.pipeline.kinds import STAGES
 
     def rows(summaries: dict[str, str]) -> str:
-        return "\n".join(f"  {name:<10}{text}" for name, text in summaries.items())
+        return "\n".join(f"  {name:<14}{text}" for name, text in summaries.items())
 
     stages = {name: kind.summary for name, kind in STAGES.items()}
     whole = {name: summary for name, (_, summary) in COMMANDS.items()}
@@ -135,7 +148,7 @@ def command(name: str) -> Callable[[list[str]], None]:
 
     if name in COMMANDS:
         room, _ = COMMANDS[name]
-        return getattr(importlib.import_module(f"fretsaw.commands.{room}"), name)
+        return getattr(importlib.import_module(f"fretsaw.commands.{room}"), name.replace("-", "_"))
     if name in STAGES or name == "stage":
         from fretsaw.commands import stage
 

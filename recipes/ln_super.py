@@ -14,7 +14,8 @@ from fretsaw.checkpoint.decilm import blocks_from_mults
 from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.distill.settings import DistillSettings, TrainSettings
 from fretsaw.eval.settings import EvalSettings
-from fretsaw.pipeline.recipe import Stage, compression
+from fretsaw.pipeline.compression import compression
+from fretsaw.pipeline.recipe import Stage
 from fretsaw.plan.published import LLAMA_70B, THROUGHPUT, Cache, Claim, Published, Served
 from fretsaw.puzzle.settings import (
     AssembleSettings,

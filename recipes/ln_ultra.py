@@ -16,7 +16,8 @@ from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.distill.settings import CptSettings, DistillSettings, TrainSettings
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.model.config import BlockConfig
-from fretsaw.pipeline.recipe import Stage, compression
+from fretsaw.pipeline.compression import compression
+from fretsaw.pipeline.recipe import Stage
 from fretsaw.plan.published import (
     LLAMA_405B,
     ONE_REQUEST,

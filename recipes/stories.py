@@ -13,7 +13,8 @@ from dataclasses import replace
 from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.distill.settings import DistillSettings, PretrainSettings, TrainSettings
 from fretsaw.eval.settings import EvalSettings
-from fretsaw.pipeline.recipe import Stage, compression
+from fretsaw.pipeline.compression import compression
+from fretsaw.pipeline.recipe import Stage
 from fretsaw.puzzle.settings import RankSettings, ScoreSettings
 from fretsaw.training.settings import UpdateSettings
 

@@ -13,7 +13,8 @@ from fretsaw.bench.settings import BenchSettings
 from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.distill.settings import DistillSettings, PretrainSettings, TrainSettings
 from fretsaw.eval.settings import EvalSettings
-from fretsaw.pipeline.recipe import Stage, compression, reasoning
+from fretsaw.pipeline.compression import compression, reasoning
+from fretsaw.pipeline.recipe import Stage
 from fretsaw.puzzle.settings import (
     AssembleSettings,
     CostSettings,

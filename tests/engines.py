@@ -1,8 +1,11 @@
 """A heterogeneous decoder whose greedy choices are no ties, and naive decoding to compare with."""
 
+from collections.abc import Sequence
+
 import torch
 
 from fretsaw.engine.sampler import choose
+from fretsaw.engine.sampling import Sampling
 from fretsaw.engine.sequence import Request, SequenceState
 from fretsaw.model.config import ModelConfig, blocks_from_names
 from fretsaw.model.decoder import Decoder
@@ -32,12 +35,26 @@ def make_decoder(name: str, seed: int = 1) -> Decoder:
     return decoder
 
 
+def ask(
+    token_ids: Sequence[int],
+    max_tokens: int,
+    *,
+    stop_token_ids: tuple[int, ...] = (),
+    num_top_logprobs: int = 0,
+    prompt_logprobs: bool = False,
+    **sampling,
+) -> Request:
+    """Return a request whose sampling is given by its fields."""
+    drawn = Sampling(max_tokens=max_tokens, **sampling)
+    return Request(tuple(token_ids), drawn, stop_token_ids, num_top_logprobs, prompt_logprobs)
+
+
 @torch.inference_mode()
 def naive(decoder: Decoder, request: Request) -> list[tuple[int, float, float]]:
     """Decode without any cache: (token, log-probability, gap between the two best) a token."""
     sequence = SequenceState(0, request, list(request.token_ids))
     made = []
-    while sequence.num_generated < request.max_tokens:
+    while sequence.num_generated < request.sampling.max_tokens:
         logits = decoder(torch.tensor([sequence.token_ids]))[:, -1]
         token = int(choose(logits, [sequence])[0])
         first, second = logits[0].topk(2).values.tolist()

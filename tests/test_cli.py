@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from fretsaw.cli import main
-from fretsaw.pipeline.recipe import Stage, compression, slug
+from fretsaw.pipeline.compression import compression
+from fretsaw.pipeline.recipe import Stage, slug
 from fretsaw.pipeline.walk import apply_overrides
 from fretsaw.puzzle.settings import RankSettings
 

@@ -11,8 +11,8 @@ PACKAGE = ROOT / "fretsaw"
 FLOORS = [
     {"stage"},
     {"model", "chat", "scenario"},
-    {"checkpoint", "distributed", "data", "training", "engine", "grade"},
-    {"client", "rollout"},
+    {"checkpoint", "distributed", "data", "training", "engine", "grade", "client"},
+    {"rollout"},
     {"tasks"},
     {"corpus", "puzzle", "distill", "sft", "rl", "eval", "bench"},
     {"report", "export", "talk"},

@@ -2,12 +2,10 @@
 
 As many clients as the scenario's batch send one request after another to /v1/completions, streamed:
 a prompt of random token ids, no two alike, and a fixed number of tokens to generate. What counts is
-what a client sees. Standard library and numpy; no torch.
+what a client sees. No torch.
 """
 
 import contextlib
-import http.client
-import json
 import random
 import re
 import subprocess
@@ -19,12 +17,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
 
 from fretsaw.checkpoint.folder import read_config
 from fretsaw.checkpoint.hub import resolve
+from fretsaw.client.openai import Client, Fault
 from fretsaw.stage.progress import Progress
 
 FIRST_ID = 3  # of the ids drawn: below are often special ones
@@ -67,62 +65,41 @@ class Server:
     api_key: str = ""
     timeout_s: float = 600.0
 
-    @property
-    def parts(self) -> SplitResult:
-        """The address taken apart."""
-        return urlsplit(self.url.rstrip("/").removesuffix("/v1"))
-
-    def _open(self) -> http.client.HTTPConnection:
-        parts = self.parts
-        kind = (
-            http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    def client(self, max_concurrent: int = 1) -> Client:
+        """Return what asks it, nothing twice."""
+        return Client(
+            self.url,
+            api_key=self.api_key,
+            deadline_s=self.timeout_s,
+            max_concurrent=max_concurrent,
         )
-        return kind(parts.hostname or "", parts.port, timeout=self.timeout_s)
-
-    @contextlib.contextmanager
-    def call(self, path: str, body: Any = None) -> Iterator[http.client.HTTPResponse]:
-        """Send a request; yield the answer's head, its body still to be read."""
-        headers = {"Content-Type": "application/json"}
-        if self.api_key:
-            headers["Authorization"] = f"Bearer {self.api_key}"
-        data = None if body is None else json.dumps(body)
-        method = "GET" if body is None else "POST"
-        with contextlib.closing(self._open()) as connection:
-            connection.request(method, f"{self.parts.path}/v1/{path}", data, headers)
-            with connection.getresponse() as response:
-                yield response
 
     def named(self) -> "Server":
         """Return the server with the first model it serves, unless one is named.
 
         Raises `ValueError` where none answers as such a server does.
         """
-        if self.parts.scheme not in ("http", "https") or not self.parts.hostname:
-            raise ValueError(f"bench: {self.url!r} is no address; write http://HOST:PORT")
         try:
-            with self.call("models") as response:
-                text, status = response.read().decode(errors="replace"), response.status
-            if status != 200:
-                raise ValueError(f"bench: {self.url} refuses ({status}): {said(text)}")
-            return replace(self, model=self.model or json.loads(text)["data"][0]["id"])
-        except (OSError, http.client.HTTPException) as error:
-            raise ValueError(
-                f"bench: {self.url} does not answer ({error}); check the address and that the "
-                "server runs"
-            ) from error
-        except (KeyError, IndexError, TypeError, json.JSONDecodeError) as error:
+            first = self.client().first_model()
+            return replace(self, model=self.model or first)
+        except Fault as fault:
+            if fault.status == 0:
+                raise ValueError(
+                    f"bench: {self.url} does not answer ({fault.told}); check the address and that "
+                    "the server runs"
+                ) from fault
+            if fault.status != 200:
+                raise ValueError(
+                    f"bench: {self.url} refuses ({fault.status}): {fault.told}"
+                ) from fault
+            if self.model:
+                return self
             raise ValueError(
                 f"bench: {self.url}/v1/models is not what an OpenAI-compatible server says; check "
                 "the address, or name the model"
-            ) from error
-
-
-def said(text: str) -> str:
-    """Return what a server says of its refusal."""
-    try:
-        return str(json.loads(text)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return text.strip()[:300] or "it says nothing"
+            ) from fault
+        except ValueError as error:
+            raise ValueError(f"bench: {error}") from error
 
 
 # --- the load -------------------------------------------------------------------------------------
@@ -132,20 +109,21 @@ def run_load(
     server: Server, load: Load, tell: Callable[[int], None] = lambda done: None
 ) -> list[Seen]:
     """Put a load on a server; return what became of every request. `tell` hears how many ended."""
+    client = server.client(load.clients)
     started = time.perf_counter()
     found: list[Seen] = []
     stop = threading.Event()
-    shares = [range(client, load.requests, load.clients) for client in range(load.clients)]
+    shares = [range(number, load.requests, load.clients) for number in range(load.clients)]
 
-    def client(numbers: range) -> None:
+    def ask(numbers: range) -> None:
         for number in numbers:
             if stop.is_set():
                 return
-            found.append(_one_request(server, load, number, started))
+            found.append(_one_request(client, server.model, load, number, started))
             tell(len(found))
 
     with ThreadPoolExecutor(load.clients) as pool:
-        waiting = [pool.submit(client, numbers) for numbers in shares]
+        waiting = [pool.submit(ask, numbers) for numbers in shares]
         try:
             for done in as_completed(waiting):
                 done.result()
@@ -160,9 +138,9 @@ def prompt_of(load: Load, number: int) -> list[int]:
     return [chance.randrange(FIRST_ID, load.vocab_size) for _ in range(load.prompt_tokens)]
 
 
-def _one_request(server: Server, load: Load, number: int, started: float) -> Seen:
+def _one_request(client: Client, model: str, load: Load, number: int, started: float) -> Seen:
     body = {
-        "model": server.model,
+        "model": model,
         "prompt": prompt_of(load, number),
         "max_tokens": load.output_tokens,
         "temperature": 0,
@@ -174,22 +152,14 @@ def _one_request(server: Server, load: Load, number: int, started: float) -> See
     arrivals: list[float] = []
     tokens = 0
     try:
-        with server.call("completions", body) as response:
-            if response.status != 200:
-                text = response.read().decode(errors="replace")
-                return Seen(sent=sent, fault=f"{response.status}: {said(text)}")
-            for line in response:
-                if not line.startswith(b"data: {"):
-                    continue
-                now, event = time.perf_counter() - started, json.loads(line[6:])
-                if event.get("error"):
-                    return Seen(sent=sent, fault=said(json.dumps(event)))
-                choice = (event.get("choices") or [{"finish_reason": "none"}])[0]
-                if choice.get("text") or not choice.get("finish_reason"):  # not a closing one
-                    arrivals.append(now)
-                tokens = (event.get("usage") or {}).get("completion_tokens") or tokens
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        return Seen(sent=sent, fault=f"{type(error).__name__}: {error}")
+        for came, event in client.stream("/v1/completions", body):
+            choice = (event.get("choices") or [{"finish_reason": "none"}])[0]
+            if choice.get("text") or not choice.get("finish_reason"):  # not a closing one
+                arrivals.append(came - started)
+            tokens = (event.get("usage") or {}).get("completion_tokens") or tokens
+    except Fault as fault:
+        status = f"{fault.status}: " if fault.status >= 400 else ""
+        return Seen(sent=sent, fault=status + fault.told)
     if not arrivals:
         return Seen(sent=sent, fault="nothing was generated")
     return Seen(sent=sent, arrivals=tuple(arrivals), tokens=tokens or len(arrivals))

@@ -9,6 +9,7 @@ from typing import Any
 from fretsaw.bench.settings import BenchSettings
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.engine.engine import PAGE_SIZE, Engine
+from fretsaw.engine.sampling import Sampling
 from fretsaw.engine.sequence import Request
 from fretsaw.engine.timing import torch_dtype
 from fretsaw.model.decoder import Decoder
@@ -86,7 +87,7 @@ def serve(model: Decoder, scenario: Scenario) -> dict[str, float]:
     requests = [
         Request(
             tuple((7 * row + 13 * at) % vocab for at in range(scenario.prompt_tokens)),
-            scenario.output_tokens,
+            Sampling(max_tokens=scenario.output_tokens),
         )
         for row in range(scenario.batch)
     ]
@@ -98,7 +99,9 @@ def serve(model: Decoder, scenario: Scenario) -> dict[str, float]:
     )
     row = scenario.prompt_tokens + scenario.output_tokens
     engine.touch(scenario.batch * -(-row // PAGE_SIZE))
-    for _ in engine.generate([Request(request.token_ids, 1) for request in requests]):
+    for _ in engine.generate(
+        [Request(request.token_ids, Sampling(max_tokens=1)) for request in requests]
+    ):
         pass
     warm = engine.stats()
     for _ in engine.generate(requests):

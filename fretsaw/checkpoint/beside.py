@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fretsaw.checkpoint.json_object import read_json
-from fretsaw.model.config import BlockConfig, Precision
+from fretsaw.model.config import BlockConfig
+from fretsaw.model.kinds import Precision
 from fretsaw.stage.artifact import write_json
 
 LAYERS, PRECISIONS = "layers.json", "precisions.json"

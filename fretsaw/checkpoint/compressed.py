@@ -10,18 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from fretsaw.model.config import BlockConfig, ModelConfig, Precision
+from fretsaw.model.config import BlockConfig, ModelConfig
+from fretsaw.model.kinds import MODULES, Precision
 
 METHOD = "compressed-tensors"
 _IN_8_BITS: tuple[Precision, ...] = ("fp8", "int8")
 _TYPES: dict[Precision, str] = {"fp8": "float", "int8": "int"}
 _FORMATS: dict[Precision, str] = {"fp8": "float-quantized", "int8": "int-quantized"}
-_MATRICES = {
-    ("attention", "gqa"): ("self_attn", ("q_proj", "k_proj", "v_proj", "o_proj")),
-    ("attention", "linear"): ("self_attn", ("linear_attn",)),
-    ("ffn", "swiglu"): ("mlp", ("gate_proj", "up_proj", "down_proj")),
-    ("ffn", "linear"): ("mlp", ("linear_mlp",)),
-}
 _REMEDY = "save the checkpoint in bf16 or fp32 first"
 
 
@@ -60,9 +55,9 @@ def quantisation_to_json(config: ModelConfig) -> dict[str, Any]:
 
 def _subblocks(block: BlockConfig) -> Iterable[tuple[str, Precision]]:
     if block.attention != "none":
-        yield "self_attn", block.attention_precision
+        yield MODULES["attention"], block.attention_precision
     if block.ffn != "none":
-        yield "mlp", block.ffn_precision
+        yield MODULES["ffn"], block.ffn_precision
 
 
 def _arguments(precision: Precision, *, strategy: str, dynamic: bool) -> dict[str, Any]:
@@ -113,17 +108,15 @@ def with_quantisation(config: ModelConfig, raw: Mapping[str, Any]) -> ModelConfi
     blocks = []
     for i, block in enumerate(config.blocks):
         fields: dict[str, Any] = {}
-        for half, kind in (("attention", block.attention), ("ffn", block.ffn)):
-            if kind == "none":
-                continue
-            part, matrices = _MATRICES[half, kind]
-            found = {precision_of(f"model.layers.{i}.{part}.{name}") for name in matrices}
+        for kind in (block.attention_kind, block.ffn_kind):
+            part = f"model.layers.{i}.{MODULES[kind.half]}"
+            found = {precision_of(f"{part}.{name}") for name in kind.matrix_names}
             if len(found) > 1:
                 raise ValueError(
-                    f"config.json: layer {i} has its {half}'s matrices in several precisions "
+                    f"config.json: layer {i} has its {kind.half}'s matrices in several precisions "
                     f"({', '.join(sorted(found))}), which is not read; {_REMEDY}"
                 )
-            fields[f"{half}_precision"] = found.pop()
+            fields |= {f"{kind.half}_precision": precision for precision in found}
         blocks.append(replace(block, **fields))
     return replace(config, blocks=tuple(blocks))
 

@@ -15,6 +15,7 @@ from fretsaw.checkpoint.llama import (
     shared_to_json,
 )
 from fretsaw.model.config import BlockConfig, ModelConfig
+from fretsaw.model.kinds import Half, SubblockKind, kinds_of
 
 MODEL_TYPE = "nemotron-nas"
 AUTO_MAP = {
@@ -110,10 +111,10 @@ def _block_from_json(
     attention, ffn = entry.get("attention") or {}, entry.get("ffn") or {}
     refuse_other_values(attention, _NEUTRAL_ATTENTION, f"{where}.attention")
     refuse_other_values(ffn, _NEUTRAL_FFN, f"{where}.ffn")
-    attention_kind = _kind(attention, "gqa", f"{where}.attention")
-    ffn_kind = _kind(ffn, "swiglu", f"{where}.ffn")
+    attention_kind = _kind(attention, "attention", f"{where}.attention")
+    ffn_kind = _kind(ffn, "ffn", f"{where}.ffn")
     num_key_value_heads = width = 0
-    if attention_kind == "gqa":
+    if attention_kind.has_size:
         group = attention.get("n_heads_in_group")
         if not group or num_heads % group:
             raise ValueError(
@@ -121,7 +122,7 @@ def _block_from_json(
                 f"{num_heads} query heads; correct it, or set no_op or replace_with_linear"
             )
         num_key_value_heads = num_heads // group
-    if ffn_kind == "swiglu":
+    if ffn_kind.has_size:
         mult, width = ffn.get("ffn_mult") or 0, ffn.get("intermediate_size") or 0
         if not mult and not width:
             raise ValueError(
@@ -129,14 +130,21 @@ def _block_from_json(
                 "give one, or set no_op or replace_with_linear"
             )
         width = width or width_of(mult, hidden)
-    return BlockConfig(attention_kind, num_key_value_heads, ffn_kind, width)
+    return BlockConfig(attention_kind.name, num_key_value_heads, ffn_kind.name, width)
 
 
-def _kind(subblock: Mapping[str, Any], full: Any, where: str) -> Any:
-    no_op, linear = subblock.get("no_op"), subblock.get("replace_with_linear")
-    if no_op and linear:
-        raise ValueError(f"{where}: both no_op and replace_with_linear are set; unset one")
-    return "none" if no_op else "linear" if linear else full
+def _kind(subblock: Mapping[str, Any], half: Half, where: str) -> SubblockKind:
+    """Return the kind whose flag is set, the plain Llama's where none is."""
+    full, *others = kinds_of(half)
+    found = [kind for kind in others if subblock.get(kind.flag)]
+    if len(found) > 1:
+        flags = sorted(kind.flag for kind in found)
+        raise ValueError(f"{where}: both {flags[0]} and {flags[1]} are set; unset one")
+    return found[0] if found else full
+
+
+def _flags(half: Half, name: str) -> dict[str, bool]:
+    return {kind.flag: kind.name == name for kind in reversed(kinds_of(half)) if kind.flag}
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -162,12 +170,11 @@ def config_to_json(config: ModelConfig, *, dtype: str) -> dict[str, Any]:
 
 
 def _attention_to_json(config: ModelConfig, block: BlockConfig) -> dict[str, Any]:
-    is_full = block.attention == "gqa"
+    is_full = block.attention_kind.has_size
     group = config.num_attention_heads // block.num_key_value_heads if is_full else None
     return {
         "n_heads_in_group": group,
-        "no_op": block.attention == "none",
-        "replace_with_linear": block.attention == "linear",
+        **_flags("attention", block.attention),
         "sparsify": None,
         "window_length": None,
         "num_sink_tokens": None,
@@ -177,15 +184,14 @@ def _attention_to_json(config: ModelConfig, block: BlockConfig) -> dict[str, Any
 
 
 def _ffn_to_json(config: ModelConfig, block: BlockConfig) -> dict[str, Any]:
-    width, is_full = block.intermediate_size, block.ffn == "swiglu"
+    width, is_full = block.intermediate_size, block.ffn_kind.has_size
     if _has_published_dialect(config):
         size = {"ffn_mult": ffn_mult_of(width, config.hidden_size) if is_full else None}
     else:
         size = {"intermediate_size": width if is_full else None}
     return {
         **size,
-        "no_op": block.ffn == "none",
-        "replace_with_linear": block.ffn == "linear",
+        **_flags("ffn", block.ffn),
         "sparsify": None,
     }
 
@@ -193,5 +199,5 @@ def _ffn_to_json(config: ModelConfig, block: BlockConfig) -> dict[str, Any]:
 def _has_published_dialect(config: ModelConfig) -> bool:
     """Whether every FFN width survives being written as an `ffn_mult`."""
     hidden = config.hidden_size
-    widths = {block.intermediate_size for block in config.blocks if block.ffn == "swiglu"}
+    widths = {block.intermediate_size for block in config.blocks if block.intermediate_size}
     return all(width_of(ffn_mult_of(width, hidden), hidden) == width for width in widths)

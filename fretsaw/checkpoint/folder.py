@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from fretsaw.checkpoint import compressed, decilm, llama
 from fretsaw.checkpoint.beside import read_precisions, write_precisions
 from fretsaw.checkpoint.json_object import read_json
-from fretsaw.model.config import BlockConfig, ModelConfig, Precision
+from fretsaw.model.config import BlockConfig, ModelConfig
+from fretsaw.model.kinds import Precision
 from fretsaw.model.size import BYTES_PER_ELEMENT, num_params
 from fretsaw.stage.artifact import atomic_folder, require_disk, write_json
 

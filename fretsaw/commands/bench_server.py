@@ -1,4 +1,7 @@
-"""`fretsaw bench URL|CHECKPOINT`: what clients of a server see."""
+"""`fretsaw bench-server`: what clients of a server see.
+
+Its short spelling is `fretsaw bench URL|CHECKPOINT`.
+"""
 
 import dataclasses
 import os
@@ -36,11 +39,11 @@ class BenchServerOptions:
 
 
 def bench_server(argv: list[str]) -> None:
-    """Run `fretsaw bench URL` or `fretsaw bench CHECKPOINT`."""
+    """Run `fretsaw bench-server`."""
     options = tyro.cli(
         BenchServerOptions,
         args=argv,
-        prog="fretsaw bench",
+        prog="fretsaw bench-server",
         description="Measure time to first token, time between tokens and tokens/s under load. To "
         "compare a child with its parent: fretsaw bench --parent DIR --child DIR --out DIR.",
     )

@@ -6,7 +6,12 @@ from typing import Annotated, Literal
 
 import tyro
 
+from fretsaw.checkpoint.export_targets import EXPORT_TARGETS
 from fretsaw.commands.options import Checkpoint
+
+READERS = "Who will read it. auto: portable, or vllm with weights in 8 bits. " + " ".join(
+    f"{target.name}: {target.summary}." for target in EXPORT_TARGETS.values()
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,12 +23,8 @@ class ExportOptions:
     out: Path
     """A new folder, or a new file NAME.gguf."""
     target: Annotated[
-        str, tyro.conf.arg(metavar="{auto,portable,vllm,llama.cpp,mlx,transformers,nvidia}")
+        str, tyro.conf.arg(metavar=f"{{auto,{','.join(EXPORT_TARGETS)}}}", help=READERS)
     ] = "auto"
-    """Who will read it. auto: portable, or vllm with weights in 8 bits. portable: any of
-    transformers, vLLM, llama.cpp and mlx-lm. An engine's own name leaves out what that one does not
-    need, so layers stay smaller. transformers: the layers as they are. nvidia: as they are, in
-    NVIDIA's published spelling, or refused."""
     format: Annotated[str, tyro.conf.arg(metavar="{auto,decilm,gguf}")] = "auto"
     """decilm: a folder in Hugging Face layout, a plain Llama where all layers are the same. gguf:
     llama.cpp's file. auto: what --out and the target say."""

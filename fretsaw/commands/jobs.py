@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from fretsaw.checkpoint.targets import Name as Engine
 from fretsaw.commands.options import Checkpoint, Common, Repeated
+from fretsaw.puzzle.settings import EngineName
 from fretsaw.stage.workers import HERE, Workers
 
 
@@ -59,7 +59,7 @@ class CompressOptions:
     """Train every layer's alternatives on so many tokens before they are scored; 0: only repair."""
     fuse: bool = False
     """Fuse the child's neighbouring FFNs without attention between them, before it is healed."""
-    engine: Engine = "vllm"
+    engine: EngineName = "vllm"
     """What will serve the child; what it does not run is not chosen (see `fretsaw export`)."""
     seq_len: int | None = None
     """Tokens of one row of text; by default 256, or the model's context where that is shorter."""

@@ -49,7 +49,7 @@ def plan(argv: list[str]) -> None:
     """Run `fretsaw plan`."""
     from fretsaw.pipeline.recipe import is_recipe, published_of
     from fretsaw.plan.compression import make_plan, render_plan
-    from fretsaw.plan.forecast import outside
+    from fretsaw.plan.shapes import outside
     from fretsaw.scenario.scenario import Scenario
 
     options = tyro.cli(
@@ -102,10 +102,11 @@ def plan(argv: list[str]) -> None:
 
 def _plan_recipe(options: PlanOptions, published: Any) -> None:
     from fretsaw.pipeline.kinds import FILES
-    from fretsaw.pipeline.recipe import find_recipe, load_recipe, needed_arguments
+    from fretsaw.pipeline.recipe import find_recipe, inputs_of, load_recipe, needed_arguments
     from fretsaw.pipeline.walk import apply_overrides
-    from fretsaw.plan.forecast import calibrate, foresee, inputs_of, outside
+    from fretsaw.plan.forecast import calibrate, foresee
     from fretsaw.plan.render import render_forecast
+    from fretsaw.plan.shapes import outside
     from fretsaw.plan.work import Hardware
     from fretsaw.stage.progress import say
 

@@ -1,4 +1,7 @@
-"""`fretsaw search --library`: the exact search in a table of other people's measurements."""
+"""`fretsaw search-table`: the exact search in a table of other people's measurements.
+
+Its short spelling is `fretsaw search --library`.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -21,14 +24,15 @@ class SearchFileOptions:
 
 
 def search_table(argv: list[str]) -> None:
-    """Run `fretsaw search --library`."""
+    """Run `fretsaw search-table`."""
     from fretsaw.puzzle.search.solutions import search_file
 
     options = tyro.cli(
         SearchFileOptions,
         args=argv,
-        prog="fretsaw search",
-        description="Choose one alternative per subblock of a table, exactly.",
+        prog="fretsaw search-table",
+        description="Choose one alternative per subblock of a table, exactly. For example: fretsaw "
+        "search-table --library table.json --limit runtime_ms=20 --out solved.",
         config=(tyro.conf.UseAppendAction,),
     )
     solutions = search_file(options.library, options.limit, options.out, options.num_solutions)

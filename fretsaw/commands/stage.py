@@ -6,86 +6,84 @@ from typing import Annotated, Any
 
 import tyro
 
-from fretsaw.commands.bench_server import bench_server
 from fretsaw.commands.options import Checkpoint, Common
-from fretsaw.commands.search_table import search_table
+from fretsaw.pipeline.kinds import STAGES, StageKind, made_inputs
 from fretsaw.stage.workers import HERE, Workers
 
 
 def stage(name: str, argv: list[str]) -> None:
     """Run one stage from the command line; its options are its settings' fields."""
-    from fretsaw.checkpoint.hub import resolve
-    from fretsaw.pipeline.agreement import MADE
-    from fretsaw.pipeline.kinds import STAGES
     from fretsaw.pipeline.launch import run_stage
 
-    if name == "search" and any(arg.split("=")[0] in ("--library", "--limit") for arg in argv):
-        return search_table(argv)
-    if name == "bench" and argv and not argv[0].startswith("-"):
-        return bench_server(argv)
     kind = STAGES[name]
-    fields: list[tuple] = []
-    for input_name, text in kind.inputs.items():
-        if input_name == "problems":
-            continue  # named by --task
-        if input_name in kind.several:
-            fields.append((input_name, list[str]))
-            if input_name in kind.optional:
-                fields[-1] += (dataclasses.field(default_factory=list),)
-        elif input_name in kind.optional:
-            fields.append((input_name, str | None, dataclasses.field(default=None)))
-        else:
-            fields.append((input_name, str if input_name != kind.positional else Checkpoint))
-        fields[-1] = _documented(fields[-1], text)
-    fields += [
-        ("common", Common),
-        ("settings", kind.settings, dataclasses.field(default_factory=kind.settings)),
-    ]
-    if kind.has_workers:
-        fields.append(("workers", Workers, dataclasses.field(default=HERE)))
-    cls = dataclasses.make_dataclass(name, fields, kw_only=True)
-    description = f"{kind.summary}."
-    if name == "search":
-        description += (
-            " To search a table of other measurements instead: fretsaw search --library TABLE.json "
-            "--limit NAME=VALUE --out DIR."
-        )
-    if name == "bench":
-        description += (
-            " To measure a server, any that speaks OpenAI's API, or a checkpoint behind ours: "
-            "fretsaw bench URL|CHECKPOINT --help."
-        )
-    if kind.is_distributed:
-        description += f" On several processes: torchrun --nproc-per-node 2 -m fretsaw {name} ..."
     options = tyro.cli(
-        cls,
+        _options_of(name, kind),
         args=argv,
         prog=f"fretsaw {name}",
-        description=description,
+        description=_description(name, kind),
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
     )
-    inputs: dict[str, Path] = {}
-    settings = options.settings
+    settings, files = options.settings, {}
     if "problems" in kind.inputs:
         settings, files = _task_files(settings)
-        inputs |= files
-    for input_name in kind.inputs:
-        value = getattr(options, input_name, None)
-        if isinstance(value, list):
-            inputs |= {f"{input_name}{i or ''}": Path(one) for i, one in enumerate(value)}
-        elif value is not None:
-            inputs[input_name] = Path(value) if input_name in MADE else resolve(value)
     common = options.common
     run_stage(
         name,
         settings,
-        inputs,
+        {**files, **_inputs_in(options, kind)},
         seed=common.seed,
         out=common.out,
         device=common.device,
         dtype=common.dtype,
         workers=getattr(options, "workers", HERE),
     )
+
+
+def _options_of(name: str, kind: StageKind) -> type:
+    """Return a dataclass of a stage's inputs, common options, settings and workers."""
+    named_by_task = "problems"
+    fields = [
+        _input_field(one, text, kind) for one, text in kind.inputs.items() if one != named_by_task
+    ]
+    fields += [
+        ("common", Common),
+        ("settings", kind.settings, dataclasses.field(default_factory=kind.settings)),
+    ]
+    if kind.has_workers:
+        fields.append(("workers", Workers, dataclasses.field(default=HERE)))
+    return dataclasses.make_dataclass(name, fields, kw_only=True)
+
+
+def _input_field(name: str, text: str, kind: StageKind) -> tuple:
+    """Return (name, type, default if it has one) of an input, with its help."""
+    if name in kind.several:
+        plain, default = list[str], dataclasses.field(default_factory=list)
+    elif name in kind.optional:
+        plain, default = str | None, dataclasses.field(default=None)
+    else:
+        plain, default = str if name != kind.positional else Checkpoint, None
+    documented = Annotated[plain, tyro.conf.arg(help=text)]
+    return (name, documented, default) if name in kind.optional else (name, documented)
+
+
+def _description(name: str, kind: StageKind) -> str:
+    several = f"On several processes: torchrun --nproc-per-node 2 -m fretsaw {name} ..."
+    parts = [f"{kind.summary}.", kind.note, several if kind.is_distributed else ""]
+    return " ".join(filter(None, parts))
+
+
+def _inputs_in(options: Any, kind: StageKind) -> dict[str, Path]:
+    """Return the inputs that were given; a list becomes `name`, `name1`, `name2`, ..."""
+    from fretsaw.checkpoint.hub import resolve
+
+    inputs: dict[str, Path] = {}
+    for name in kind.inputs:
+        value = getattr(options, name, None)
+        if isinstance(value, list):
+            inputs |= {f"{name}{i or ''}": Path(one) for i, one in enumerate(value)}
+        elif value is not None:
+            inputs[name] = Path(value) if name in made_inputs() else resolve(value)
+    return inputs
 
 
 def _task_files(settings: Any) -> tuple[Any, dict[str, Path]]:
@@ -96,11 +94,6 @@ def _task_files(settings: Any) -> tuple[Any, dict[str, Path]]:
         raise ValueError(f"--task {settings.task}: {len(files)} files; give one, or join them")
     task = " + ".join(name for name in names if name.strip() not in files)
     return dataclasses.replace(settings, task=task), {"problems": Path(files[0])} if files else {}
-
-
-def _documented(field: tuple, text: str) -> tuple:
-    name, kind, *default = field
-    return (name, Annotated[kind, tyro.conf.arg(help=text)], *default)
 
 
 def stage_process(argv: list[str]) -> None:

@@ -1,6 +1,7 @@
 """The corpus stage: text in, token ids out, the end of the text held out."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,7 @@ def _sampled_tokens(
     """Sample texts from the parent itself at temperature 1, each from a bare bos."""
     from fretsaw.checkpoint import folder as checkpoint
     from fretsaw.engine.engine import Engine
+    from fretsaw.engine.sampling import Sampling
     from fretsaw.engine.sequence import Request
 
     decoder = checkpoint.load(parent, device=run.device)
@@ -96,13 +98,13 @@ def _sampled_tokens(
     stop = decoder.config.eos_token_ids
     length = min(settings.sample_length, decoder.config.max_position_embeddings - 1)
     run.progress.start("sampling", wanted, unit="token")
+    sampling = Sampling(max_tokens=length, temperature=1.0)
     sampled: list[list[int]] = []
     num_tokens = 0
     while num_tokens < wanted:
         first = run.seed * 1_000_003 + len(sampled)
         requests = [
-            Request((bos,), length, temperature=1.0, seed=first + i, stop_token_ids=stop)
-            for i in range(SAMPLES_A_BATCH)
+            Request((bos,), replace(sampling, seed=first + i), stop) for i in range(SAMPLES_A_BATCH)
         ]
         texts: list[list[int]] = [[bos] for _ in requests]
         for event in engine.generate(requests):

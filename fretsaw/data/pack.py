@@ -57,7 +57,7 @@ def pack(lengths: Sequence[int], row_len: int) -> list[list[int]]:
 
 def batch_of(
     sequences: Sequence[Sequence[int]],
-    masks: Sequence[Sequence[bool]],
+    loss_masks: Sequence[Sequence[bool]],
     rows: Sequence[Sequence[int]],
     row_len: int,
 ) -> Batch:
@@ -72,7 +72,7 @@ def batch_of(
         for index in row:
             ids = np.asarray(sequences[index], dtype=np.int64)
             token_ids[number, at : at + len(ids)] = ids
-            foretold = np.flatnonzero(masks[index][1:])
+            foretold = np.flatnonzero(loss_masks[index][1:])
             positions.append(number * row_len + at + foretold)
             targets.append(ids[foretold + 1])
             at += len(ids)

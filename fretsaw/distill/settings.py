@@ -1,5 +1,6 @@
 """Settings of training: the loop, distillation from a parent, and pretraining from nothing."""
 
+import bisect
 import math
 from dataclasses import dataclass, field, fields
 from typing import Literal
@@ -128,6 +129,15 @@ class TrainSettings:
             done += phase.tokens // self.batch_tokens
             ends.append(done)
         return tuple(ends)
+
+    @property
+    def phase_starts(self) -> tuple[int, ...]:
+        """The steps after which the phases begin."""
+        return (0, *self.phase_ends[:-1])
+
+    def phase_at(self, done: int) -> int:
+        """Return the index of the phase that the run is in after `done` steps."""
+        return bisect.bisect_right(self.phase_ends, done)
 
     @property
     def num_steps(self) -> int:

@@ -1,50 +1,40 @@
 """One training loop, read downward: pretraining, continued pretraining and distillation."""
 
-import bisect
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Int
-from torch import Tensor
+from torch import nn
 
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.checkpoint.beside import read_layers, write_layers
 from fretsaw.data import loader
-from fretsaw.distill.objective import Objective, heldout_figures, losses
+from fretsaw.distill.best_weights import BestWeights
+from fretsaw.distill.lesson import Lesson
+from fretsaw.distill.objective import Objective
 from fretsaw.distill.phases import phase_configs
-from fretsaw.distill.settings import (
-    CptSettings,
-    DistillSettings,
-    Phase,
-    PretrainSettings,
-    TrainSettings,
-)
-from fretsaw.distill.teacher import CachedTeacher, open_cache, teacher_of_rows
+from fretsaw.distill.settings import CptSettings, DistillSettings, PretrainSettings, TrainSettings
+from fretsaw.distill.teacher import CachedTeacher, open_cache
 from fretsaw.distributed import fsdp
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Decoder
 from fretsaw.stage import artifact
 from fretsaw.stage.execute import StageRun
-from fretsaw.stage.progress import say
 from fretsaw.training.blocks import prepare_blocks
 from fretsaw.training.lora import adapt, merge
 from fretsaw.training.optimizer import (
     build_optimizers,
-    clear_gradient,
     clip_gradient,
     forget,
     rate_factor,
     take_step,
 )
-from fretsaw.training.schedule import rewarm
-from fretsaw.training.settings import SpikeSettings
-from fretsaw.training.spikes import Snapshots, is_spike
-from fretsaw.training.state import TrainingState, load_tensors, save_tensors
+from fretsaw.training.spikes import SpikeWatch
+from fretsaw.training.state import TrainingState
 from fretsaw.training.step_memory import trained_bytes
 
 
@@ -71,11 +61,8 @@ def pretrain(
     student.init_weights(run.seed)
     student.to(_dtype(settings.train))
     metrics = train(student, None, inputs["corpus"], Objective(), settings.train, run)
-    fsdp.write_whole(
-        student,
-        run.peers,
-        lambda: checkpoint.write(student, run.folder, like=inputs["corpus"]),
-    )
+    write = partial(checkpoint.write, student, run.folder, like=inputs["corpus"])
+    fsdp.write_whole(student, run.peers, write)
     return metrics
 
 
@@ -104,15 +91,8 @@ def distill(settings: DistillSettings, inputs: Mapping[str, Path], run: StageRun
         run,
         keep_best=settings.keep_best,
     )
-    like = inputs["parent" if "parent" in inputs else "child"]
-    dtype = checkpoint.read_dtype(like)
-    fsdp.write_whole(
-        student,
-        run.peers,
-        lambda: checkpoint.write(
-            student, run.folder, like=inputs["child"], served_as=inputs["child"], dtype=dtype
-        ),
-    )
+    dtype = checkpoint.read_dtype(inputs.get("parent", inputs["child"]))
+    _write(student, inputs["child"], dtype, run)
     return metrics
 
 
@@ -131,13 +111,7 @@ def continue_pretraining(
         run,
         keep_best=settings.keep_best,
     )
-    fsdp.write_whole(
-        student,
-        run.peers,
-        lambda: checkpoint.write(
-            student, run.folder, like=inputs["model"], served_as=inputs["model"], dtype=dtype
-        ),
-    )
+    _write(student, inputs["model"], dtype, run)
     return metrics
 
 
@@ -177,189 +151,185 @@ def _dtype(settings: TrainSettings) -> torch.dtype:
     return torch.bfloat16 if settings.update.master == "bf16" else torch.float32
 
 
+def _write(student: Decoder, origin: Path, dtype: str, run: StageRun) -> None:
+    """Write the trained checkpoint with all that stands beside the one it came from."""
+    write = partial(
+        checkpoint.write, student, run.folder, like=origin, served_as=origin, dtype=dtype
+    )
+    fsdp.write_whole(student, run.peers, write)
+
+
+# --- the loop -------------------------------------------------------------------------------------
+
+
 def train(
-    student: Decoder,
-    teacher: Decoder | CachedTeacher | None,
-    corpus: Path,
-    objective: Objective,
-    settings: TrainSettings,
-    run: StageRun,
-    *,
-    keep_best: bool = False,
-) -> dict[str, Any]:
+    student: Decoder, teacher: Decoder | CachedTeacher | None, corpus: Path, objective: Objective,
+    settings: TrainSettings, run: StageRun, *, keep_best: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """Train `student` in place; return held-out figures before and after.
 
     The loss of a step is the sum over its tokens divided by their global number, however they are
-    cut into micro-batches and dealt to processes. With `keep_best` the student ends with the
-    weights whose held-out figure (KL where there is a teacher, else cross-entropy) was best, its
-    first ones included; where there are several phases, best of the last one. `state.step` counts
-    batches, lost ones too: a batch is a function of (seed, step) whatever a rollback threw away.
+    cut into micro-batches and dealt to processes. With `keep_best` the student ends with the best
+    weights of its last phase, by held-out KL or, without a teacher, by cross-entropy.
     """
     # --- set-up -----------------------------------------------------------------------------------
-    phases, update, spikes = settings.phases, settings.update, settings.spikes
+    configs = checked_configs(student, teacher, settings, run)
+    tokens, heldout = loader.read_tokens(corpus / "train.npy"), corpus / "heldout.npy"
+    lesson = Lesson(student, teacher, objective, tokens, heldout, settings, run)
+    artifact.require_disk(run.folder, kept_bytes(student.config, settings))
+    trained = prepare_networks(student, teacher, settings, run)
+    optimizers = build_optimizers(trained, settings.update, seed=run.seed)
+    state = TrainingState(run.resume_folder, trained, optimizers, peers=run.peers)
+    watch = SpikeWatch(settings.spikes, state)
+    best = BestWeights(state, "kl" if teacher is not None else "loss", keep_best)
+    label = "distilling" if teacher is not None else "training"
+
+    # --- state ------------------------------------------------------------------------------------
+    if state.resume():
+        watch.snapshots.drop_after(watch.num_done)
+    run.progress.rewind(state.step)
+    run.progress.start(label, settings.num_steps + watch.num_lost, step=state.step)
+
+    # --- loop -------------------------------------------------------------------------------------
+    while (done := watch.num_done) < settings.num_steps:
+        started = time.monotonic()
+        index = settings.phase_at(done)
+        seq_len = settings.phases[index].seq_len
+        student.set_context(configs[index])
+        if state.scalars.get("phase") != index:
+            begin_phase(index, lesson, state, watch, best)
+
+        metrics = lesson.add_gradient(seq_len, state.step)
+        norm = metrics["grad_norm"] = clip_gradient(trained, settings.update)
+        figures = [objective.weigh(metrics), norm]
+        if watch.sees_spike(figures):
+            watch.go_back(figures, since=settings.phase_starts[index])
+            report_rollback(metrics, settings, watch, run)
+            continue
+        watch.remember(figures)
+        factor = rate_factor(settings.update, step=done, num_steps=settings.num_steps)
+        factor *= watch.rewarm_factor
+        metrics["lr"] = take_step(optimizers, settings.update, norm, factor, step=state.step)
+        state.step, done = state.step + 1, done + 1
+        if done == settings.num_steps or done % settings.heldout_interval == 0:
+            metrics |= examine(lesson, seq_len, best)
+        metrics["tokens_per_s"] = settings.batch_tokens / (time.monotonic() - started)
+        report(metrics, settings, watch, run)
+
+    # --- the weights worth keeping ----------------------------------------------------------------
+    student.set_context(configs[-1])
+    best.restore()
+    if settings.lora.lora_rank:
+        merge(student)
+    return outcome(lesson, state)
+
+
+# --- its steps ------------------------------------------------------------------------------------
+
+
+def checked_configs(
+    student: Decoder,
+    teacher: Decoder | CachedTeacher | None,
+    settings: TrainSettings,
+    run: StageRun,
+) -> list[ModelConfig]:
+    """Return the student's config in every phase.
+
+    Raises `ValueError` where rows are too long or do not divide among the processes.
+    """
     is_live = isinstance(teacher, Decoder)
-    configs = phase_configs(
-        student.config, phases, teacher.config.max_position_embeddings if is_live else None
-    )
-    for phase in phases:  # before anything is done
+    teacher_context = teacher.config.max_position_embeddings if is_live else None
+    configs = phase_configs(student.config, settings.phases, teacher_context)
+    for phase in settings.phases:
         what = f"batch_tokens {settings.batch_tokens} at seq_len {phase.seq_len}"
         run.peers.share(settings.batch_tokens // phase.seq_len, what)
-    tokens = loader.read_tokens(corpus / "train.npy")
-    weights, moments = trained_bytes(student.config, update, settings.lora)
-    num_kept = 3 if spikes.max_rollbacks else 0
-    artifact.require_disk(run.folder, int(3 * (weights + moments) + (1 + num_kept) * weights))
-    if is_live:
+    return configs
+
+
+def kept_bytes(config: ModelConfig, settings: TrainSettings) -> int:
+    """Return what the states, the snapshots and the best weights take on disk."""
+    weights, moments = trained_bytes(config, settings.update, settings.lora)
+    num_snapshots = 3 if settings.spikes.max_rollbacks else 0
+    return int(3 * (weights + moments) + (1 + num_snapshots) * weights)
+
+
+def prepare_networks(
+    student: Decoder,
+    teacher: Decoder | CachedTeacher | None,
+    settings: TrainSettings,
+    run: StageRun,
+) -> nn.Module:
+    """Freeze the teacher, shard both networks, and return what is trained.
+
+    That is the student, or the factors that LoRA puts beside its matrices.
+    """
+    if isinstance(teacher, Decoder):
         teacher.eval().requires_grad_(False)
     prepare_blocks(student, compile=settings.compile, recompute=settings.activation_checkpointing)
     trained = adapt(student, settings.lora, run.seed) if settings.lora.lora_rank else student
     if run.peers.size > 1:
         fsdp.shard(student, run.peers, run.device)
-        if is_live:
+        if isinstance(teacher, Decoder):
             fsdp.shard(teacher, run.peers, run.device)
-    optimizers = build_optimizers(trained, update, seed=run.seed)
-    state = TrainingState(run.resume_folder, trained, optimizers, peers=run.peers)
-    snapshots = Snapshots(run.resume_folder, run.peers)
-    best_path = run.resume_folder / "best"
-    figure_name = "kl" if teacher is not None else "loss"
+    return trained
 
-    def measure(phase: Phase) -> dict[str, float]:
-        held = loader.first_rows(corpus / "heldout.npy", phase.seq_len, settings.heldout_tokens)
-        micro_rows = settings.micro_batch_tokens // phase.seq_len
-        rows = _to_tensor(held, run.device)
-        return heldout_figures(student, teacher, rows, micro_rows, run.dtype, run.peers)
 
-    # --- state ------------------------------------------------------------------------------------
-    if state.resume():
-        snapshots.drop_after(num_done(state))
-    run.progress.rewind(state.step)
-    label = "distilling" if teacher is not None else "training"
-    run.progress.start(label, settings.num_steps + num_lost(state), step=state.step)
+def begin_phase(
+    index: int, lesson: Lesson, state: TrainingState, watch: SpikeWatch, best: BestWeights
+) -> None:
+    """Note what a phase begins with and save it, so that a resumed run goes on from there."""
+    phase = lesson.settings.phases[index]
+    figures = lesson.measure(phase.seq_len)
+    prefix = f"phase{index}_before" if index else "before"
+    state.scalars |= {f"{prefix}_{name}": value for name, value in figures.items()}
+    state.scalars["phase"] = index
+    best.begin(figures)
+    if phase.fresh:
+        forget(state.optimizers)
+        state.scalars["restarted"] = watch.num_done
+    watch.begin()
+    state.save()
 
-    # --- loop -------------------------------------------------------------------------------------
-    while (done := num_done(state)) < settings.num_steps:
-        started = time.monotonic()
-        index = bisect.bisect_right(settings.phase_ends, done)
-        phase = phases[index]
-        student.set_context(configs[index])
-        if state.scalars.get("phase") != index:
-            before = measure(phase)
-            prefix = f"phase{index}_before" if index else "before"
-            state.scalars |= {f"{prefix}_{name}": value for name, value in before.items()}
-            state.scalars |= {"phase": index, "best": before[figure_name]}
-            if keep_best:
-                save_tensors(best_path, trained.state_dict(), run.peers)
-            if phase.fresh:
-                forget(optimizers)
-                state.scalars["restarted"] = done
-            state.recent = []
-            if spikes.max_rollbacks:
-                snapshots.save(done, trained.state_dict())
-            state.save()
 
-        rows = settings.batch_tokens // phase.seq_len
-        micro_rows = settings.micro_batch_tokens // phase.seq_len
-        available = loader.num_windows(tokens, phase.seq_len)
-        windows = loader.order(available, rows, seed=run.seed, step=state.step)
-        sums: dict[str, float] = {}
-        share = windows[run.peers.share(rows, "batch_tokens")]
-        for at in range(0, len(share), micro_rows):
-            own = share[at : at + micro_rows]
-            micro = _to_tensor(loader.gather(tokens, own, phase.seq_len), run.device)
-            taught = teacher_of_rows(teacher, own, run.device)
-            loss, terms = losses(student, taught, micro, objective, run.dtype)
-            (loss / settings.batch_tokens).backward()
-            for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + value.item()
-        sums = run.peers.total(sums)
-        metrics = {name: value / settings.batch_tokens for name, value in sums.items()}
-        norm = metrics["grad_norm"] = clip_gradient(trained, update)
+def examine(lesson: Lesson, seq_len: int, best: BestWeights) -> dict[str, float]:
+    """Return the held-out figures as metrics; the weights are kept where they are the best."""
+    figures = lesson.measure(seq_len)
+    best.consider(figures)
+    return {f"heldout_{name}": value for name, value in figures.items()}
 
-        figures = [objective.weigh(metrics), norm]
-        if spikes.max_rollbacks and is_spike(
-            state.recent, figures, mads=spikes.spike_mads, window=spikes.spike_window
-        ):
-            go_back(state, snapshots, spikes, figures, since=(0, *settings.phase_ends)[index])
-            metrics["rollback_to"] = float(num_done(state))
-            run.progress.start(label, settings.num_steps + num_lost(state), step=state.step)
-            run.step(state.step, metrics, save=state.save)
-            snapshots.drop_after(num_done(state))
-            continue
-        state.recent = [*state.recent, figures][-spikes.spike_window :]
-        factor = rate_factor(update, step=done, num_steps=settings.num_steps)
-        if "restarted" in state.scalars:
-            factor *= rewarm(done - int(state.scalars["restarted"]), spikes.rewarm_steps)
-        metrics["lr"] = take_step(optimizers, update, norm, factor, step=state.step)
-        state.step, done = state.step + 1, done + 1
 
-        is_last = done == settings.num_steps
-        if is_last or done % settings.heldout_interval == 0:
-            measured = measure(phase)
-            metrics |= {f"heldout_{name}": value for name, value in measured.items()}
-            if keep_best and measured[figure_name] < state.scalars["best"]:
-                state.scalars |= {"best": measured[figure_name], "best_step": state.step}
-                save_tensors(best_path, trained.state_dict(), run.peers)
-        metrics["tokens_per_s"] = settings.batch_tokens / (time.monotonic() - started)
-        is_snapshot = spikes.max_rollbacks > 0 and done % spikes.snapshot_every == 0
-        if is_snapshot:
-            snapshots.save(done, trained.state_dict())
-        save_every_s = 0.0 if is_snapshot else settings.save_every_s
-        run.step(state.step, metrics, save=state.save, save_every_s=save_every_s)
-        if is_snapshot:
-            snapshots.trim()
+def report_rollback(
+    metrics: dict[str, float], settings: TrainSettings, watch: SpikeWatch, run: StageRun
+) -> None:
+    """Report a step that ended in a rollback, with more to come for those lost; save the state."""
+    state = watch.state
+    metrics["rollback_to"] = float(watch.num_done)
+    total = settings.num_steps + watch.num_lost
+    run.progress.start(run.progress.phase, total, step=state.step)
+    run.step(state.step, metrics, save=state.save)
+    watch.snapshots.drop_after(watch.num_done)
 
-    # --- the weights worth keeping ----------------------------------------------------------------
-    student.set_context(configs[-1])
-    if keep_best:
-        load_tensors(best_path, trained.state_dict(), run.peers)
-    if settings.lora.lora_rank:
-        merge(student)
-    after = measure(phases[-1])
-    kept = {name: v for name, v in state.scalars.items() if name not in ("phase", "restarted")}
+
+def report(
+    metrics: dict[str, float], settings: TrainSettings, watch: SpikeWatch, run: StageRun
+) -> None:
+    """Report a finished step; save the state where it is time, and always with a snapshot."""
+    state, is_snapshot = watch.state, watch.is_snapshot_due
+    if is_snapshot:
+        watch.take_snapshot()
+    save_every_s = 0.0 if is_snapshot else settings.save_every_s
+    run.step(state.step, metrics, save=state.save, save_every_s=save_every_s)
+    if is_snapshot:
+        watch.snapshots.trim()
+
+
+def outcome(lesson: Lesson, state: TrainingState) -> dict[str, Any]:
+    """Return what the run noted, and the held-out figures of the weights it ends with."""
+    settings = lesson.settings
+    after = lesson.measure(settings.phases[-1].seq_len)
+    noted = {name: v for name, v in state.scalars.items() if name not in ("phase", "restarted")}
     return {
-        **kept,
+        **noted,
         **{f"heldout_{name}": value for name, value in after.items()},
         "tokens": settings.num_steps * settings.batch_tokens,
     }
-
-
-def num_lost(state: TrainingState) -> int:
-    """Return how many steps rollbacks threw away."""
-    return int(state.scalars.get("lost", 0))
-
-
-def num_done(state: TrainingState) -> int:
-    """Return how many steps count."""
-    return state.step - num_lost(state)
-
-
-def go_back(
-    state: TrainingState,
-    snapshots: Snapshots,
-    spikes: SpikeSettings,
-    figures: Sequence[float],
-    *,
-    since: int,
-) -> None:
-    """Return to earlier weights with a fresh optimizer; the batches since are not seen again.
-
-    `since` is where the phase began, which a rollback never leaves. Raises `ValueError` once
-    `max_rollbacks` of them are used up.
-    """
-    num_before = int(state.scalars.get("rollbacks", 0))
-    what = f"step {state.step}: loss {figures[0]:.4g} with a gradient norm of {figures[1]:.4g}"
-    if num_before >= spikes.max_rollbacks:
-        raise ValueError(
-            f"{what} is a spike after {num_before} rollbacks; lower learning_rate, look at the "
-            "text of these steps, or raise max_rollbacks"
-        )
-    back_to = snapshots.restore(state.model, since)
-    say(f"{what} is a spike; back to the weights after {back_to} steps, with other batches")
-    clear_gradient(state.optimizers)
-    forget(state.optimizers)
-    state.step += 1
-    lost = state.step - back_to
-    state.scalars |= {"rollbacks": num_before + 1, "lost": lost, "restarted": back_to}
-
-
-def _to_tensor(rows: np.ndarray, device: str) -> Int[Tensor, "rows seq_plus_1"]:
-    return torch.from_numpy(np.ascontiguousarray(rows)).long().to(device)

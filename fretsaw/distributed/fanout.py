@@ -161,7 +161,7 @@ class Processes:
                             continue
                         losses[index] += 1
                         if losses[index] > MAX_LOSSES:
-                            raise lost(index, tasks[index], f"exit code {exit_code}")
+                            raise lost(index, tasks[index], losses[index], f"exit code {exit_code}")
                         say(f"a worker died (exit code {exit_code}); its task is done again")
                         todo.appendleft(index)
 

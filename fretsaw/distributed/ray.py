@@ -145,7 +145,7 @@ class RayPool:
                 try:
                     outcome, value = ray.get(done)
                 except RayError as error:
-                    raise lost(index, tasks[index], str(error)) from error
+                    raise lost(index, tasks[index], MAX_LOSSES + 1, str(error)) from error
                 if outcome == "raised":
                     raise value
                 yield index, value

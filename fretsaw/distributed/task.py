@@ -31,11 +31,11 @@ def ignore(index: int, said: Any) -> None:
     """Hear what a task says, and do nothing."""
 
 
-def lost(index: int, task: Any, how: str) -> RuntimeError:
+def lost(index: int, task: Any, times: int, how: str) -> RuntimeError:
     """Return the error of a task that no worker survives."""
     return RuntimeError(
-        f"task {index} ({task}): its worker died {MAX_LOSSES + 1} times ({how}); a kill without a "
-        "word is often the machine's memory: try fewer workers"
+        f"task {index} ({task}): its worker died {times} times ({how}); a kill without a word "
+        "is often the machine's memory: try fewer workers"
     )
 
 

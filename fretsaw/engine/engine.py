@@ -19,6 +19,7 @@ from fretsaw.engine.page_memory import keep_freed_memory, num_pages_for
 from fretsaw.engine.pages import BLOCK, PagePool
 from fretsaw.engine.runner import Runner
 from fretsaw.engine.sampler import choose
+from fretsaw.engine.sampling import Sampling
 from fretsaw.engine.scheduler import Scheduler
 from fretsaw.engine.sequence import Event, Request, SequenceState, Slice, TokenLogprob
 from fretsaw.engine.stats import Stats
@@ -107,8 +108,8 @@ class Engine:
         if not prompt:
             raise ValueError(f"request {number}: an empty prompt; give at least one token")
         self._check_ids(prompt, number)
-        asked = f"{len(prompt)} prompt tokens and {request.max_tokens} to generate"
-        longest, limit = len(prompt) + request.max_tokens, config.max_position_embeddings
+        asked = f"{len(prompt)} prompt tokens and {request.sampling.max_tokens} to generate"
+        longest, limit = len(prompt) + request.sampling.max_tokens, config.max_position_embeddings
         if longest > limit:
             raise ValueError(
                 f"request {number}: {asked}, but the model's context is {limit}; "
@@ -145,7 +146,7 @@ class Engine:
         if sequence is None:
             raise ValueError(f"request {request}: not running; tokens can be forced until it ends")
         self._check_ids(token_ids, request)
-        left = sequence.request.max_tokens - sequence.num_generated
+        left = sequence.request.sampling.max_tokens - sequence.num_generated
         if len(token_ids) >= left:
             raise ValueError(
                 f"request {request}: {len(token_ids)} tokens to force, but {left} are left of "
@@ -243,13 +244,13 @@ class Engine:
         events = []
         for row, (sequence, token_id) in enumerate(zip(sequences, chosen.tolist(), strict=True)):
             request, logprob, reason = sequence.request, of_chosen[row], None
-            if request.max_tokens == 0:
+            if request.sampling.max_tokens == 0:
                 token_id, logprob, reason = None, 0.0, "length"
             else:
                 sequence.token_ids.append(token_id)
                 if token_id in request.stop_token_ids:
                     reason = "stop"
-                elif sequence.num_generated >= request.max_tokens:
+                elif sequence.num_generated >= request.sampling.max_tokens:
                     reason = "length"
             prompt = None
             if request.prompt_logprobs and not sequence.has_spoken:
@@ -302,7 +303,7 @@ class Engine:
     @torch.inference_mode()
     def logprobs(self, token_ids: Sequence[int]) -> list[float]:
         """Return the log-probability of every token after the first, given those before it."""
-        request = Request(tuple(token_ids), 0, prompt_logprobs=True)
+        request = Request(tuple(token_ids), Sampling(max_tokens=0), prompt_logprobs=True)
         (event,) = self.generate([request])
         return [token.logprob for token in event.prompt_logprobs or ()]
 
@@ -340,6 +341,21 @@ class Engine:
     def wake(self) -> None:
         """Accept work again."""
         self._is_awake = True
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids that end an answer: the model's own, and the token that begins a text.
+
+        Documents follow one another in plain text, so the beginning of the next one is an end too.
+        """
+        config = self.decoder.config
+        bos = () if config.bos_token_id is None else (config.bos_token_id,)
+        return tuple(dict.fromkeys((*config.eos_token_ids, *bos)))
+
+    @property
+    def context(self) -> int:
+        """Tokens of a prompt and its answer together, at most."""
+        return self.decoder.config.max_position_embeddings
 
     def stats(self) -> Stats:
         """Return counts and seconds so far, and how full the engine is."""

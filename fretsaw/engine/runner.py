@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fretsaw.engine.sequence import Slice
-from fretsaw.engine.weights import AttentionWeights, FfnWeights, LinearWeights, Weights
+from fretsaw.engine.weights import AttentionWeights, FfnWeights, PointwiseWeights, Weights
 from fretsaw.model.decoder import Decoder
 from fretsaw.model.rope import rope_inv_freq
 
@@ -161,14 +161,14 @@ class Runner:
             match attention:
                 case AttentionWeights(norm, qkv, out):
                     x = out.add_to(x, self._attend(i, qkv(rms_norm(x, norm, eps)), step))
-                case LinearWeights(norm, matrix):
-                    x = matrix.add_to(x, rms_norm(x, norm, eps))
+                case PointwiseWeights(norm, entering, out):
+                    x = out.add_to(x, entering(rms_norm(x, norm, eps), None))
             match ffn:
                 case FfnWeights(norm, gate_up, down):
                     gate, up = gate_up(rms_norm(x, norm, eps)).chunk(2, -1)
                     x = down.add_to(x, F.silu(gate).mul_(up))
-                case LinearWeights(norm, matrix):
-                    x = matrix.add_to(x, rms_norm(x, norm, eps))
+                case PointwiseWeights(norm, entering, out):
+                    x = out.add_to(x, entering(rms_norm(x, norm, eps), None))
         return x
 
     def logits(self, hidden: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:

@@ -12,28 +12,29 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fretsaw.engine.sequence import Request, SequenceState
+from fretsaw.engine.sampling import Sampling
+from fretsaw.engine.sequence import SequenceState
 
 
 def choose(
     logits: Float[Tensor, "rows vocab"], sequences: Sequence[SequenceState]
 ) -> Int[Tensor, " rows"]:
     """Return the next token of every sequence, by inverse transform where it is sampled."""
-    requests = [sequence.request for sequence in sequences]
-    if any(request.has_penalties for request in requests):
+    settings = [sequence.request.sampling for sequence in sequences]
+    if any(one.has_penalties for one in settings):
         logits = penalise(logits, sequences)
     chosen = logits.argmax(-1)
-    rows = [row for row, request in enumerate(requests) if request.temperature > 0]
+    rows = [row for row, one in enumerate(settings) if one.temperature > 0]
     if not rows:
         return chosen
-    sampled = [requests[row] for row in rows]
-    temperatures = torch.tensor([r.temperature for r in sampled], device=logits.device)
+    sampled = [settings[row] for row in rows]
+    temperatures = torch.tensor([one.temperature for one in sampled], device=logits.device)
     below = logits[rows] - logits[rows].amax(-1, keepdim=True)  # 0 for the best, at any temperature
     probs = (below / temperatures[:, None].clamp(min=1e-30)).softmax(-1)
-    if any(request.has_filters for request in sampled):
+    if any(one.has_filters for one in sampled):
         probs = filter_probs(probs, sampled)
     cumulative = probs.double().cumsum(-1)
-    seeds = np.array([r.seed % 2**64 for r in sampled], dtype=np.uint64)
+    seeds = np.array([one.seed % 2**64 for one in sampled], dtype=np.uint64)
     places = np.array([sequences[row].num_generated for row in rows], dtype=np.uint64)
     draws = torch.from_numpy(uniform(seeds, places)).to(logits.device)
     drawn = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)[:, 0]
@@ -49,23 +50,23 @@ def penalise(
     """Return logits with the repetition (arXiv 1909.05858), presence and frequency penalties."""
     logits = logits.clone()
     for row, sequence in enumerate(sequences):
-        request = sequence.request
-        if not request.has_penalties:
+        request, sampling = sequence.request, sequence.request.sampling
+        if not sampling.has_penalties:
             continue
-        if request.repetition_penalty != 1:
+        if sampling.repetition_penalty != 1:
             seen = torch.tensor(sorted(set(sequence.token_ids)), device=logits.device)
-            values, penalty = logits[row, seen], request.repetition_penalty
+            values, penalty = logits[row, seen], sampling.repetition_penalty
             logits[row, seen] = torch.where(values > 0, values / penalty, values * penalty)
-        if request.presence_penalty or request.frequency_penalty:
+        if sampling.presence_penalty or sampling.frequency_penalty:
             counts = Counter(sequence.token_ids[len(request.token_ids) :])
             ids = torch.tensor(list(counts), dtype=torch.long, device=logits.device)
             number = torch.tensor(list(counts.values()), device=logits.device)
-            logits[row, ids] -= request.presence_penalty + request.frequency_penalty * number
+            logits[row, ids] -= sampling.presence_penalty + sampling.frequency_penalty * number
     return logits
 
 
 def filter_probs(
-    probs: Float[Tensor, "rows vocab"], requests: Sequence[Request]
+    probs: Float[Tensor, "rows vocab"], settings: Sequence[Sampling]
 ) -> Float[Tensor, "rows vocab"]:
     """Return probabilities with those outside top-k, then top-p, then min-p set to zero.
 
@@ -74,9 +75,9 @@ def filter_probs(
     """
     vocab = probs.shape[-1]
     sorted_probs, ids = probs.sort(stable=True, dim=-1, descending=True)
-    top_k = torch.tensor([[r.top_k or vocab] for r in requests], device=probs.device)
-    top_p = torch.tensor([[r.top_p] for r in requests], device=probs.device)
-    min_p = torch.tensor([[r.min_p] for r in requests], device=probs.device)
+    top_k = torch.tensor([[one.top_k or vocab] for one in settings], device=probs.device)
+    top_p = torch.tensor([[one.top_p] for one in settings], device=probs.device)
+    min_p = torch.tensor([[one.min_p] for one in settings], device=probs.device)
     sorted_probs = sorted_probs * (torch.arange(vocab, device=probs.device) < top_k)
     before = sorted_probs.cumsum(-1) - sorted_probs
     kept = (before < top_p * sorted_probs.sum(-1, keepdim=True)) | (top_p == 1)

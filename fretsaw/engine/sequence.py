@@ -1,60 +1,23 @@
 """What is asked of the engine, what it says, and what it remembers of a request in between."""
 
-import math
 from dataclasses import dataclass, field
+
+from fretsaw.engine.sampling import Sampling
 
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt and how to continue it.
-
-    Penalties and filters act in the order of Hugging Face's generation: repetition, presence and
-    frequency on the logits, then temperature, top-k, top-p, min-p.
-    """
+    """A prompt and how to continue it. Its sampling's stop texts are for whoever reads the text."""
 
     token_ids: tuple[int, ...]
-    max_tokens: int
-    temperature: float = 0.0  # 0 is greedy
-    seed: int = 0
+    sampling: Sampling
     stop_token_ids: tuple[int, ...] = ()
-    top_k: int = 0  # 0: all
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0  # weakens the logits of tokens seen, in the prompt too
-    presence_penalty: float = 0.0  # taken off once from tokens that were generated
-    frequency_penalty: float = 0.0  # taken off as often as they were
     num_top_logprobs: int = 0  # reported beside every token
     prompt_logprobs: bool = False
 
     def __post_init__(self) -> None:
-        ranges = {
-            "max_tokens": (self.max_tokens >= 0, "at least 0"),
-            "temperature": (0 <= self.temperature < math.inf, "at least 0"),
-            "top_k": (self.top_k >= 0, "at least 0 (0: all tokens)"),
-            "presence_penalty": (math.isfinite(self.presence_penalty), "a finite number"),
-            "frequency_penalty": (math.isfinite(self.frequency_penalty), "a finite number"),
-            "top_p": (0 < self.top_p <= 1, "in (0, 1]"),
-            "min_p": (0 <= self.min_p < 1, "in [0, 1)"),
-            "repetition_penalty": (0 < self.repetition_penalty < math.inf, "above 0 (1: none)"),
-            "num_top_logprobs": (self.num_top_logprobs >= 0, "at least 0"),
-        }
-        for name, (is_good, rule) in ranges.items():
-            if not is_good:
-                raise ValueError(f"{name} {getattr(self, name)}: must be {rule}")
-
-    @property
-    def has_penalties(self) -> bool:
-        """Whether earlier tokens change the distribution beyond the model's own doing."""
-        return (
-            self.repetition_penalty != 1
-            or self.presence_penalty != 0
-            or self.frequency_penalty != 0
-        )
-
-    @property
-    def has_filters(self) -> bool:
-        """Whether some tokens cannot be drawn."""
-        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+        if self.num_top_logprobs < 0:
+            raise ValueError(f"num_top_logprobs {self.num_top_logprobs}: must be at least 0")
 
 
 @dataclass(frozen=True)

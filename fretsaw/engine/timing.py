@@ -16,6 +16,7 @@ import torch
 
 from fretsaw.engine.engine import PAGE_SIZE, Engine
 from fretsaw.engine.page_memory import page_bytes
+from fretsaw.engine.sampling import Sampling
 from fretsaw.engine.sequence import Request
 from fretsaw.model.decoder import Decoder
 
@@ -66,7 +67,7 @@ def time_prefill(decoder: Decoder, load: Load) -> float:
 
     def once() -> list[float]:
         for prompt in _prompts(decoder, load, load.prompt_tokens):
-            engine.add(Request(prompt, 1))
+            engine.add(Request(prompt, Sampling(max_tokens=1)))
         return [_time_step(engine)]
 
     once()  # warms up
@@ -81,7 +82,7 @@ def time_decode(decoder: Decoder, load: Load, *, num_steps: int = 4) -> float:
     def once() -> list[float]:
         engine = _engine(decoder, load)
         for prompt in _prompts(decoder, load, middle):
-            engine.add(Request(prompt, num_steps + 2))
+            engine.add(Request(prompt, Sampling(max_tokens=num_steps + 2)))
         engine.pretend_computed()
         _time_step(engine)  # warms up
         return [_time_step(engine) for _ in range(num_steps)]

@@ -4,6 +4,7 @@ What reads the same input is one matrix: queries, keys and values; gate and up. 
 are packed. They may be in 8 bits: as the decoder stores them, or all of them cast to FP8.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -87,11 +88,12 @@ class FfnWeights:
 
 
 @dataclass(frozen=True)
-class LinearWeights:
-    """One matrix in place of either half."""
+class PointwiseWeights:
+    """Any other kind of either half: what it makes of a token depends on that token alone."""
 
     norm: Float[Tensor, " hidden"]
-    matrix: AnyMatrix
+    entering: Callable[[Tensor, None], Tensor]  # from the normed input to what enters the output
+    out: AnyMatrix
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,8 @@ class Weights:
     """
 
     embed: Float[Tensor, "vocab hidden"]
-    attention: tuple[AttentionWeights | LinearWeights | None, ...]
-    ffn: tuple[FfnWeights | LinearWeights | None, ...]
+    attention: tuple[AttentionWeights | PointwiseWeights | None, ...]
+    ffn: tuple[FfnWeights | PointwiseWeights | None, ...]
     norm: Float[Tensor, " hidden"]
     head: AnyMatrix
 
@@ -123,22 +125,22 @@ def prepare(decoder: Decoder, *, fp8: bool = False) -> Weights:
     )
 
 
-def _attention(block: Block, fp8: bool) -> AttentionWeights | LinearWeights | None:
+def _attention(block: Block, fp8: bool) -> AttentionWeights | PointwiseWeights | None:
     if not block.has_attention:
         return None
     norm, attention = block.input_layernorm.weight.detach(), block.self_attn
     if not isinstance(attention, GroupedQueryAttention):
-        return LinearWeights(norm, _matrix(fp8, attention.linear_attn))
+        return PointwiseWeights(norm, attention.entering, _matrix(fp8, attention.output))
     qkv = _matrix(fp8, attention.q_proj, attention.k_proj, attention.v_proj)
     return AttentionWeights(norm, qkv, _matrix(fp8, attention.o_proj))
 
 
-def _ffn(block: Block, fp8: bool) -> FfnWeights | LinearWeights | None:
+def _ffn(block: Block, fp8: bool) -> FfnWeights | PointwiseWeights | None:
     if not block.has_ffn:
         return None
     norm, ffn = block.post_attention_layernorm.weight.detach(), block.mlp
     if not isinstance(ffn, SwiGLU):
-        return LinearWeights(norm, _matrix(fp8, ffn.linear_mlp))
+        return PointwiseWeights(norm, ffn.entering, _matrix(fp8, ffn.output))
     return FfnWeights(norm, _matrix(fp8, ffn.gate_proj, ffn.up_proj), _matrix(fp8, ffn.down_proj))
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from fretsaw.chat.control_tokens import is_chat
-from fretsaw.chat.reasoning import MODES
+from fretsaw.chat.reasoning import MODES, Mode
 from fretsaw.chat.toggle import Toggle, toggle_of
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
@@ -22,11 +22,13 @@ from fretsaw.eval.intervals import bootstrap, bootstrap_ratio, wilson
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.model.decoder import Decoder
 from fretsaw.rollout.rows import Row, write_rows
+from fretsaw.rollout.sampler import Sampler
 from fretsaw.stage.artifact import write_json
 from fretsaw.stage.execute import StageRun
 from fretsaw.tasks.answers import answer
-from fretsaw.tasks.named import load_problems
-from fretsaw.tasks.problem import Problem, chat_prompt, plain_prompt
+from fretsaw.tasks.problem import Problem
+from fretsaw.tasks.prompt import Prompt, chat_prompt, plain_prompt
+from fretsaw.tasks.task import load_problems
 from fretsaw.training.losses import kl_from_log_probs
 
 RESULTS = "results.json"
@@ -54,7 +56,13 @@ def evaluate(settings: EvalSettings, inputs: Mapping[str, Path], run: StageRun) 
         figures = results["tasks"][task] = {}
         for name, model in models.items():
             tokenizer = Tokenizer.from_folder(folders[name])
-            answers = put(problems, model, tokenizer, settings, run, name, toggle_of(folders[name]))
+            prompts = _prompts(problems, tokenizer, toggle_of(folders[name]))
+            answers: list[Row] = []
+            for mode in MODES:
+                total = len(problems) * settings.samples
+                run.progress.start(f"{name} {mode}", total, unit="answer")
+                sampler = Engine(model, max_batch=MAX_BATCH)
+                answers += put(prompts[mode], sampler, tokenizer, settings, run)
             write_rows(run.folder / f"answers-{name}-{number}.parquet", answers)
             figures[name] = task_figures(answers, settings.samples)
         if len(models) == 2:
@@ -106,31 +114,32 @@ def text_figures(
     }
 
 
+def _prompts(
+    problems: Sequence[Problem], tokenizer: Tokenizer, toggle: Toggle
+) -> dict[Mode, list[Prompt]]:
+    """Return the problems as they are put in each mode: as a chat where the model has one."""
+    prompt = partial(chat_prompt, toggle=toggle) if is_chat(tokenizer) else plain_prompt
+    return {mode: [prompt(tokenizer, problem, mode) for problem in problems] for mode in MODES}
+
+
 def put(
-    problems: Sequence[Problem],
-    model: Decoder,
+    prompts: Sequence[Prompt],
+    sampler: Sampler,
     tokenizer: Tokenizer,
     settings: EvalSettings,
     run: StageRun,
-    name: str,
-    toggle: Toggle,
 ) -> list[Row]:
-    """Return graded answers to every problem in both modes: as a chat where the model has one."""
-    prompt = partial(chat_prompt, toggle=toggle) if is_chat(tokenizer) else plain_prompt
-    rows = []
-    for mode in MODES:
-        run.progress.start(f"{name} {mode}", len(problems) * settings.samples, unit="answer")
-        rows += answer(
-            Engine(model, max_batch=MAX_BATCH),
-            tokenizer,
-            [prompt(tokenizer, problem, mode) for problem in problems],
-            group_size=settings.samples,
-            max_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
-            seed=run.seed,
-            on_finished=lambda num_finished: run.step(num_finished, row=False),
-        )
-    return rows
+    """Return graded answers to every prompt."""
+    return answer(
+        sampler,
+        tokenizer,
+        prompts,
+        group_size=settings.samples,
+        max_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        seed=run.seed,
+        on_finished=lambda num_finished: run.step(num_finished, row=False),
+    )
 
 
 def task_figures(answers: Sequence[Row], samples: int) -> dict[str, Any]:

@@ -23,20 +23,21 @@ from fretsaw.chat.template import read_chat_template
 from fretsaw.chat.toggle import Toggle, toggle_of
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
-from fretsaw.checkpoint.hub import resolve
-from fretsaw.checkpoint.llama import DTYPE_NAMES
-from fretsaw.checkpoint.targets import (
+from fretsaw.checkpoint.export_targets import (
+    EXPORT_TARGETS,
     QUANTISED_WIDTHS,
-    TARGETS,
+    ExportTarget,
     Format,
-    Target,
     refuse_inexpressible,
     refuse_unquantisable,
 )
+from fretsaw.checkpoint.hub import resolve
+from fretsaw.checkpoint.llama import DTYPE_NAMES
 from fretsaw.checkpoint.vocabulary import Vocabulary, read_vocabulary
 from fretsaw.export.portable import rewrite
-from fretsaw.model.config import ModelConfig, Precision
+from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Decoder
+from fretsaw.model.kinds import Precision
 from fretsaw.model.quantised import quantised
 from fretsaw.model.size import num_params
 from fretsaw.stage.artifact import Refused, atomic_folder, replace_file, require_disk
@@ -57,7 +58,7 @@ class Exported:
     """What an export came to."""
 
     out: Path
-    target: Target
+    target: ExportTarget
     format: Format
     dtype: Dtype
     in_8_bits: tuple[Precision, ...]  # of the layers' matrices
@@ -164,10 +165,10 @@ def _settle_weights(source: Path, weights: Weights, out: Path) -> ModelConfig:
     return replace(config, blocks=checkpoint.served_blocks(source, config, asked))
 
 
-def _settle_format(target: str, format: str, out: Path) -> tuple[Target, Format]:
-    if target not in TARGETS:
-        raise ValueError(f"target {target!r}: unknown; choose one of {', '.join(TARGETS)}")
-    chosen, is_file = TARGETS[target], out.suffix == ".gguf"
+def _settle_format(target: str, format: str, out: Path) -> tuple[ExportTarget, Format]:
+    if target not in EXPORT_TARGETS:
+        raise ValueError(f"target {target!r}: unknown; choose one of {', '.join(EXPORT_TARGETS)}")
+    chosen, is_file = EXPORT_TARGETS[target], out.suffix == ".gguf"
     if format == "auto":
         format = "gguf" if is_file and "gguf" in chosen.formats else chosen.formats[0]
     if format not in get_args(Format):
@@ -243,7 +244,7 @@ def _write(
     written: Path,
     source: Path,
     vocabulary: Vocabulary | None,
-    target: Target,
+    target: ExportTarget,
     dtype: Dtype,
 ) -> None:
     if vocabulary is None:

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fretsaw.checkpoint.targets import Target, refuse_inexpressible
-from fretsaw.model.config import BlockConfig, ModelConfig, Precision
+from fretsaw.checkpoint.export_targets import ExportTarget, refuse_inexpressible
+from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Decoder
+from fretsaw.model.kinds import Precision
 
 ATTENTION_NORM, FFN_NORM = "input_layernorm.weight", "post_attention_layernorm.weight"
 LINEAR_ATTENTION, LINEAR_FFN = "self_attn.linear_attn.weight", "mlp.linear_mlp.weight"
@@ -26,7 +27,7 @@ class Subblock:
     """One residual subblock: what it is and its weights, by their names within a layer."""
 
     slot: Literal["attention", "ffn"]
-    kind: Literal["gqa", "swiglu", "linear"]
+    kind: str  # of `model/kinds.py`
     size: int  # key-value heads of a gqa, width of a swiglu, else 0
     weights: dict[str, Tensor]
     precision: Precision = "full"
@@ -37,7 +38,7 @@ Pair = tuple[Subblock | None, Subblock | None]  # a layer: its attention, its FF
 
 @torch.no_grad()
 def rewrite(
-    decoder: Decoder, target: Target, *, width_multiple: int = 1
+    decoder: Decoder, target: ExportTarget, *, width_multiple: int = 1
 ) -> tuple[Decoder, list[str]]:
     """Return an equal decoder that the target takes, and one line for each change.
 

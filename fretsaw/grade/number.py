@@ -3,6 +3,8 @@
 import re
 from fractions import Fraction
 
+from fretsaw.grade.grader import Expectation, Grade
+
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
 
@@ -22,13 +24,15 @@ def as_number(text: str) -> Fraction | None:
         return None
 
 
-def grade_number(answer: str, expected: str) -> tuple[float, str]:
-    """Return 1.0 where the answer's final number has exactly the expected value, and that number.
+def grade_number(answer: str, expected: Expectation) -> Grade:
+    """Return 1 where the answer's final number has exactly the expected value, and that number.
 
     Raises ValueError where what is expected is no number.
     """
-    wanted = as_number(expected)
+    wanted = as_number(expected["answer"])
     if wanted is None:
-        raise ValueError(f"answer {expected!r}: no number; use another grader, such as exact")
+        raise ValueError(
+            f"answer {expected['answer']!r}: no number; use another grader, such as exact"
+        )
     found = final_number(answer)
-    return float(found is not None and as_number(found) == wanted), found or ""
+    return Grade(float(found is not None and as_number(found) == wanted), found or "")

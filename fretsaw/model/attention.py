@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from fretsaw.model.config import ModelConfig, Precision
+from fretsaw.model.config import ModelConfig
+from fretsaw.model.kinds import Precision
 from fretsaw.model.linear import linear
 from fretsaw.model.rope import rotate
 
@@ -64,7 +65,19 @@ class GroupedQueryAttention(nn.Module):
         self.v_proj = linear(hidden, num_key_value_heads * head_dim, precision)
         self.o_proj = linear(self.num_heads * head_dim, hidden, precision)
 
-    def mix(
+    @classmethod
+    def build(
+        cls, config: ModelConfig, size: int, precision: Precision = "full"
+    ) -> "GroupedQueryAttention":
+        """Return one of `size` key-value heads."""
+        return cls(config, size, precision)
+
+    @property
+    def output(self) -> nn.Linear:
+        """The last matrix."""
+        return self.o_proj
+
+    def entering(
         self, x: Float[Tensor, "batch seq hidden"], context: AttentionContext
     ) -> Float[Tensor, "batch seq heads_x_head_dim"]:
         """Return what enters `o_proj`: every head's weighted values, side by side."""
@@ -89,11 +102,35 @@ class GroupedQueryAttention(nn.Module):
         self, x: Float[Tensor, "batch seq hidden"], context: AttentionContext
     ) -> Float[Tensor, "batch seq hidden"]:
         """Attend, then project back to the hidden size."""
-        return self.o_proj(self.mix(x, context))
+        return self.o_proj(self.entering(x, context))
 
 
 class LinearMixer(nn.Module):
     """One matrix in place of attention: every token attends to itself alone (Puzzle)."""
+
+    @classmethod
+    def build(cls, config: ModelConfig, size: int, precision: Precision = "full") -> "LinearMixer":
+        """Return one of the network's hidden size; it has no other."""
+        return cls(config.hidden_size, precision)
+
+    @staticmethod
+    def weights_from(half: GroupedQueryAttention) -> dict[str, Tensor]:
+        """Return what attention does to a token that attends to itself alone: W_O W_V (Puzzle)."""
+        group = half.num_heads // half.num_key_value_heads
+        values = half.v_proj.weight.unflatten(0, (half.num_key_value_heads, -1))
+        alone = half.o_proj.weight @ values.repeat_interleave(group, 0).flatten(0, 1)
+        return {"linear_attn.weight": alone}
+
+    @property
+    def output(self) -> nn.Linear:
+        """The only matrix."""
+        return self.linear_attn
+
+    def entering(
+        self, x: Float[Tensor, "*tokens hidden"], context: AttentionContext | None
+    ) -> Float[Tensor, "*tokens hidden"]:
+        """Return what enters it: the input."""
+        return x
 
     def __init__(self, hidden_size: int, precision: Precision = "full"):
         super().__init__()

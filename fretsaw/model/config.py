@@ -4,38 +4,30 @@ Standard library only: the planner, the search and `--help` read architectures w
 field names are those of Hugging Face's Llama; the per-layer shapes are what Llama lacks.
 """
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
 
-AttentionKind = Literal["gqa", "linear", "none"]
-FfnKind = Literal["swiglu", "linear", "none"]
-Precision = Literal["full", "fp8", "int8"]  # of a subblock's matrices; full: the network's own
-
-_PRECISION = r"(?:@(fp8|int8))?"
-_ATTENTION_NAME = re.compile(rf"attn_none|(?:gqa(\d+)|attn_linear){_PRECISION}")
-_FFN_NAME = re.compile(rf"ffn_none|(?:ffn(\d+)|ffn_linear){_PRECISION}")
+from fretsaw.model.kinds import KINDS, Precision, SubblockKind, parse_alternative
 
 
 @dataclass(frozen=True)
 class BlockConfig:
     """The shapes of one transformer block: an attention subblock, then an FFN subblock."""
 
-    attention: AttentionKind = "gqa"
-    num_key_value_heads: int = 0  # only with attention="gqa"
-    ffn: FfnKind = "swiglu"
-    intermediate_size: int = 0  # only with ffn="swiglu"
+    attention: str = "gqa"  # a kind of `kinds.py`
+    num_key_value_heads: int = 0  # of a kind with a size
+    ffn: str = "swiglu"
+    intermediate_size: int = 0  # of a kind with a size
     attention_precision: Precision = "full"
     ffn_precision: Precision = "full"
 
     def __post_init__(self) -> None:
-        if (self.attention == "gqa") != (self.num_key_value_heads > 0):
+        if self.attention_kind.has_size != (self.num_key_value_heads > 0):
             raise ValueError(
                 f"block: attention {self.attention!r} with {self.num_key_value_heads} key-value "
                 "heads; grouped-query attention needs at least one, the other kinds take none"
             )
-        if (self.ffn == "swiglu") != (self.intermediate_size > 0):
+        if self.ffn_kind.has_size != (self.intermediate_size > 0):
             raise ValueError(
                 f"block: ffn {self.ffn!r} with intermediate_size {self.intermediate_size}; "
                 "a SwiGLU needs a positive width, the other kinds take none"
@@ -50,25 +42,24 @@ class BlockConfig:
     @classmethod
     def from_names(cls, attention: str, ffn: str) -> "BlockConfig":
         """Build from alternatives' names: `gqa4`, `attn_linear`, `attn_none`; `ffn384@fp8`, ..."""
-        a, f = _ATTENTION_NAME.fullmatch(attention), _FFN_NAME.fullmatch(ffn)
-        if a is None:
-            raise ValueError(
-                f"{attention!r} names no attention; use gqa<kv>, attn_linear or attn_none, the "
-                "first two with @fp8 or @int8 after it if wanted"
-            )
-        if f is None:
-            raise ValueError(
-                f"{ffn!r} names no FFN; use ffn<width>, ffn_linear or ffn_none, the first two with "
-                "@fp8 or @int8 after it if wanted"
-            )
-        return cls(
-            attention="gqa" if a[1] else "none" if attention == "attn_none" else "linear",
-            num_key_value_heads=int(a[1] or 0),
-            ffn="swiglu" if f[1] else "none" if ffn == "ffn_none" else "linear",
-            intermediate_size=int(f[1] or 0),
-            attention_precision=a[2] or "full",  # type: ignore[arg-type]
-            ffn_precision=f[2] or "full",  # type: ignore[arg-type]
-        )
+        kind, kv_heads, precision = parse_alternative("attention", attention)
+        ffn_kind, width, ffn_precision = parse_alternative("ffn", ffn)
+        return cls(kind.name, kv_heads, ffn_kind.name, width, precision, ffn_precision)
+
+    @property
+    def kinds(self) -> tuple[SubblockKind, SubblockKind]:
+        """Its kinds of attention and of FFN."""
+        return self.attention_kind, self.ffn_kind
+
+    @property
+    def attention_kind(self) -> SubblockKind:
+        """What is known of its kind of attention. Raises KeyError for an unknown one."""
+        return KINDS["attention", self.attention]
+
+    @property
+    def ffn_kind(self) -> SubblockKind:
+        """What is known of its kind of FFN. Raises KeyError for an unknown one."""
+        return KINDS["ffn", self.ffn]
 
     def stored(self, attention: Precision, ffn: Precision) -> "BlockConfig":
         """Return the block with its subblocks' matrices in these precisions, as far as they are."""
@@ -81,14 +72,13 @@ class BlockConfig:
     @property
     def attention_name(self) -> str:
         """The name of the attention alternative, such as `gqa4`, or `gqa4@fp8` in 8 bits."""
-        is_full = self.attention == "gqa"
-        name = f"gqa{self.num_key_value_heads}" if is_full else f"attn_{self.attention}"
+        name = self.attention_kind.alternative(self.num_key_value_heads)
         return in_precision(name, self.attention_precision)
 
     @property
     def ffn_name(self) -> str:
         """The name of the FFN alternative, such as `ffn384`, or `ffn384@int8` in 8 bits."""
-        name = f"ffn{self.intermediate_size}" if self.ffn == "swiglu" else f"ffn_{self.ffn}"
+        name = self.ffn_kind.alternative(self.intermediate_size)
         return in_precision(name, self.ffn_precision)
 
 

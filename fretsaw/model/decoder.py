@@ -5,8 +5,10 @@ Each layer has its own shapes; a missing subblock has no modules, no norm and no
 """
 
 import copy
+import importlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,14 +17,18 @@ from torch import Tensor, nn
 
 from fretsaw.model.attention import (
     AttentionContext,
-    GroupedQueryAttention,
-    LinearMixer,
     packed_mask,
     packed_positions,
 )
 from fretsaw.model.config import BlockConfig, ModelConfig
-from fretsaw.model.ffn import LinearFfn, SwiGLU
+from fretsaw.model.kinds import SubblockKind
 from fretsaw.model.rope import rope_inv_freq, rope_tables
+
+
+def module_of(kind: SubblockKind) -> Any:
+    """Return the class that computes a kind of attention or FFN."""
+    module, name = kind.module.split(":")
+    return getattr(importlib.import_module(module), name)
 
 
 class Block(nn.Module):
@@ -33,17 +39,13 @@ class Block(nn.Module):
         hidden, eps = config.hidden_size, config.rms_norm_eps
         if block.attention != "none":
             self.input_layernorm = nn.RMSNorm(hidden, eps)
-            self.self_attn = (
-                GroupedQueryAttention(config, block.num_key_value_heads, block.attention_precision)
-                if block.attention == "gqa"
-                else LinearMixer(hidden, block.attention_precision)
+            self.self_attn = module_of(block.attention_kind).build(
+                config, block.num_key_value_heads, block.attention_precision
             )
         if block.ffn != "none":
             self.post_attention_layernorm = nn.RMSNorm(hidden, eps)
-            self.mlp = (
-                SwiGLU(hidden, block.intermediate_size, block.ffn_precision)
-                if block.ffn == "swiglu"
-                else LinearFfn(hidden, block.ffn_precision)
+            self.mlp = module_of(block.ffn_kind).build(
+                config, block.intermediate_size, block.ffn_precision
             )
         self.has_attention, self.has_ffn = block.attention != "none", block.ffn != "none"
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fretsaw.model.config import Precision
+from fretsaw.model.kinds import Precision
 
 CODES: dict[Precision, torch.dtype] = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
 LARGEST: dict[Precision, float] = {"fp8": 448.0, "int8": 127.0}  # that a code stands for

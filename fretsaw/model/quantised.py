@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fretsaw.model.config import BlockConfig, ModelConfig, Precision
+from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Block, Decoder
+from fretsaw.model.kinds import Precision
 from fretsaw.model.linear import QuantisedLinear, dequantise, quantise_rows
 
 

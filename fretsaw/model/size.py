@@ -6,7 +6,8 @@ additions are left out, as is usual. Tied embeddings are counted once.
 
 from dataclasses import dataclass
 
-from fretsaw.model.config import BlockConfig, ModelConfig, Precision
+from fretsaw.model.config import BlockConfig, ModelConfig
+from fretsaw.model.kinds import Precision, Shapes
 
 BYTES_PER_ELEMENT = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
 SCALE_BYTES = 4  # of a row in 8 bits
@@ -25,13 +26,21 @@ class Subblocks:
         return self.attention + self.ffn
 
 
+def block_matrices(config: ModelConfig, block: BlockConfig) -> tuple[Shapes, Shapes]:
+    """Return (rows, columns) of the matrices of a block's attention and of its FFN, by name."""
+    attention = block.attention_kind.matrices(config, block.num_key_value_heads)
+    return attention, block.ffn_kind.matrices(config, block.intermediate_size)
+
+
+def _half_params(config: ModelConfig, matrices: Shapes) -> int:
+    """Parameters of one half with its norm; nothing has none."""
+    weights = sum(rows * columns for rows, columns in matrices.values())
+    return weights + config.hidden_size if matrices else 0
+
+
 def block_params(config: ModelConfig, block: BlockConfig) -> Subblocks:
     """Parameters of one block, each half with its norm."""
-    h, q = config.hidden_size, config.num_attention_heads * config.head_dim
-    kv = block.num_key_value_heads * config.head_dim
-    attention = {"gqa": h + 2 * h * q + 2 * h * kv, "linear": h + h * h, "none": 0}
-    ffn = {"swiglu": h + 3 * h * block.intermediate_size, "linear": h + h * h, "none": 0}
-    return Subblocks(attention[block.attention], ffn[block.ffn])
+    return Subblocks(*(_half_params(config, half) for half in block_matrices(config, block)))
 
 
 def block_bytes(config: ModelConfig, block: BlockConfig, dtype: str = "bf16") -> Subblocks:
@@ -39,23 +48,17 @@ def block_bytes(config: ModelConfig, block: BlockConfig, dtype: str = "bf16") ->
 
     A row in 8 bits has a scale in float32.
     """
-    params, h = block_params(config, block), config.hidden_size
-    q, kv = config.num_attention_heads * config.head_dim, block.num_key_value_heads
-    rows = Subblocks(
-        {"gqa": q + 2 * kv * config.head_dim + h, "linear": h, "none": 0}[block.attention],
-        {"swiglu": 2 * block.intermediate_size + h, "linear": h, "none": 0}[block.ffn],
-    )
-    width = BYTES_PER_ELEMENT[dtype]
+    width, h = BYTES_PER_ELEMENT[dtype], config.hidden_size
 
-    def stored(params: float, rows: float, precision: Precision) -> float:
+    def stored(matrices: Shapes, precision: Precision) -> float:
+        params = _half_params(config, matrices)
         if precision == "full":
             return params * width
+        rows = sum(rows for rows, _ in matrices.values())
         return h * width + (params - h) * BYTES_PER_ELEMENT[precision] + rows * SCALE_BYTES
 
-    return Subblocks(
-        stored(params.attention, rows.attention, block.attention_precision),
-        stored(params.ffn, rows.ffn, block.ffn_precision),
-    )
+    attention, ffn = block_matrices(config, block)
+    return Subblocks(stored(attention, block.attention_precision), stored(ffn, block.ffn_precision))
 
 
 def embedding_params(config: ModelConfig) -> int:
@@ -72,18 +75,15 @@ def num_params(config: ModelConfig) -> int:
 
 def block_matmul_flops(config: ModelConfig, block: BlockConfig) -> Subblocks:
     """FLOPs of one block's weight matrices for one token, attention scores left out."""
-    params = block_params(config, block)
-    h = config.hidden_size
-    attention = 2 * (params.attention - h) if block.attention != "none" else 0
-    ffn = 2 * (params.ffn - h) if block.ffn != "none" else 0
-    return Subblocks(attention, ffn)
+    halves = block_matrices(config, block)
+    return Subblocks(*(2 * sum(r * c for r, c in half.values()) for half in halves))
 
 
 def block_flops(config: ModelConfig, block: BlockConfig, *, context: float) -> Subblocks:
     """FLOPs of one block for one token that attends to `context` tokens (causal prefill: half)."""
     matmul = block_matmul_flops(config, block)
     scores = 0.0
-    if block.attention == "gqa":
+    if block.attention_kind.has_cache:
         scores = 4 * context * config.num_attention_heads * config.head_dim
     return Subblocks(matmul.attention + scores, matmul.ffn)
 
@@ -101,7 +101,8 @@ def forward_flops(config: ModelConfig, *, context: float) -> float:
 
 def block_kv_bytes(config: ModelConfig, block: BlockConfig, dtype: str = "bf16") -> int:
     """Bytes of keys and values one block keeps for one token."""
-    return 2 * block.num_key_value_heads * config.head_dim * BYTES_PER_ELEMENT[dtype]
+    kv_heads = block.num_key_value_heads if block.attention_kind.has_cache else 0
+    return 2 * kv_heads * config.head_dim * BYTES_PER_ELEMENT[dtype]
 
 
 def kv_bytes(config: ModelConfig, dtype: str = "bf16") -> int:

@@ -12,28 +12,21 @@ from fretsaw.chat.tokenizer import hash_vocabulary
 from fretsaw.checkpoint.beside import read_layers
 from fretsaw.checkpoint.folder import read_config
 from fretsaw.model.config import ModelConfig
+from fretsaw.pipeline.kinds import CHECKPOINTS, STAGES, made_inputs
 from fretsaw.stage.artifact import MANIFEST, hash_path, read_manifest
-
-CHECKPOINTS = ("parent", "model", "child")
-MADE = {  # inputs that stages make: a file that is there, and the commands that write it
-    "corpus": ("train.npy", "corpus"),
-    "ranking": ("ranking.safetensors", "rank"),
-    "scores": ("scores.json", "score"),
-    "costs": ("costs.json", "cost"),
-    "search": ("solutions.json", "search` or `fretsaw verify"),
-}
 
 
 def check_inputs(stage: str, settings: Any, inputs: Mapping[str, Path]) -> None:
     """Raise where the inputs of a stage are no such things, or don't belong together."""
-    for name, (file, command) in MADE.items():
+    for name, (file, stages) in made_inputs().items():
         if name in inputs and not (inputs[name] / file).is_file():
+            commands = "` or `fretsaw ".join(stages)
             raise ValueError(
                 f"{inputs[name]}: holds no {file}; as {name} give a folder that "
-                f"`fretsaw {command}` wrote"
+                f"`fretsaw {commands}` wrote"
             )
-    if stage in ("report", "select"):
-        return  # they compute nothing
+    if not STAGES[stage].computes:
+        return
     configs = {
         inputs[name]: read_config(inputs[name])
         for name in CHECKPOINTS
@@ -45,7 +38,7 @@ def check_inputs(stage: str, settings: Any, inputs: Mapping[str, Path]) -> None:
             _check_text(inputs["corpus"], path)
     if "parent" in inputs and "ranking" in inputs:
         _check_ranking(inputs["ranking"], inputs["parent"])
-    if "parent" in inputs and len(configs) == 2 and stage in ("distill", "eval"):
+    if "parent" in inputs and len(configs) == 2 and STAGES[stage].compares:
         parent = inputs["parent"]
         (child,) = configs.keys() - {parent}
         needs_states = getattr(settings, "cosine_weight", 0.0) > 0 and "teacher" not in inputs

@@ -6,19 +6,20 @@ from pathlib import Path
 
 from fretsaw.checkpoint.folder import read_config
 from fretsaw.checkpoint.hub import resolve
-from fretsaw.checkpoint.targets import Name as Engine
 from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.data.sources import is_hub_name
 from fretsaw.distill.settings import DistillSettings, TrainSettings
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.size import num_params
-from fretsaw.pipeline.recipe import Stage, compression
+from fretsaw.pipeline.compression import compression
+from fretsaw.pipeline.recipe import Stage
 from fretsaw.puzzle.search.rules import rules_of
 from fretsaw.puzzle.settings import (
     AssembleSettings,
     BldSettings,
     CostSettings,
+    EngineName,
     FuseSettings,
     RankSettings,
     ScoreSettings,
@@ -48,7 +49,7 @@ def compress_stages(
     verify: bool = False,
     bld_tokens: int = 0,
     fuse: bool = False,
-    engine: Engine = "vllm",
+    engine: EngineName = "vllm",
     seq_len: int | None = None,
 ) -> list[Stage]:
     """Return the stages that compress `checkpoint`; raise before any work what is wrong.
@@ -111,7 +112,7 @@ def _fusing(seq_len: int) -> FuseSettings:
 def _healing(config: ModelConfig, tokens: int, seq_len: int) -> TrainSettings:
     """Return the loop of the child's distillation; small networks bear Muon and large steps.
 
-    The rates are ours. They are measured on networks of up to 2M parameters (docs/LOG.md); above
+    The rates are ours. They are measured on networks of up to 2M parameters (docs/log/); above
     `SMALL` they are only cautious.
     """
     rows = 8 * seq_len

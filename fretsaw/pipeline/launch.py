@@ -81,8 +81,7 @@ def run_stage(
         from fretsaw.distributed import mesh
 
         mesh.join(peers, device)
-    computes = name not in ("search", "select", "report")
-    computes &= getattr(settings, "engine", "") != "roofline"
+    computes = kind.computes and getattr(settings, "engine", "") != "roofline"
     if computes:
         from fretsaw.training.precision import check_device
 

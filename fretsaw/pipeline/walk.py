@@ -129,8 +129,9 @@ def run(stages: list[Stage], options: RunOptions, *, dry_run: bool = False) -> N
             raise StageFailed(stage.name, code)
     say(f"{options.name}: all done in {format_seconds(time.monotonic() - started)} -> {out}")
     for stage in stages:
-        if stage.kind == "report" and stage.name in chosen:
-            say(f"the report: {out / stage.name / 'report.html'}")
+        shown = STAGES[stage.kind].shows
+        if shown and stage.name in chosen:
+            say(f"the {stage.kind}: {out / stage.name / shown}")
 
 
 def _launcher(stage: Stage, options: RunOptions) -> str:
@@ -139,8 +140,8 @@ def _launcher(stage: Stage, options: RunOptions) -> str:
 
 def _workers(stage: Stage, options: RunOptions) -> Workers:
     """Return the stage's workers; costs are measured here, unless `cost` alone is told else."""
-    shares = STAGES[stage.kind].has_workers and stage.kind != "cost"
-    return options.workers if shares else HERE
+    kind = STAGES[stage.kind]
+    return options.workers if kind.has_workers and kind.workers_in_runs else HERE
 
 
 def _check_stages(stages: Sequence[Stage], options: RunOptions) -> None:

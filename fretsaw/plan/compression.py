@@ -15,9 +15,11 @@ from fretsaw.distill.settings import DistillSettings, TeachSettings, TrainSettin
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.model.config import ModelConfig, blocks_from_names
 from fretsaw.model.size import num_params
-from fretsaw.pipeline.recipe import Stage, compression
-from fretsaw.plan.forecast import PROXY_GAP, Forecast, foresee
+from fretsaw.pipeline.compression import compression
+from fretsaw.pipeline.recipe import Stage
+from fretsaw.plan.forecast import Forecast, foresee
 from fretsaw.plan.render import render_forecast
+from fretsaw.plan.stages.search import PROXY_GAP
 from fretsaw.plan.work import Hardware
 from fretsaw.puzzle.costs.closed_form import roofline_table
 from fretsaw.puzzle.search.solutions import (

@@ -9,7 +9,6 @@ from fretsaw.scenario.hardware import Device, find_device
 from fretsaw.scenario.scenario import Scenario
 
 EFFICIENCY = 0.4  # of peak FLOP/s that training and scoring reach
-AUTOCAST = {"pretrain", "cpt", "distill", "teach", "sft", "rl", "bld"}  # stages that cast to bf16
 
 
 @dataclass(frozen=True)
@@ -88,6 +87,6 @@ class Hardware:
         """Return a way of decoding on one of the devices, as stages load weights: in fp32."""
         return Scenario(dtype="fp32", device=self.device.name, **fields)
 
-    def running(self, kind: str) -> "Hardware":
-        """Return it in the precision in which stages of a kind multiply."""
-        return self if kind in AUTOCAST else replace(self, dtype="fp32")
+    def multiplying(self, *, casts: bool) -> "Hardware":
+        """Return it in the precision of a stage's products: where it doesn't cast them, fp32."""
+        return self if casts else replace(self, dtype="fp32")

@@ -1,11 +1,15 @@
 """Settings of the search's stages: rank, bld, score, cost, search, verify, assemble, select."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from fretsaw.checkpoint.targets import Name as Engine
+from fretsaw.checkpoint.export_targets import EXPORT_TARGETS
 from fretsaw.training.settings import UpdateSettings
 
+if TYPE_CHECKING:
+    EngineName = str
+else:
+    EngineName = Literal[tuple(EXPORT_TARGETS)]  # one of those that children are exported for
 Method = Literal["mip", "greedy", "uniform", "depth", "contiguous", "max_params", "random"]
 
 
@@ -238,7 +242,7 @@ class SearchSettings:
     target: str = "1.5x decode"
     """What the child must reach, such as "1.5x decode", "60% memory", "0.7x params"; a scenario
     that was measured may be named, as in "1.5x decode @ batch=64"."""
-    engine: Engine = "vllm"
+    engine: EngineName = "vllm"
     """What will serve the child; what it does not take is not chosen (see `fretsaw export`)."""
     tensor_parallel: int = 1
     """Devices a layer is split over; it divides key-value heads and FFN widths."""

@@ -5,7 +5,8 @@ FFN of less width, a single matrix, or nothing; each of them in 8 bits too, if w
 own shape always comes first.
 """
 
-from fretsaw.model.config import BlockConfig, ModelConfig, Precision, in_precision
+from fretsaw.model.config import BlockConfig, ModelConfig, in_precision
+from fretsaw.model.kinds import Precision, SubblockKind, kinds_of
 from fretsaw.puzzle.settings import SpaceSettings
 
 
@@ -18,14 +19,8 @@ def layer_alternatives(
     """
     attention = [block.attention_name, *(f"gqa{n}" for n in _kv_heads(block, space))]
     ffn = [block.ffn_name, *(f"ffn{width}" for width in _widths(block, space))]
-    if space.linear and block.attention == "gqa":
-        attention.append("attn_linear")
-    if space.linear and block.ffn == "swiglu":
-        ffn.append("ffn_linear")
-    if space.none and block.attention != "none":
-        attention.append("attn_none")
-    if space.none and block.ffn != "none":
-        ffn.append("ffn_none")
+    attention += _other_kinds(block.attention_kind, space)
+    ffn += _other_kinds(block.ffn_kind, space)
     precisions: tuple[Precision, ...] = ("full", *space.precisions)
 
     def stored(names: list[str]) -> tuple[str, ...]:
@@ -36,6 +31,19 @@ def layer_alternatives(
         )
 
     return stored(attention), stored(ffn)
+
+
+def _other_kinds(own: SubblockKind, space: SpaceSettings) -> list[str]:
+    """Return what can stand in a half's place, as far as the space lets it in.
+
+    Only a plain Llama's half can turn into another kind, and anything into nothing.
+    """
+    return [
+        kind.alternative(0)
+        for kind in kinds_of(own.half)
+        if not kind.has_size and (not kind.option or getattr(space, kind.option))
+        if (own.is_llamas and own.module if kind.module else own.module)
+    ]
 
 
 def default_alternatives(
@@ -55,7 +63,7 @@ def default_alternatives(
 
 def _kv_heads(block: BlockConfig, space: SpaceSettings) -> list[int]:
     own = block.num_key_value_heads
-    if block.attention != "gqa":
+    if not block.attention_kind.has_size:
         return []
     for heads in space.kv_heads:
         if own % heads:

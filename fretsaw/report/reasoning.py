@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fretsaw.chat.reasoning import MODES, split_reasoning
+from fretsaw.report.stage_files import read_metrics
 from fretsaw.rollout.rows import Row, read_rows
 from fretsaw.stage import artifact
 
@@ -80,8 +81,7 @@ def read_curve(
     """Return (rollout, reward) of sampled and of held-out answers, by mode."""
     manifest = artifact.read_manifest(folder)
     updates = manifest["settings"]["updates_per_rollout"]
-    path = folder / "metrics.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    rows = read_metrics(folder)
     sampled: dict[str, list[tuple[int, float]]] = {}
     heldout: dict[str, list[tuple[int, float]]] = {}
     for mode in MODES:

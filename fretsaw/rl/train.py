@@ -18,21 +18,21 @@ from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
 from fretsaw.engine.engine import Engine
 from fretsaw.model.decoder import Decoder
-from fretsaw.model.size import num_params
 from fretsaw.rl.advantage import leave_one_out
 from fretsaw.rl.settings import RlSettings
 from fretsaw.rl.update import answer_logprobs, is_used, policy_gradient
 from fretsaw.rollout.rows import Row, read_rows, write_rows
+from fretsaw.rollout.sampler import Sampler
 from fretsaw.stage import artifact
 from fretsaw.stage.execute import StageRun
 from fretsaw.tasks.answers import answer
-from fretsaw.tasks.named import load_problems
-from fretsaw.tasks.problem import Problem, Prompt, chat_prompt
+from fretsaw.tasks.problem import Problem
+from fretsaw.tasks.prompt import Prompt, chat_prompt
+from fretsaw.tasks.task import load_problems
 from fretsaw.training.optimizer import apply_gradients, build_optimizers
-from fretsaw.training.state import TrainingState
+from fretsaw.training.state import TrainingState, saved_bytes
 
 ROLLOUTS = "rollouts"
-STATE_BYTES_PER_PARAMETER = 12  # weights and two moments in float32
 
 
 def reinforce(settings: RlSettings, inputs: Mapping[str, Path], run: StageRun) -> dict[str, Any]:
@@ -46,20 +46,20 @@ def reinforce(settings: RlSettings, inputs: Mapping[str, Path], run: StageRun) -
     tokenizer = Tokenizer.from_folder(inputs["model"])
     checkpoint.check_tokenizer(tokenizer, model.config)
     toggle = toggle_of(inputs["model"])
-    problems, heldout = _problems(settings, inputs.get("problems"), run.seed)
-    for problem, mode in itertools.product((*problems, *heldout), MODES):
-        _check_length(chat_prompt(tokenizer, problem, mode, toggle), settings, model)
-    artifact.require_disk(run.folder, 2 * STATE_BYTES_PER_PARAMETER * num_params(model.config))
+    artifact.require_disk(run.folder, saved_bytes(model.config))
     reference = copy.deepcopy(model).requires_grad_(False) if settings.kl_coef else None
     optimizers = build_optimizers(model, settings.update)
     state = TrainingState(run.resume_folder, model, optimizers)
-    engine = Engine(model, max_batch=settings.max_batch)
+    sampler: Sampler = Engine(model, max_batch=settings.max_batch)
+    problems, heldout = _problems(settings, inputs.get("problems"), run.seed)
+    for problem, mode in itertools.product((*problems, *heldout), MODES):
+        _check_length(chat_prompt(tokenizer, problem, mode, toggle), settings, sampler)
     folder = run.folder / ROLLOUTS
     folder.mkdir(exist_ok=True)
 
     # --- state ------------------------------------------------------------------------------------
     if not state.resume():
-        state.scalars = _heldout_figures(engine, tokenizer, toggle, heldout, settings, "before")
+        state.scalars = _heldout_figures(sampler, tokenizer, toggle, heldout, settings, "before")
         state.save()
     run.progress.rewind(state.step)
     run.progress.start("reinforcing", settings.num_updates, step=state.step, unit="update")
@@ -71,8 +71,8 @@ def reinforce(settings: RlSettings, inputs: Mapping[str, Path], run: StageRun) -
         path = folder / f"{index:05d}.parquet"
         metrics: dict[str, float] = {}
         if not path.is_file():
-            engine.load_weights((), version=state.step)
-            rows = _roll_out(engine, tokenizer, toggle, problems, settings, run.seed, index)
+            sampler.load_weights((), version=state.step)
+            rows = _roll_out(sampler, tokenizer, toggle, problems, settings, run.seed, index)
             rows = _with_logprobs(rows, model, reference, settings, run.dtype)
             if index == 0 and settings.needs_signal:
                 _check_signal(rows, settings)
@@ -93,8 +93,8 @@ def reinforce(settings: RlSettings, inputs: Mapping[str, Path], run: StageRun) -
 
         is_last = state.step == settings.num_updates
         if is_last or state.step % (settings.heldout_every * settings.updates_per_rollout) == 0:
-            engine.load_weights((), version=state.step)
-            figures = _heldout_figures(engine, tokenizer, toggle, heldout, settings, "heldout")
+            sampler.load_weights((), version=state.step)
+            figures = _heldout_figures(sampler, tokenizer, toggle, heldout, settings, "heldout")
             metrics |= figures
             state.scalars |= figures
         run.step(state.step, metrics, save=state.save, save_every_s=settings.save_every_s)
@@ -122,8 +122,8 @@ def _problems(
     return shuffled[num_heldout:], shuffled[:num_heldout]
 
 
-def _check_length(prompt: Prompt, settings: RlSettings, model: Decoder) -> None:
-    length, limit = len(prompt.token_ids), model.config.max_position_embeddings
+def _check_length(prompt: Prompt, settings: RlSettings, sampler: Sampler) -> None:
+    length, limit = len(prompt.token_ids), sampler.context
     if length + settings.max_tokens > limit:
         raise ValueError(
             f"problem {prompt.problem.id}: {length} tokens and max_tokens {settings.max_tokens} to "
@@ -132,7 +132,7 @@ def _check_length(prompt: Prompt, settings: RlSettings, model: Decoder) -> None:
 
 
 def _roll_out(
-    engine: Engine,
+    sampler: Sampler,
     tokenizer: Tokenizer,
     toggle: Toggle,
     problems: Sequence[Problem],
@@ -151,7 +151,7 @@ def _roll_out(
         for i, on in zip(drawn, is_on, strict=True)
     ]
     rows = answer(
-        engine,
+        sampler,
         tokenizer,
         prompts,
         group_size=settings.group_size,
@@ -208,7 +208,7 @@ def _check_signal(rows: Sequence[Row], settings: RlSettings) -> None:
 
 
 def _heldout_figures(
-    engine: Engine,
+    sampler: Sampler,
     tokenizer: Tokenizer,
     toggle: Toggle,
     problems: Sequence[Problem],
@@ -219,7 +219,7 @@ def _heldout_figures(
     figures = {}
     for mode in MODES if problems else ():
         prompts = [chat_prompt(tokenizer, problem, mode, toggle) for problem in problems]
-        rows = answer(engine, tokenizer, prompts, max_tokens=settings.max_tokens)
+        rows = answer(sampler, tokenizer, prompts, max_tokens=settings.max_tokens)
         figures[f"{prefix}_reward_{mode}"] = sum(row.reward for row in rows) / len(rows)
         figures[f"{prefix}_tokens_{mode}"] = sum(len(row.token_ids) for row in rows) / len(rows)
     return figures

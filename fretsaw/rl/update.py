@@ -86,10 +86,10 @@ def _forward(
     if not rows:
         return
     sequences = [row.prompt_ids + row.token_ids for row in rows]
-    masks = [[False] * len(row.prompt_ids) + [True] * len(row.token_ids) for row in rows]
+    loss_masks = [[False] * len(row.prompt_ids) + [True] * len(row.token_ids) for row in rows]
     row_len = max(map(len, sequences))
     bins = pack([len(ids) for ids in sequences], row_len)
     size = max(1, micro_batch_tokens // row_len)
     for at in range(0, len(bins), size):
-        batch = batch_of(sequences, masks, bins[at : at + size], row_len)
+        batch = batch_of(sequences, loss_masks, bins[at : at + size], row_len)
         yield batch.indices, packed_logprobs(model, *batch.arrays, dtype=dtype)

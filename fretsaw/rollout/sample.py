@@ -1,12 +1,12 @@
-"""Prompts -> groups of sampled answers, by the embedded engine or one at a URL."""
+"""Prompts -> groups of sampled answers, by any sampler."""
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from fretsaw.engine.engine import Engine
+from fretsaw.engine.sampling import Sampling
 from fretsaw.engine.sequence import Request
-from fretsaw.rollout.remote import RemoteEngine
+from fretsaw.rollout.sampler import Sampler
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Sample:
 
 
 def sample_groups(
-    engine: Engine | RemoteEngine,
+    sampler: Sampler,
     prompts: Sequence[Sequence[int]],
     *,
     group_size: int,
@@ -40,8 +40,9 @@ def sample_groups(
     An answer's seed is a function of (seed, group, index in the group) alone.
     """
     stop = tuple(stop_token_ids)
+    sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
     requests = [
-        Request(tuple(prompt), max_tokens, temperature, sample_seed(seed, group, index), stop)
+        Request(tuple(prompt), replace(sampling, seed=sample_seed(seed, group, index)), stop)
         for group, prompt in enumerate(prompts)
         for index in range(group_size)
     ]
@@ -49,7 +50,7 @@ def sample_groups(
     logprobs: list[list[float]] = [[] for _ in requests]
     reasons: list[str | None] = [None] * len(requests)
     num_finished = 0
-    for event in engine.generate(requests):
+    for event in sampler.generate(requests):
         assert event.token_id is not None, "answers of no tokens are not asked for"
         token_ids[event.request].append(event.token_id)
         logprobs[event.request].append(event.logprob)
@@ -57,7 +58,7 @@ def sample_groups(
             reasons[event.request] = event.finish_reason
             num_finished += 1
             on_finished(num_finished)
-    version = engine.stats().weight_version
+    version = sampler.stats().weight_version
     return [
         Sample(
             *divmod(i, group_size),
@@ -66,7 +67,7 @@ def sample_groups(
             tuple(logprobs[i]),
             reasons[i] == "stop",
             temperature,
-            request.seed,
+            request.sampling.seed,
             version,
         )
         for i, request in enumerate(requests)

@@ -91,5 +91,5 @@ def held_bytes(local: ModelConfig, block: BlockConfig, dtype: str, count: int) -
     """Return the bytes of weights one device holds: its share of the matrices, and the norm."""
     num_bytes = block_bytes(local, block, dtype).total
     norm_bytes = local.hidden_size * BYTES_PER_ELEMENT[dtype]
-    is_linear = "linear" in (block.attention, block.ffn)
-    return (num_bytes - norm_bytes) / count + norm_bytes if is_linear else num_bytes
+    is_whole = not (block.attention_kind.is_llamas and block.ffn_kind.is_llamas)  # not sized by it
+    return (num_bytes - norm_bytes) / count + norm_bytes if is_whole else num_bytes

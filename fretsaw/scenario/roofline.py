@@ -126,7 +126,7 @@ def subblock_work(config: ModelConfig, name: str, scenario: Scenario, phase: str
     tokens, context, kv_tokens, num_passes = _pass(scenario, phase)
     flops = block_flops(local, block, context=context).total
     matrices = block_matmul_flops(local, block).total
-    if "linear" in name:
+    if not (block.attention_kind.is_llamas and block.ffn_kind.is_llamas):
         flops, matrices = flops / count, matrices / count
     precision = {block.attention_precision, block.ffn_precision} - {"full"}
     in_8_bits = tokens * matrices if precision else 0.0

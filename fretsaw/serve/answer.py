@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from fretsaw.chat.reasoning import CLOSE_TAG, OPEN_TAG, ReasoningSplitter
+from fretsaw.chat.reasoning import CLOSE_TAG, OPEN_TAG, Piece, ReasoningSplitter
 from fretsaw.chat.tokenizer import StreamDecoder, Tokenizer
 from fretsaw.engine.sequence import Event
 from fretsaw.engine.text_stream import TextStream
 from fretsaw.serve.worker import FORCED_LOGPROB
 
-Kind = Literal["reasoning", "content"]
-Pieces = list[tuple[Kind, str]]
+Pieces = list[Piece]
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,15 @@
 
 import asyncio
 import json
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from fastapi import Request
-from pydantic import BaseModel
 
 from fretsaw.serve.errors import ApiError, bad_request
-from fretsaw.serve.protocol import parse
+from fretsaw.serve.protocol import Body, parse
 from fretsaw.serve.settings import Limits
 
 DRAINED = 8  # times the limit: so much of a body is read and thrown away, for its sender to listen
-
-Body = TypeVar("Body", bound=BaseModel)
 
 
 async def read_body(request: Request, kind: type[Body], limits: Limits) -> Body:

@@ -1,9 +1,8 @@
 """/v1/chat/completions: a conversation in, its next turn out, the reasoning apart."""
 
-import json
 import re
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,33 +11,23 @@ from starlette.responses import Response
 
 from fretsaw.chat.render import prompt_ids, render
 from fretsaw.chat.tokenizer import Tokenizer
-from fretsaw.chat.tools import CALLS, ToolCall, parse_tool_calls
+from fretsaw.chat.tools import CALLS, ToolCall, parse_tool_calls, to_json
 from fretsaw.engine.sequence import Event
 from fretsaw.serve.answer import Answer, Pieces, Reading, ThinkingBudget
+from fretsaw.serve.choices import respond
 from fretsaw.serve.errors import bad_request
 from fretsaw.serve.logprobs import chat_logprob
-from fretsaw.serve.metrics import Stopwatch
 from fretsaw.serve.protocol import ChatRequest, Conversation
 from fretsaw.serve.service import (
-    DONE,
-    EventStream,
-    Head,
     Service,
     check_counts,
     check_hope,
     check_model,
     engine_requests,
-    growth,
     in_thread_if_long,
-    merged,
     room_after,
-    sse,
     stop_strings,
-    submit,
-    usage,
-    whole,
 )
-from fretsaw.serve.worker import Job
 
 _PLACE = re.compile(r"messages\[\d+\]")  # what the renderer's errors begin with
 
@@ -46,13 +35,13 @@ _PLACE = re.compile(r"messages\[\d+\]")  # what the renderer's errors begin with
 def rendered(service: Service, body: Conversation, *, begins: bool = True) -> tuple[int, ...]:
     """Return a conversation's ids, with the header of the turn to write where one begins."""
     model = service.model
-    turns, told = body.turns, {"toggle": model.toggle, "tools": body.offered_tools}
+    turns, options = body.turns, {"toggle": model.toggle, "tools": body.offered_tools}
     for number, turn in enumerate(turns):
         check_hope(model, turn.content, f"messages[{number}].content")
     try:
         if begins:
-            return prompt_ids(model.tokenizer, turns, body.mode, **told)
-        spans = render(model.tokenizer, turns, body.mode, **told)
+            return prompt_ids(model.tokenizer, turns, body.mode, **options)
+        spans = render(model.tokenizer, turns, body.mode, **options)
     except ValueError as error:
         place = _PLACE.match(str(error))
         raise bad_request(str(error), place[0] if place else "messages", "invalid_value") from error
@@ -83,23 +72,29 @@ async def complete_chat(service: Service, body: ChatRequest, http: HttpRequest) 
     if budget is None:
         budget = service.limits.thinking_budget
     watches = [None if budget is None else ThinkingBudget(tokenizer, budget).feed for _ in requests]
-    turns = [
-        Turn(Answer(tokenizer, reading), tokenizer, body, has_tools=bool(body.offered_tools))
-        for _ in requests
+    has_tools = bool(body.offered_tools)
+    choices = [
+        ChatChoice(index, Answer(tokenizer, reading), tokenizer, body, has_tools=has_tools)
+        for index in range(len(requests))
     ]
-    watch = Stopwatch(service.metrics, len(turns))
-    job = await submit(service, requests, watches)
-    service.metrics.prompt_tokens += len(prompt)
-    head = Head.of(service, "chatcmpl")
-    if body.stream:
-        return EventStream(service, job, _stream(head, job, turns, body, len(prompt), watch))
-    return await whole(service, http, job, _gather(head, job, turns, len(prompt), watch))
+    return await respond(
+        service,
+        http,
+        body,
+        requests,
+        choices,
+        prefix="chatcmpl",
+        kind="chat.completion.chunk" if body.stream else "chat.completion",
+        num_prompt=len(prompt),
+        watches=watches,
+    )
 
 
 @dataclass
-class Turn:
+class ChatChoice:
     """One answer as a message, or as the deltas of one."""
 
+    index: int
     answer: Answer
     tokenizer: Tokenizer
     body: ChatRequest
@@ -118,12 +113,33 @@ class Turn:
             self.logprobs += [chat_logprob(self.tokenizer, event) for event in events]
         self.token_ids += [event.token_id for event in events if event.token_id is not None]
 
-    def drain(self) -> dict[str, Any]:
-        """Return what is told of the tokens since the last time."""
+    def whole(self) -> dict[str, Any]:
+        """Return the message and why it ended."""
+        message, reason = self.message()
+        return self._choice("message", message, reason)
+
+    def opening(self) -> list[dict[str, Any]]:
+        """Return what every message begins with."""
+        return [self._choice("delta", {"role": "assistant", "content": ""})]
+
+    def chunks(self, pieces: Pieces) -> list[dict[str, Any]]:
+        """Return what pieces of text add to the message, and its end once it is there."""
+        found = [self._choice("delta", delta) for delta in self.deltas(pieces)]
+        if self.answer.finish_reason is not None:
+            found.append(self._choice("delta", {}, self.message()[1]))
+        return found
+
+    def _choice(self, name: str, text: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
+        """Return a message or delta with what is told of the tokens since the last time."""
         entries, self.logprobs = self.logprobs, []
         ids, self.token_ids = self.token_ids, []
-        found: dict[str, Any] = {"logprobs": {"content": entries} if entries else None}
-        return found | {"token_ids": ids} if self.body.return_token_ids else found
+        return {
+            "index": self.index,
+            name: text,
+            "logprobs": {"content": entries} if entries else None,
+            **({"token_ids": ids} if self.body.return_token_ids else {}),
+            "finish_reason": reason,
+        }
 
     def message(self) -> tuple[dict[str, Any], str | None]:
         """Return the message as far as it has come, and why it ended."""
@@ -185,65 +201,5 @@ def _reasoning(text: str | None) -> dict[str, Any]:
 
 
 def _call(call: ToolCall, id: str) -> dict[str, Any]:
-    arguments = json.dumps(call.arguments, ensure_ascii=False)
-    return {
-        "id": id,
-        "type": "function",
-        "function": {"name": call.name, "arguments": arguments},
-    }
-
-
-async def _gather(
-    head: Head, job: Job, turns: Sequence[Turn], num_prompt: int, watch: Stopwatch
-) -> dict[str, Any]:
-    answers = [turn.answer for turn in turns]
-    async for grown in growth(job, answers, watch):
-        for index, gain in grown.items():
-            turns[index].take(gain.pieces, gain.events)
-    choices = []
-    for index, turn in enumerate(turns):
-        message, reason = turn.message()
-        choices.append(
-            {
-                "index": index,
-                "message": message,
-                **turn.drain(),
-                "finish_reason": reason,
-            }
-        )
-    return merged(head("chat.completion", choices), usage=usage(num_prompt, answers))
-
-
-async def _stream(
-    head: Head,
-    job: Job,
-    turns: Sequence[Turn],
-    body: ChatRequest,
-    num_prompt: int,
-    watch: Stopwatch,
-) -> AsyncIterator[bytes]:
-    def chunk(index: int, delta: dict[str, Any], reason: str | None = None) -> bytes:
-        choice = {
-            "index": index,
-            "delta": delta,
-            **turns[index].drain(),
-            "finish_reason": reason,
-        }
-        return sse(head("chat.completion.chunk", [choice]))
-
-    begun = {"role": "assistant", "content": ""}
-    yield b"".join(chunk(index, begun) for index in range(len(turns)))
-    answers = [turn.answer for turn in turns]
-    async for grown in growth(job, answers, watch):
-        chunks = []
-        for index, gain in grown.items():
-            turn = turns[index]
-            turn.take(gain.pieces, gain.events)
-            chunks += [chunk(index, delta) for delta in turn.deltas(gain.pieces)]
-            if turn.answer.finish_reason is not None:
-                chunks.append(chunk(index, {}, turn.message()[1]))
-        yield b"".join(chunks)
-    if body.stream_options.include_usage:
-        last = head("chat.completion.chunk", [])
-        yield sse(merged(last, usage=usage(num_prompt, answers)))
-    yield DONE
+    function = {"name": call.name, "arguments": to_json(call.arguments)}
+    return {"id": id, "type": "function", "function": function}

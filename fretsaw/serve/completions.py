@@ -1,43 +1,33 @@
 """/v1/completions: texts or token ids in; their continuations, and log-probabilities, out."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request as HttpRequest
 from starlette.responses import Response
 
-from fretsaw.engine.sequence import Event
+from fretsaw.engine.sequence import Event, Request
 from fretsaw.serve.answer import Answer, Pieces, Reading
+from fretsaw.serve.choices import respond
 from fretsaw.serve.errors import bad_request
 from fretsaw.serve.logprobs import CompletionLogprobs
-from fretsaw.serve.metrics import Stopwatch
 from fretsaw.serve.model import ServedModel
 from fretsaw.serve.protocol import CompletionRequest
 from fretsaw.serve.service import (
-    DONE,
-    EventStream,
-    Head,
     Service,
     check_counts,
     check_hope,
     check_id,
     check_model,
     engine_requests,
-    growth,
     in_thread_if_long,
-    merged,
     room_after,
-    sse,
     stop_strings,
-    submit,
-    usage,
-    whole,
 )
-from fretsaw.serve.worker import Job
 
 
-async def complete(service: Service, body: CompletionRequest, http: HttpRequest) -> Response:
+async def complete_text(service: Service, body: CompletionRequest, http: HttpRequest) -> Response:
     """Continue one or several prompts, at once or as a stream."""
     check_model(service, body.model)
     check_counts(service, body.n, len(body.prompt))
@@ -59,26 +49,35 @@ async def complete(service: Service, body: CompletionRequest, http: HttpRequest)
         prompt_logprobs=body.echo and body.logprobs is not None,
     )
     reading = Reading(stop_strings(service, body), skip_special=body.skip_special_tokens)
-    texts = []
-    for number, request in enumerate(requests):
-        prompt, ids = body.prompt[number // body.n], request.token_ids
-        echoed = ""
-        if body.echo:
-            is_text = isinstance(prompt, str)
-            echoed = prompt if is_text else model.tokenizer.decode(ids, body.skip_special_tokens)
-        answer = Answer(model.tokenizer, reading, after=ids)
-        logprobs = None
-        if body.logprobs is not None:
-            logprobs = CompletionLogprobs(model.tokenizer, skip_special=body.skip_special_tokens)
-        texts.append(_Text(answer, ids, echoed, logprobs, tells_ids=body.return_token_ids))
-    watch = Stopwatch(service.metrics, len(texts))
-    job = await submit(service, requests)
-    num_prompt = sum(map(len, prompts))
-    service.metrics.prompt_tokens += num_prompt
-    head = Head.of(service, "cmpl")
-    if body.stream:
-        return EventStream(service, job, _stream(head, job, texts, body, num_prompt, watch))
-    return await whole(service, http, job, _gather(head, job, texts, num_prompt, watch))
+    choices = [
+        _begun(model, body, reading, index, request) for index, request in enumerate(requests)
+    ]
+    return await respond(
+        service,
+        http,
+        body,
+        requests,
+        choices,
+        prefix="cmpl",
+        kind="text_completion",
+        num_prompt=sum(map(len, prompts)),
+    )
+
+
+def _begun(
+    model: ServedModel, body: CompletionRequest, reading: Reading, index: int, request: Request
+) -> "TextChoice":
+    """Return a continuation before its first token."""
+    prompt, ids = body.prompt[index // body.n], request.token_ids
+    echoed = ""
+    if body.echo:
+        is_text = isinstance(prompt, str)
+        echoed = prompt if is_text else model.tokenizer.decode(ids, body.skip_special_tokens)
+    answer = Answer(model.tokenizer, reading, after=ids)
+    logprobs = None
+    if body.logprobs is not None:
+        logprobs = CompletionLogprobs(model.tokenizer, skip_special=body.skip_special_tokens)
+    return TextChoice(index, answer, ids, echoed, logprobs, tells_ids=body.return_token_ids)
 
 
 def encoded(
@@ -106,9 +105,10 @@ def encoded(
 
 
 @dataclass
-class _Text:
+class TextChoice:
     """One continuation: its text, after the prompt's where that is echoed."""
 
+    index: int
     answer: Answer
     prompt_ids: tuple[int, ...]
     echoed: str
@@ -121,6 +121,7 @@ class _Text:
         self.parts += [self.echoed] if self.echoed else []
 
     def take(self, pieces: Pieces, events: Sequence[Event]) -> None:
+        """Take what the answer gained."""
         self.parts += [text for _, text in pieces]
         self.token_ids += [event.token_id for event in events if event.token_id is not None]
         for event in events if self.logprobs is not None else ():
@@ -129,47 +130,28 @@ class _Text:
                 self.logprobs.take_prompt(self.prompt_ids, event.prompt_logprobs)
             self.logprobs.take(event)
 
-    def drain(self, index: int, reason: str | None) -> dict[str, Any]:
-        """Return the choice that what was taken since the last time makes."""
+    def whole(self) -> dict[str, Any]:
+        """Return the text and why it ended."""
+        return self._choice()
+
+    def opening(self) -> list[dict[str, Any]]:
+        """Return nothing: a text begins with its first piece."""
+        return []
+
+    def chunks(self, pieces: Pieces) -> list[dict[str, Any]]:
+        """Return what is new, where that is text or the end."""
+        return [self._choice()] if self.parts or self.answer.finish_reason is not None else []
+
+    def _choice(self) -> dict[str, Any]:
+        """Return what was taken since the last time."""
         text, self.parts = "".join(self.parts), []
         ids, self.token_ids = self.token_ids, []
-        choice: dict[str, Any] = {"index": index, "text": text}
-        choice["logprobs"] = None if self.logprobs is None else self.logprobs.drain()
-        choice["finish_reason"] = reason
+        choice: dict[str, Any] = {
+            "index": self.index,
+            "text": text,
+            "logprobs": None if self.logprobs is None else self.logprobs.drain(),
+            "finish_reason": self.answer.finish_reason,
+        }
         if self.tells_ids:
             choice |= {"token_ids": ids, "prompt_token_ids": list(self.prompt_ids)}
         return choice
-
-
-async def _gather(
-    head: Head, job: Job, texts: Sequence[_Text], num_prompt: int, watch: Stopwatch
-) -> dict[str, Any]:
-    answers = [text.answer for text in texts]
-    async for grown in growth(job, answers, watch):
-        for index, gain in grown.items():
-            texts[index].take(gain.pieces, gain.events)
-    choices = [text.drain(i, text.answer.finish_reason) for i, text in enumerate(texts)]
-    return merged(head("text_completion", choices), usage=usage(num_prompt, answers))
-
-
-async def _stream(
-    head: Head,
-    job: Job,
-    texts: Sequence[_Text],
-    body: CompletionRequest,
-    num_prompt: int,
-    watch: Stopwatch,
-) -> AsyncIterator[bytes]:
-    answers = [text.answer for text in texts]
-    async for grown in growth(job, answers, watch):
-        chunks = []
-        for index, gain in grown.items():
-            text = texts[index]
-            text.take(gain.pieces, gain.events)
-            reason = text.answer.finish_reason
-            if text.parts or reason is not None:
-                chunks.append(sse(head("text_completion", [text.drain(index, reason)])))
-        yield b"".join(chunks)
-    if body.stream_options.include_usage:
-        yield sse(merged(head("text_completion", []), usage=usage(num_prompt, answers)))
-    yield DONE

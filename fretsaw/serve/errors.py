@@ -3,6 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from fretsaw.serve.worker import Closing, EngineFailed, QueueFull
+
+RETRY_AFTER = {"Retry-After": "1"}
+
 
 class ApiError(Exception):
     """What the client is told in place of an answer."""
@@ -40,6 +44,21 @@ _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_
 def bad_request(message: str, param: str | None, code: str | None = None) -> ApiError:
     """Return the refusal of a request whose field `param` is wrong."""
     return ApiError(400, message, param=param, code=code)
+
+
+def told(error: Exception) -> ApiError:
+    """Return what a client is told when its answer cannot be had."""
+    match error:
+        case QueueFull():
+            message = "too many answers wait already; try again in a moment"
+            return ApiError(429, message, code="queue_full", headers=RETRY_AFTER)
+        case Closing():
+            message = "the server is shutting down; try another, or again in a moment"
+            return ApiError(503, message, code="shutting_down", headers=RETRY_AFTER)
+        case EngineFailed():
+            message = "the engine failed and answers no more; the server must be started again"
+            return ApiError(500, message, code="engine_failed")
+    raise error
 
 
 def not_here(path: str) -> ApiError:

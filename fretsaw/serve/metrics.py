@@ -4,7 +4,7 @@ import os
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fretsaw.engine.stats import Stats
@@ -49,61 +49,60 @@ class Metrics:
 
     def render(self, stats: Stats, num_open: int, processes: Mapping[str, int]) -> str:
         """Return the text of /metrics; `processes` are the ids of those whose memory is told."""
-        lines: list[str] = []
-
-        def family(name: str, kind: str, text: str, *samples: str) -> None:
-            lines.extend(
-                (f"# HELP fretsaw_{name} {text}", f"# TYPE fretsaw_{name} {kind}", *samples)
-            )
-
-        def one(name: str, kind: str, text: str, value: float) -> None:
-            family(name, kind, text, f"fretsaw_{name} {value}")
-
-        def histogram(name: str, text: str, values: Histogram) -> None:
-            family(name, "histogram", text, *values.lines(f"fretsaw_{name}"))
-
-        family(
-            "requests_total",
-            "counter",
-            "HTTP requests answered.",
-            *(
-                f'fretsaw_requests_total{{path="{path}",status="{status}"}} {count}'
-                for (path, status), count in sorted(self.requests.items())
+        requests = {
+            f'path="{path}",status="{status}"': count
+            for (path, status), count in sorted(self.requests.items())
+        }
+        resident = {f'process="{name}"': resident_bytes(id) for name, id in processes.items()}
+        families = (
+            _labelled("requests_total", "counter", "HTTP requests answered.", requests),
+            _counter("disconnects_total", "Clients that left early.", self.disconnects),
+            _counter("prompt_tokens_total", "Tokens of prompts.", self.prompt_tokens),
+            _counter("generated_tokens_total", "Tokens generated.", self.generated_tokens),
+            _histogram("first_token_seconds", "From request to first token.", self.first_token),
+            _histogram("inter_token_seconds", "Between tokens of an answer.", self.inter_token),
+            _histogram("answer_seconds", "From request to its last token.", self.whole),
+            _gauge("open_answers", "Answers not finished.", num_open),
+            _gauge("running", "Sequences in the batch.", stats.num_running),
+            _gauge("waiting", "Sequences that wait for a place.", stats.num_waiting),
+            _gauge("pages_used", "KV pages that answers hold.", stats.pages_used),
+            _gauge("pages_total", "KV pages there are.", stats.pages_total),
+            _counter("prefill_tokens_total", "Prompt tokens run.", stats.prefill_tokens),
+            _counter("prefill_seconds_total", "Seconds of prefill.", stats.prefill_s),
+            _counter("decode_tokens_total", "Tokens decoded.", stats.decode_tokens),
+            _counter("decode_seconds_total", "Seconds of decoding.", stats.decode_s),
+            _counter(
+                "prefix_hit_tokens_total",
+                "Prompt tokens taken from the cache.",
+                stats.prefix_hit_tokens,
             ),
+            _counter("preemptions_total", "Sequences set back.", stats.num_preemptions),
+            _gauge("weights_version", "Version of the weights.", stats.weight_version),
+            _labelled("resident_bytes", "gauge", "Memory of the processes.", resident),
         )
-        one("disconnects_total", "counter", "Clients that left early.", self.disconnects)
-        one("prompt_tokens_total", "counter", "Tokens of prompts.", self.prompt_tokens)
-        one("generated_tokens_total", "counter", "Tokens generated.", self.generated_tokens)
-        histogram("first_token_seconds", "From request to first token.", self.first_token)
-        histogram("inter_token_seconds", "Between tokens of an answer.", self.inter_token)
-        histogram("answer_seconds", "From request to its last token.", self.whole)
-        one("open_answers", "gauge", "Answers not finished.", num_open)
-        one("running", "gauge", "Sequences in the batch.", stats.num_running)
-        one("waiting", "gauge", "Sequences that wait for a place.", stats.num_waiting)
-        one("pages_used", "gauge", "KV pages that answers hold.", stats.pages_used)
-        one("pages_total", "gauge", "KV pages there are.", stats.pages_total)
-        one("prefill_tokens_total", "counter", "Prompt tokens run.", stats.prefill_tokens)
-        one("prefill_seconds_total", "counter", "Seconds of prefill.", stats.prefill_s)
-        one("decode_tokens_total", "counter", "Tokens decoded.", stats.decode_tokens)
-        one("decode_seconds_total", "counter", "Seconds of decoding.", stats.decode_s)
-        one(
-            "prefix_hit_tokens_total",
-            "counter",
-            "Prompt tokens taken from the cache.",
-            stats.prefix_hit_tokens,
-        )
-        one("preemptions_total", "counter", "Sequences set back.", stats.num_preemptions)
-        one("weights_version", "gauge", "Version of the weights.", stats.weight_version)
-        family(
-            "resident_bytes",
-            "gauge",
-            "Memory of the processes.",
-            *(
-                f'fretsaw_resident_bytes{{process="{name}"}} {resident_bytes(id)}'
-                for name, id in processes.items()
-            ),
-        )
-        return "\n".join(lines) + "\n"
+        return "".join(families)
+
+
+def _counter(name: str, text: str, value: float) -> str:
+    return _family(name, "counter", text, [f"fretsaw_{name} {value}"])
+
+
+def _gauge(name: str, text: str, value: float) -> str:
+    return _family(name, "gauge", text, [f"fretsaw_{name} {value}"])
+
+
+def _histogram(name: str, text: str, values: Histogram) -> str:
+    return _family(name, "histogram", text, values.lines(f"fretsaw_{name}"))
+
+
+def _labelled(name: str, kind: str, text: str, values: Mapping[str, float]) -> str:
+    samples = (f"fretsaw_{name}{{{labels}}} {value}" for labels, value in values.items())
+    return _family(name, kind, text, samples)
+
+
+def _family(name: str, kind: str, text: str, samples: Iterable[str]) -> str:
+    head = (f"# HELP fretsaw_{name} {text}", f"# TYPE fretsaw_{name} {kind}")
+    return "".join(f"{line}\n" for line in (*head, *samples))
 
 
 class Stopwatch:

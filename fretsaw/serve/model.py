@@ -11,28 +11,25 @@ from fretsaw.chat.template import read_chat_template
 from fretsaw.chat.toggle import Toggle, toggle_of
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint.folder import read_config
+from fretsaw.engine.sampling import Sampling
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.size import num_params
 
+DEFAULTED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")  # by a checkpoint
 
-@dataclass(frozen=True)
-class Defaults:
-    """Sampling where a request names none: OpenAI's, unless the checkpoint says otherwise."""
 
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
+def default_sampling(folder: Path) -> Sampling:
+    """Return how a checkpoint's answers are drawn where a request doesn't say: OpenAI's way.
 
-    @classmethod
-    def of(cls, folder: Path) -> "Defaults":
-        """Read a checkpoint's generation_config.json; `do_sample: false` there means greedy."""
-        raw = _read(folder / "generation_config.json")
-        named = {name: raw[name] for name in cls.__annotations__ if raw.get(name) is not None}
-        if raw.get("do_sample") is False:
-            named["temperature"] = 0.0
-        return cls(**named)
+    Unless generation_config.json says otherwise; `do_sample: false` there means greedy.
+    """
+    raw = _read(folder / "generation_config.json")
+    named = {name: raw[name] for name in DEFAULTED if raw.get(name) is not None}
+    if raw.get("do_sample") is False:
+        named["temperature"] = 0.0
+    if "top_k" in named:
+        named["top_k"] = max(named["top_k"], 0)  # -1 is all, too
+    return Sampling(**{"temperature": 1.0, **named})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +41,7 @@ class ServedModel:
     config: ModelConfig
     context: int  # how many tokens a prompt and its answer may have together
     toggle: Toggle = "v1"
-    defaults: Defaults = Defaults()
+    defaults: Sampling = Sampling(temperature=1.0)  # noqa: RUF009  it is frozen
     chat_template: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -61,7 +58,7 @@ class ServedModel:
             config=config,
             context=min(config.max_position_embeddings, capacity),
             toggle=toggle_of(folder),
-            defaults=Defaults.of(folder),
+            defaults=default_sampling(folder),
             chat_template=read_chat_template(folder),
         )
 

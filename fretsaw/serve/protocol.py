@@ -83,7 +83,7 @@ class StreamOptions(_Fields):
     continuous_usage_stats: Literal[False] = False
 
 
-class Sampling(_Fields):
+class GenerationRequest(_Fields):
     """The fields that chat completions and completions share."""
 
     model: str | None = None
@@ -263,7 +263,7 @@ class Conversation(_Fields):
         return tuple(tool.model_dump(exclude_none=True) for tool in self.tools)
 
 
-class ChatRequest(Conversation, Sampling):
+class ChatRequest(Conversation, GenerationRequest):
     """The body of /v1/chat/completions."""
 
     max_tokens: int | None = Field(None, ge=1)
@@ -288,7 +288,7 @@ class ChatRequest(Conversation, Sampling):
         return next((budget for budget in asked if budget is not None), None)
 
 
-class CompletionRequest(Sampling):
+class CompletionRequest(GenerationRequest):
     """The body of /v1/completions."""
 
     prompt: Any

@@ -291,7 +291,7 @@ class Worker:
         assert event.token_id is not None, "a request without tokens has nothing to watch"
         self._num_made[id] = self._num_made.get(id, 0) + 1
         forced = tuple(watch(event.token_id))
-        room = job.requests[index].max_tokens - self._num_made[id]
+        room = job.requests[index].sampling.max_tokens - self._num_made[id]
         if not forced or room <= len(forced):
             return []
         self._engine.force(id, forced)

@@ -95,7 +95,8 @@ def generate_file(
             raise ValueError(f"{prompts}: prompt {one.id}: {error}") from error
         for sample in range(num_samples):
             seed = sample_seed(sampling.seed, number, sample)
-            requests[one.id, sample] = dataclasses.replace(request, seed=seed)
+            own = dataclasses.replace(request.sampling, seed=seed)
+            requests[one.id, sample] = dataclasses.replace(request, sampling=own)
     done = _go_on(out, json.loads(json.dumps(settings)))
     left = [key for key in requests if key not in done]
     by_id = {one.id: one for one in asked}
@@ -106,7 +107,7 @@ def generate_file(
         ended = _answers(model, [requests[key] for key in left], sampling)
         for count, (index, text, num_tokens, reason) in enumerate(ended, 1):
             id, sample = left[index]
-            seed = requests[id, sample].seed
+            seed = requests[id, sample].sampling.seed
             row = _row(by_id[id], sample, text, num_tokens, reason, seed)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()
@@ -192,7 +193,8 @@ def _go_on(out: Path, settings: dict[str, Any]) -> set[tuple[str, int]]:
         return set()
     if not beside.is_file():
         raise ValueError(f"{out}: exists, and was not written by this command; give another --out")
-    before = json.loads(beside.read_text(encoding="utf-8"))
+    plain = dataclasses.asdict(Sampling())  # what an earlier version had no setting for
+    before = plain | json.loads(beside.read_text(encoding="utf-8"))
     changed = [name for name in settings if before.get(name) != settings[name]]
     if changed:
         raise ValueError(

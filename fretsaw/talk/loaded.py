@@ -104,17 +104,9 @@ class LoadedModel:
                 f"prompt: {len(token_ids)} tokens, but the model's context is {limit} and an "
                 "answer must fit too; shorten it, or begin a new conversation"
             )
-        return Request(
-            token_ids,
-            min(sampling.max_tokens, limit - len(token_ids)),
-            temperature=sampling.temperature,
-            seed=sampling.seed,
-            stop_token_ids=self.decoder.config.eos_token_ids,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            min_p=sampling.min_p,
-            repetition_penalty=sampling.repetition_penalty,
-        )
+        room = min(sampling.max_tokens, limit - len(token_ids))
+        ends = self.decoder.config.eos_token_ids
+        return Request(token_ids, replace(sampling, max_tokens=room), ends)
 
     def text_stream(self, token_ids: Sequence[int], sampling: Sampling) -> TextStream:
         """Return what turns the tokens after these into text, up to a stop string."""

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Sequence
 
 from fretsaw.chat.tokenizer import Tokenizer
-from fretsaw.engine.engine import Engine
 from fretsaw.rollout.rows import Row
-from fretsaw.rollout.sample import sample_groups
-from fretsaw.tasks.problem import Prompt
+from fretsaw.rollout.sample import Sample, sample_groups
+from fretsaw.rollout.sampler import Sampler
+from fretsaw.tasks.prompt import GradedAnswer, Prompt, grade_answers
 
 
 def answer(
-    engine: Engine,
+    sampler: Sampler,
     tokenizer: Tokenizer,
     prompts: Sequence[Prompt],
     *,
@@ -21,56 +21,49 @@ def answer(
     on_finished: Callable[[int], None] = lambda num_finished: None,
 ) -> list[Row]:
     """Return `group_size` graded answers to every prompt, group by group."""
-    stop = stop_ids(engine)
     samples = sample_groups(
-        engine,
+        sampler,
         [prompt.token_ids for prompt in prompts],
         group_size=group_size,
         max_tokens=max_tokens,
         temperature=temperature,
-        stop_token_ids=stop,
+        stop_token_ids=sampler.stop_ids,
         seed=seed,
         on_finished=on_finished,
     )
+    asked = [prompts[sample.group] for sample in samples]
+    written = [s.token_ids[:-1] if s.is_finished else s.token_ids for s in samples]
+    completions = [tokenizer.decode(token_ids) for token_ids in written]
+    graded = grade_answers(asked, completions, [sample.is_finished for sample in samples])
     shown = [tokenizer.decode(prompt.token_ids, skip_special=False) for prompt in prompts]
-    rows = []
-    for sample in samples:
-        prompt = prompts[sample.group]
-        written = sample.token_ids[:-1] if sample.is_finished else sample.token_ids
-        completion = tokenizer.decode(written)
-        verdict = prompt.grade(completion, is_finished=sample.is_finished)
-        rows.append(
-            Row(
-                problem=prompt.problem.id,
-                kind=prompt.problem.kind,
-                mode=prompt.mode,
-                group=sample.group,
-                index=sample.index,
-                question=prompt.problem.messages[-1].content,
-                prompt=shown[sample.group],
-                completion=completion,
-                prompt_ids=list(sample.prompt_ids),
-                token_ids=list(sample.token_ids),
-                logprobs=list(sample.logprobs),
-                is_finished=sample.is_finished,
-                temperature=sample.temperature,
-                seed=sample.seed,
-                weight_version=sample.weight_version,
-                correct=verdict.correct,
-                fault=verdict.fault,
-                found=verdict.found,
-                expected=verdict.expected,
-                reward=verdict.reward,
-            )
+    return [
+        _row(sample, prompt, shown[sample.group], completion, grade)
+        for sample, prompt, completion, grade in zip(
+            samples, asked, completions, graded, strict=True
         )
-    return rows
+    ]
 
 
-def stop_ids(engine: Engine) -> tuple[int, ...]:
-    """Return the ids that end an answer: the model's own, and the token that begins a text.
-
-    Documents follow one another in plain text, so the beginning of the next one is an end too.
-    """
-    config = engine.decoder.config
-    bos = () if config.bos_token_id is None else (config.bos_token_id,)
-    return tuple(dict.fromkeys((*config.eos_token_ids, *bos)))
+def _row(sample: Sample, prompt: Prompt, shown: str, completion: str, graded: GradedAnswer) -> Row:
+    return Row(
+        problem=prompt.problem.id,
+        kind=prompt.problem.kind,
+        mode=prompt.mode,
+        group=sample.group,
+        index=sample.index,
+        question=prompt.problem.messages[-1].content,
+        prompt=shown,
+        completion=completion,
+        prompt_ids=list(sample.prompt_ids),
+        token_ids=list(sample.token_ids),
+        logprobs=list(sample.logprobs),
+        is_finished=sample.is_finished,
+        temperature=sample.temperature,
+        seed=sample.seed,
+        weight_version=sample.weight_version,
+        correct=graded.correct,
+        fault=graded.fault,
+        found=graded.found,
+        expected=graded.expected,
+        reward=graded.reward,
+    )

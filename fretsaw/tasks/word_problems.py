@@ -5,11 +5,36 @@ Those of the held-out split share no chain of arithmetic with any training text 
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 from fretsaw.chat.message import Message
 from fretsaw.data import world
 from fretsaw.tasks.problem import Problem
+from fretsaw.tasks.task import BadOption
+
+
+def from_options(
+    num_problems: int, seed: int, split: world.Split, options: Mapping[str, str]
+) -> list[Problem]:
+    """Return problems as a task's options say: steps=2-5, max_value=30, phrasing=heldout."""
+    phrasing = options.get("phrasing", "train")
+    if phrasing not in world.WORDINGS:
+        raise BadOption(f"phrasing is one of {', '.join(world.WORDINGS)}")
+    try:
+        first, _, last = options.get("steps", "2-5").partition("-")
+        steps = range(int(first), int(last or first) + 1)
+        max_value = int(options.get("max_value", world.MAX_VALUE))
+    except ValueError:
+        raise BadOption("steps is a number or a range such as 2-5, max_value a number") from None
+    return make_problems(
+        num_problems,
+        seed,
+        steps=steps,
+        phrasing=cast(world.Phrasing, phrasing),
+        max_value=max_value,
+        split=split,
+    )
 
 
 def make_problems(
@@ -45,7 +70,7 @@ def make_problems(
                 Problem(
                     id=str(len(problems)),
                     messages=(Message("user", problem.question),),
-                    answer=problem.answer,
+                    expected={"answer": problem.answer},
                     kind=f"{problem.num_steps} steps" if problem.num_steps > 1 else "1 step",
                     text=world.problem_prompt(problem, mode="off"),
                 )

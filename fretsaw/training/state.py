@@ -20,10 +20,13 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 
+from fretsaw.model.config import ModelConfig
+from fretsaw.model.size import num_params
 from fretsaw.stage.peers import ALONE, Peers
 from fretsaw.stage.progress import say
 
 REST = "rest.pt"  # what is no tensor, and how large the other files are
+BYTES_PER_PARAMETER = 12  # weights and two moments in float32
 
 
 # --- tensors in a folder --------------------------------------------------------------------------
@@ -88,6 +91,11 @@ def _beside(folder: Path, kind: str) -> Path:
 
 
 # --- the state of a loop --------------------------------------------------------------------------
+
+
+def saved_bytes(config: ModelConfig) -> int:
+    """Return what the saved states of a network take on disk, if all of it is trained."""
+    return 2 * BYTES_PER_PARAMETER * num_params(config)
 
 
 class TrainingState:

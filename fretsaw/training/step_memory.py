@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fretsaw.model.config import BlockConfig, ModelConfig
-from fretsaw.model.size import num_params
+from fretsaw.model.kinds import Shapes
+from fretsaw.model.size import block_matrices, num_params
 from fretsaw.training.settings import (
     MAX_LOGITS,
     MOMENT_BLOCK,
@@ -105,23 +106,10 @@ def training_bytes(shape: TrainingShape) -> TrainingBytes:
 # --- weights and moments --------------------------------------------------------------------------
 
 
-def matrices(config: ModelConfig, block: BlockConfig) -> dict[str, tuple[int, int]]:
+def matrices(config: ModelConfig, block: BlockConfig) -> Shapes:
     """Return (rows, columns) of a block's matrices by the last part of their names."""
-    hidden, heads = config.hidden_size, config.num_attention_heads * config.head_dim
-    kv, ffn = block.num_key_value_heads * config.head_dim, block.intermediate_size
-    attention = {
-        "gqa": {
-            "q_proj": (heads, hidden),
-            "k_proj": (kv, hidden),
-            "v_proj": (kv, hidden),
-            "o_proj": (hidden, heads),
-        },
-        "linear": {"linear_attn": (hidden, hidden)},
-        "none": {},
-    }
-    swiglu = {"gate_proj": (ffn, hidden), "up_proj": (ffn, hidden), "down_proj": (hidden, ffn)}
-    feed = {"swiglu": swiglu, "linear": {"linear_mlp": (hidden, hidden)}, "none": {}}
-    return attention[block.attention] | feed[block.ffn]
+    attention, ffn = block_matrices(config, block)
+    return attention | ffn
 
 
 def parameter_shapes(config: ModelConfig) -> Iterator[tuple[int, int]]:
@@ -203,23 +191,20 @@ def _norm_bytes(shape: TrainingShape) -> int:
 def _block_bytes(shape: TrainingShape, block: BlockConfig) -> int:
     """Return the bytes a token leaves in a block, its input with them."""
     config, width = shape.student, _compute_width(shape)
-    hidden, heads = config.hidden_size, config.num_attention_heads
-    query, kv = heads * config.head_dim, block.num_key_value_heads * config.head_dim
-    casts = _is_autocast(shape)
-    attention = {
-        # normed input; rotated queries and keys, values, output; log-sum of every head
-        "gqa": width * (hidden * (3 if casts else 1) + 2 * query + 2 * kv) + 4 * heads,
-        "linear": width * hidden,
-        "none": 0,
-    }
-    ffn = {
-        # normed input; gate, its SiLU, up, their product
-        "swiglu": width * (hidden * (2 if casts else 1) + 4 * block.intermediate_size),
-        "linear": width * hidden,
-        "none": 0,
-    }
-    norms = _num_norms(block) * _norm_bytes(shape)
-    return norms + attention[block.attention] + ffn[block.ffn]
+    halves = zip(
+        (block.attention_kind, block.ffn_kind),
+        (block.num_key_value_heads, block.intermediate_size),
+        block_matrices(config, block),
+        strict=True,
+    )
+    total = _num_norms(block) * _norm_bytes(shape)
+    for kind, size, matrices in halves:
+        if matrices:
+            # Autocast casts the normed input anew for every matrix that reads it.
+            readers = max(1, len(matrices) - 1) if _is_autocast(shape) else 1
+            total += width * (readers * config.hidden_size + kind.kept(config, size))
+            total += 4 * config.num_attention_heads * kind.has_cache  # log-sum of every head
+    return total
 
 
 def _cast_bytes(shape: TrainingShape, *blocks: BlockConfig) -> int:
@@ -259,7 +244,7 @@ def _table_bytes(shape: TrainingShape) -> int:
     config = shape.student
     if _compute_width(shape) == 4:
         return _plain_tables(shape)
-    num_layers = sum(block.attention == "gqa" for block in config.blocks)
+    num_layers = sum(block.attention_kind.has_cache for block in config.blocks)
     return num_layers * 4 * 2 * shape.seq_len * config.head_dim
 
 

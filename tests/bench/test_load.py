@@ -7,10 +7,12 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from scripted import Reply, scripted
 from serving import CONTEXT, Remote, remote, write_toggled
 
 from fretsaw.bench.load import Load, Seen, Server, measure_load, render_load, run_load, summarise
 from fretsaw.cli import main
+from fretsaw.client.openai import Client
 
 LOAD = Load(clients=3, requests=7, prompt_tokens=6, output_tokens=5, vocab_size=200)
 
@@ -45,18 +47,20 @@ def test_every_request_is_answered_in_full(live: Remote) -> None:
 
 
 def test_prompts_are_the_seeds_alone(live: Remote) -> None:
-    from fretsaw.bench import load
-
     sent: list[list[int]] = []
 
-    class Listening(Server):
-        def call(self, path, body=None):
+    class Listening(Client):
+        def stream(self, path, body):
             sent.append(body["prompt"])
-            return super().call(path, body)
+            return super().stream(path, body)
 
-    server = Listening(live.url, "toggled", "sesame")
+    class Heard(Server):
+        def client(self, max_concurrent=1):
+            return Listening(self.url, api_key=self.api_key, max_concurrent=max_concurrent)
+
+    server = Heard(live.url, "toggled", "sesame")
     for seed in (0, 0, 1):
-        load.run_load(server, Load(**{**vars(LOAD), "clients": 1, "requests": 3, "seed": seed}))
+        run_load(server, Load(**{**vars(LOAD), "clients": 1, "requests": 3, "seed": seed}))
     assert sent[:3] == sent[3:6]
     assert len({tuple(prompt) for prompt in sent}) == 6
     assert all(3 <= token_id < 200 for prompt in sent for token_id in prompt)
@@ -68,6 +72,15 @@ def test_what_a_server_refuses_is_told_in_its_words(live: Remote) -> None:
         summarise(run_load(Server(live.url, "toggled", "sesame"), long))
     with pytest.raises(ValueError, match=r"refuses \(401\): .*API key"):
         Server(live.url).named()
+
+
+def test_a_busy_server_is_asked_once_a_request() -> None:
+    busy = Reply.of({"error": {"message": "busy"}}, 503, headers={"Retry-After": "0"})
+    with scripted(lambda number, body: busy) as server:
+        seen = run_load(Server(server.url).named(), LOAD)
+    assert [one.fault for one in seen] == ["503: busy"] * 7
+    assert len(server.posted) == 7
+    assert server.most_at_once <= 3
 
 
 def test_figures_by_hand() -> None:
@@ -114,7 +127,7 @@ class NoServer(BaseHTTPRequestHandler):
 def test_servers_that_are_none(folder: Path) -> None:
     with pytest.raises(ValueError, match="does not answer"):
         measure_load(Server("http://127.0.0.1:9"), LOAD, warmup=0)
-    with pytest.raises(ValueError, match="is no address"):
+    with pytest.raises(ValueError, match="bench: 'http://' is no address; write http://HOST:PORT"):
         Server("http://").named()
     with HTTPServer(("127.0.0.1", 0), NoServer) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()

@@ -13,7 +13,7 @@ from patterns import PATTERNS, ids_of, make
 
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import gguf
-from fretsaw.checkpoint.targets import TARGETS
+from fretsaw.checkpoint.export_targets import EXPORT_TARGETS
 from fretsaw.checkpoint.vocabulary import (
     BYTE,
     CONTROL,
@@ -56,7 +56,7 @@ def vocabulary(trained: Path) -> Vocabulary:
 def prepared(pattern: str, target: str = "llama.cpp", **changes) -> Decoder:
     """A pattern as it is written for llama.cpp."""
     source = make(PATTERNS[pattern], vocab_size=300, **changes)
-    return rewrite(source, TARGETS[target], width_multiple=32)[0]
+    return rewrite(source, EXPORT_TARGETS[target], width_multiple=32)[0]
 
 
 def fields(path: Path) -> dict:

@@ -44,6 +44,8 @@ def test_phases_are_read_and_counted() -> None:
         Phase(seq_len=256, tokens=1024, theta=5e4, fresh=True),
     )
     assert LOOP.phase_ends == (3, 5, 7)
+    assert LOOP.phase_starts == (0, 3, 5)
+    assert [LOOP.phase_at(done) for done in range(7)] == [0, 0, 0, 1, 1, 2, 2]
     assert LOOP.num_steps == 7
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from engines import ask
 
 from fretsaw.engine.engine import Engine
 from fretsaw.engine.sampler import uniform
@@ -41,7 +42,7 @@ PROMPTS = [(1, 2, 3), (4,), (5, 6, 7, 8, 9, 10), (11, 12)]
 
 
 def test_greedy_equals_the_uncached_forward(decoder: Decoder) -> None:
-    made = collect(Engine(decoder), [Request(prompt, 12) for prompt in PROMPTS])
+    made = collect(Engine(decoder), [ask(prompt, 12) for prompt in PROMPTS])
     for prompt, tokens in zip(PROMPTS, made, strict=True):
         ids = list(prompt)
         for token_id, logprob in tokens:
@@ -52,16 +53,16 @@ def test_greedy_equals_the_uncached_forward(decoder: Decoder) -> None:
 
 
 def test_sampling_depends_on_the_seed_and_not_on_the_batch(decoder: Decoder) -> None:
-    requests = [Request(p, 10, temperature=1.0, seed=i) for i, p in enumerate(PROMPTS)]
+    requests = [ask(p, 10, temperature=1.0, seed=i) for i, p in enumerate(PROMPTS)]
     together = collect(Engine(decoder), requests)
     alone = [collect(Engine(decoder, max_batch=1), [request])[0] for request in requests]
     assert [[t for t, _ in row] for row in together] == [[t for t, _ in row] for row in alone]
-    other = collect(Engine(decoder), [Request(PROMPTS[0], 10, temperature=1.0, seed=99)])
+    other = collect(Engine(decoder), [ask(PROMPTS[0], 10, temperature=1.0, seed=99)])
     assert other[0] != together[0]
 
 
 def test_samples_follow_the_distribution(decoder: Decoder) -> None:
-    requests = [Request((1, 2), 1, temperature=1.0, seed=seed) for seed in range(4000)]
+    requests = [ask((1, 2), 1, temperature=1.0, seed=seed) for seed in range(4000)]
     drawn = torch.tensor([row[0][0] for row in collect(Engine(decoder, max_batch=500), requests)])
     wanted = decoder(torch.tensor([[1, 2]]))[0, -1].softmax(-1)
     found = torch.bincount(drawn, minlength=50) / 4000
@@ -78,11 +79,9 @@ def test_uniform_numbers_are_uniform() -> None:
 
 
 def test_stop_tokens_end_a_request_and_leave_the_others(decoder: Decoder) -> None:
-    free = collect(Engine(decoder), [Request(p, 12) for p in PROMPTS])
+    free = collect(Engine(decoder), [ask(p, 12) for p in PROMPTS])
     stop = free[0][2][0]
-    requests = [
-        Request(p, 12, stop_token_ids=(stop,) if i == 0 else ()) for i, p in enumerate(PROMPTS)
-    ]
+    requests = [ask(p, 12, stop_token_ids=(stop,) if i == 0 else ()) for i, p in enumerate(PROMPTS)]
     events = list(Engine(decoder).generate(requests))
     first = [event for event in events if event.request == 0]
     assert first[-1].finish_reason == "stop"
@@ -100,9 +99,9 @@ def test_logprobs_are_those_of_the_forward(decoder: Decoder) -> None:
 
 def test_too_long_a_request_is_refused(decoder: Decoder) -> None:
     with pytest.raises(ValueError, match="context is 64"):
-        list(Engine(decoder).generate([Request((1,) * 60, 10)]))
+        list(Engine(decoder).generate([ask((1,) * 60, 10)]))
     with pytest.raises(ValueError, match="empty prompt"):
-        list(Engine(decoder).generate([Request((), 10)]))
+        list(Engine(decoder).generate([ask((), 10)]))
 
 
 def test_weights_are_exchanged_in_place(decoder: Decoder) -> None:
@@ -110,7 +109,7 @@ def test_weights_are_exchanged_in_place(decoder: Decoder) -> None:
     other.init_weights(7)
     engine = Engine(other)
     engine.load_weights(decoder.named_parameters(), version=3)
-    assert collect(engine, [Request((1, 2), 5)]) == collect(Engine(decoder), [Request((1, 2), 5)])
+    assert collect(engine, [ask((1, 2), 5)]) == collect(Engine(decoder), [ask((1, 2), 5)])
     assert engine.stats().weight_version == 3
     with pytest.raises(ValueError, match="no such weight"):
         engine.load_weights([("nothing", torch.zeros(1))], version=4)

@@ -8,7 +8,7 @@ import random
 
 import pytest
 import torch
-from engines import MIXES, make_decoder, naive
+from engines import MIXES, ask, make_decoder, naive
 
 from fretsaw.engine.engine import Engine
 from fretsaw.engine.sequence import Event, Request
@@ -29,15 +29,9 @@ def random_requests(chooser: random.Random, count: int) -> list[Request]:
     for i in range(count):
         prompt = chooser.choice(beginnings)[: chooser.randrange(1, 41)]
         prompt += tuple(chooser.randrange(50) for _ in range(chooser.randrange(0, 6)))
-        requests.append(
-            Request(
-                prompt,
-                chooser.randrange(1, 30),
-                seed=i,
-                stop_token_ids=(chooser.randrange(50),),
-                **chooser.choice(SETTINGS),
-            )
-        )
+        length, settings = chooser.randrange(1, 30), chooser.choice(SETTINGS)
+        ends = (chooser.randrange(50),)
+        requests.append(ask(prompt, length, seed=i, stop_token_ids=ends, **settings))
     return requests
 
 
@@ -131,7 +125,7 @@ def test_padded_steps_are_the_same_steps(name: str) -> None:
 def test_forced_tokens_are_gone_on_from() -> None:
     decoder = make_decoder("mixed")
     engine = Engine(decoder)
-    number = engine.add(Request((1, 2, 3), 12))
+    number = engine.add(ask((1, 2, 3), 12))
     events = [event for _ in range(4) for event in engine.step()]
     engine.force(number, (7, 8, 9))
     while engine.has_work:
@@ -139,14 +133,14 @@ def test_forced_tokens_are_gone_on_from() -> None:
     ids = tokens(events)
     text = (1, 2, 3, *ids[:4], 7, 8, 9)
     assert len(ids) == 12 - 3
-    assert [token for token, _, _ in naive(decoder, Request(text, 5))] == ids[4:]
+    assert [token for token, _, _ in naive(decoder, ask(text, 5))] == ids[4:]
     with pytest.raises(ValueError, match="3 tokens to force, but 3 are left"):
-        engine.force(engine.add(Request((1,), 3)), (1, 2, 3))
+        engine.force(engine.add(ask((1,), 3)), (1, 2, 3))
 
 
 def test_two_listeners_hear_all_of_their_own() -> None:
     engine = Engine(make_decoder("mixed"))
-    requests = [Request((1, 2, 3), 9), Request((4, 5), 6)]
+    requests = [ask((1, 2, 3), 9), ask((4, 5), 6)]
     alone = [tokens(list(engine.generate([request]))) for request in requests]
     first, second = (engine.generate([request]) for request in requests)
     begun = [next(first), next(second), next(first)]
@@ -158,14 +152,14 @@ def test_two_listeners_hear_all_of_their_own() -> None:
 
 def test_an_aborted_request_leaves_nothing_behind() -> None:
     engine = Engine(make_decoder("mixed"), max_batch=2)
-    numbers = [engine.add(Request((1, 2, i), 30)) for i in range(5)]
+    numbers = [engine.add(ask((1, 2, i), 30)) for i in range(5)]
     engine.step()
     for number in numbers:  # two of them run, three wait
         engine.abort(number)
         engine.abort(number)
     assert not engine.has_work
     assert engine.stats().pages_used == 0
-    listener = engine.generate([Request((1, 2), 30)])
+    listener = engine.generate([ask((1, 2), 30)])
     next(listener)
     listener.close()
     assert not engine.has_work
@@ -177,7 +171,7 @@ def test_prompts_have_log_probabilities_in_any_pieces() -> None:
     expected = decoder(torch.tensor([ids]))[0].log_softmax(-1)
     for chunk_tokens in (1, 7, 512):
         engine = Engine(decoder, chunk_tokens=chunk_tokens)
-        request = Request(ids, 1, prompt_logprobs=True, num_top_logprobs=3)
+        request = ask(ids, 1, prompt_logprobs=True, num_top_logprobs=3)
         (event,) = engine.generate([request])
         assert event.prompt_logprobs is not None
         assert [token.token_id for token in event.prompt_logprobs] == list(ids[1:])
@@ -189,7 +183,7 @@ def test_prompts_have_log_probabilities_in_any_pieces() -> None:
 
 def test_nothing_to_generate_is_an_answer_too() -> None:
     engine = Engine(make_decoder("mixed"))
-    (event,) = engine.generate([Request((1, 2, 3), 0, prompt_logprobs=True)])
+    (event,) = engine.generate([ask((1, 2, 3), 0, prompt_logprobs=True)])
     assert (event.token_id, event.finish_reason) == (None, "length")
     assert event.prompt_logprobs is not None
     assert len(event.prompt_logprobs) == 2
@@ -208,7 +202,7 @@ def test_settings_under_which_nothing_runs_are_refused() -> None:
     with pytest.raises(ValueError, match=r"torch.float16, whose range"):
         Engine(make_decoder("mixed").half())
     engine = Engine(decoder)
-    number = engine.add(Request((1,), 9))
+    number = engine.add(ask((1,), 9))
     with pytest.raises(ValueError, match="token ids from 50 to 50, but the model knows 0 to 49"):
         engine.force(number, (50,))
     with pytest.raises(ValueError, match="request 7: not running"):
@@ -217,7 +211,7 @@ def test_settings_under_which_nothing_runs_are_refused() -> None:
 
 def test_a_refused_weight_leaves_the_engine_as_its_decoder() -> None:
     old, new = make_decoder("mixed", seed=1), make_decoder("mixed", seed=2)
-    engine, request = Engine(old), Request(tuple(range(20)), 6)
+    engine, request = Engine(old), ask(tuple(range(20)), 6)
     before = tokens(list(engine.generate([request])))
     weights = [*new.named_parameters(), ("model.norm.weight", torch.zeros(1))]
     with pytest.raises(ValueError, match=r"model.norm.weight: shape \(1,\), but .* \(32,\)"):
@@ -229,10 +223,10 @@ def test_a_refused_weight_leaves_the_engine_as_its_decoder() -> None:
 def test_new_weights_are_used_from_the_beginning_of_a_text() -> None:
     old, new = make_decoder("mixed", seed=1), make_decoder("mixed", seed=2)
     engine = Engine(old)
-    number = engine.add(Request(tuple(range(1, 20)), 8))
+    number = engine.add(ask(tuple(range(1, 20)), 8))
     ids = tokens([event for _ in range(4) for event in engine.step()])
     engine.load_weights(list(new.named_parameters()), version=1)
     while engine.has_work:
         ids += tokens([event for event in engine.step() if event.request == number])
     text = (*range(1, 20), *ids[:4])
-    assert [token for token, _, _ in naive(new, Request(text, 4))] == ids[4:]
+    assert [token for token, _, _ in naive(new, ask(text, 4))] == ids[4:]

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from engines import ask
 from transformers import (
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
@@ -13,6 +14,7 @@ from transformers import (
 )
 
 from fretsaw.engine.sampler import choose, filter_probs, penalise
+from fretsaw.engine.sampling import Sampling
 from fretsaw.engine.sequence import Request, SequenceState
 
 VOCAB = 40
@@ -42,7 +44,7 @@ def sequence_of(request: Request, generated: list[int]) -> SequenceState:
 def test_filters_keep_what_transformers_keeps(setting: dict, warper) -> None:
     logits = logits_of(16)
     expected = warp(warper, logits.clone()).softmax(-1)
-    kept = filter_probs(logits.softmax(-1), [Request((1,), 1, **setting)] * 16)
+    kept = filter_probs(logits.softmax(-1), [Sampling(**setting)] * 16)
     torch.testing.assert_close(kept / kept.sum(-1, keepdim=True), expected)
 
 
@@ -51,20 +53,22 @@ def test_filters_act_in_order() -> None:
     warped = logits.clone()
     for warper in (TopKLogitsWarper(9), TopPLogitsWarper(0.9), MinPLogitsWarper(0.2)):
         warped = warp(warper, warped)
-    request = Request((1,), 1, top_k=9, top_p=0.9, min_p=0.2)
-    kept = filter_probs(logits.softmax(-1), [request] * 16)
+    settings = [Sampling(top_k=9, top_p=0.9, min_p=0.2)] * 16
+    kept = filter_probs(logits.softmax(-1), settings)
     torch.testing.assert_close(kept / kept.sum(-1, keepdim=True), warped.softmax(-1))
 
 
 def test_rows_have_their_own_filters() -> None:
     logits = logits_of(2)
-    plain, narrow = Request((1,), 1), Request((1,), 1, top_k=1)
-    kept = filter_probs(logits.softmax(-1), [plain, narrow])
+    kept = filter_probs(logits.softmax(-1), [Sampling(), Sampling(top_k=1)])
     assert (kept > 0).sum(-1).tolist() == [VOCAB, 1]
 
 
 def test_the_repetition_penalty_is_transformers() -> None:
-    logits, request = logits_of(1), Request((1, 2, 3), 9, repetition_penalty=1.4)
+    logits, request = (
+        logits_of(1),
+        ask((1, 2, 3), 9, repetition_penalty=1.4),
+    )
     sequence = sequence_of(request, [7, 7, 9])
     penalty: Any = RepetitionPenaltyLogitsProcessor(1.4)
     expected = penalty(torch.tensor([sequence.token_ids]), logits.clone())
@@ -73,7 +77,7 @@ def test_the_repetition_penalty_is_transformers() -> None:
 
 def test_presence_and_frequency_count_what_was_generated() -> None:
     logits = logits_of(1)
-    request = Request((1, 7), 9, presence_penalty=0.5, frequency_penalty=0.25)
+    request = ask((1, 7), 9, presence_penalty=0.5, frequency_penalty=0.25)
     penalised = penalise(logits, [sequence_of(request, [7, 7, 9])])
     taken = (logits - penalised)[0]
     assert taken[7].item() == pytest.approx(0.5 + 2 * 0.25)
@@ -82,9 +86,11 @@ def test_presence_and_frequency_count_what_was_generated() -> None:
 
 
 def test_a_draw_never_leaves_the_filter() -> None:
-    request = Request((1,), 1, temperature=2.0, top_k=3)
+    sampling = Sampling(max_tokens=1, temperature=2.0, top_k=3)
     logits = logits_of(1).repeat(2000, 1)
-    sequences = [sequence_of(replace(request, seed=seed), []) for seed in range(2000)]
+    sequences = [
+        sequence_of(Request((1,), replace(sampling, seed=seed)), []) for seed in range(2000)
+    ]
     drawn = choose(logits, sequences)
     assert set(drawn.tolist()) == set(logits[0].topk(3).indices.tolist())
     wanted = (logits[0].topk(3).values / 2).softmax(-1)
@@ -93,7 +99,7 @@ def test_a_draw_never_leaves_the_filter() -> None:
 
 
 def test_negative_seeds_are_seeds_too() -> None:
-    sequence = sequence_of(Request((1,), 1, temperature=1.0, seed=-5), [])
+    sequence = sequence_of(ask((1,), 1, temperature=1.0, seed=-5), [])
     assert 0 <= int(choose(logits_of(1), [sequence])[0]) < VOCAB
 
 
@@ -112,4 +118,4 @@ def test_negative_seeds_are_seeds_too() -> None:
 def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
     settings = {"max_tokens": 1, name: value}
     with pytest.raises(ValueError, match=f"{name} {value}: must be"):
-        Request((1,), **settings)
+        Request((1,), Sampling(**settings))

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from patterns import FULL, LINEAR, PATTERNS, ids_of, make
 
-from fretsaw.checkpoint.targets import TARGETS
+from fretsaw.checkpoint.export_targets import EXPORT_TARGETS
 from fretsaw.export.portable import rewrite
 from fretsaw.model.decoder import Decoder
 
@@ -16,7 +16,7 @@ ROUNDING = 3e-6  # logits are of size 1; a sum with zeros appended may be taken 
 
 def rewritten(pattern: str, target: str) -> tuple[Decoder, Decoder, list[str]]:
     source = make(PATTERNS[pattern])
-    return source, *rewrite(source, TARGETS[target])
+    return source, *rewrite(source, EXPORT_TARGETS[target])
 
 
 @torch.no_grad()
@@ -25,12 +25,12 @@ def difference(a: Decoder, b: Decoder) -> float:
 
 
 def takes(target: str, pattern: str) -> bool:
-    is_linear = pattern in LINEAR and TARGETS[target].linear == "refused"
+    is_linear = pattern in LINEAR and EXPORT_TARGETS[target].linear == "refused"
     is_unspelled = target == "nvidia" and pattern in ("any_widths", "no_ops")  # 100, 44, 300 wide
     return not (is_linear or is_unspelled)
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", EXPORT_TARGETS)
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_what_is_taken_is_the_same_function_and_the_rest_refused(pattern: str, target: str) -> None:
     if not takes(target, pattern):
@@ -42,7 +42,7 @@ def test_what_is_taken_is_the_same_function_and_the_rest_refused(pattern: str, t
     assert difference(source, result) <= (ROUNDING if is_padded else 0.0)
     assert (result.config.blocks == source.config.blocks) == (notes == [])
 
-    rules, blocks = TARGETS[target], result.config.blocks
+    rules, blocks = EXPORT_TARGETS[target], result.config.blocks
     if rules.keeps_layout:
         assert result is source
         return
@@ -95,14 +95,14 @@ def test_layers_that_become_alike_make_a_plain_llama() -> None:
     _, result, _ = rewritten("any_widths", "llama.cpp")
     assert not result.config.is_homogeneous
     source = make([("gqa4", "ffn100"), ("gqa4", "ffn256"), ("attn_none", "ffn_none")])
-    result, _ = rewrite(source, TARGETS["portable"])
+    result, _ = rewrite(source, EXPORT_TARGETS["portable"])
     assert result.config.is_homogeneous
 
 
 def test_a_plain_llama_keeps_its_widths_unless_a_precision_needs_others() -> None:
     source = make([("gqa4", "ffn172")] * 2)
-    assert rewrite(source, TARGETS["portable"])[1] == []
-    result, notes = rewrite(source, TARGETS["portable"], width_multiple=32)
+    assert rewrite(source, EXPORT_TARGETS["portable"])[1] == []
+    result, notes = rewrite(source, EXPORT_TARGETS["portable"], width_multiple=32)
     assert [b.intermediate_size for b in result.config.blocks] == [192, 192]
     assert notes == ["layers 0, 1 widened with zeros, FFNs to multiples of 32"]
     assert difference(source, result) <= ROUNDING
@@ -111,7 +111,7 @@ def test_a_plain_llama_keeps_its_widths_unless_a_precision_needs_others() -> Non
 def test_a_network_that_does_nothing_is_still_a_network() -> None:
     source = make([("attn_none", "ffn_none")] * 2)
     for target in ("portable", "vllm", "mlx", "llama.cpp"):
-        result, _ = rewrite(source, TARGETS[target])
+        result, _ = rewrite(source, EXPORT_TARGETS[target])
         assert result.config.num_hidden_layers == 1
         assert difference(source, result) == 0.0
 
@@ -119,7 +119,7 @@ def test_a_network_that_does_nothing_is_still_a_network() -> None:
 def test_weights_are_shared_and_the_source_is_left_as_it_is() -> None:
     source = make(PATTERNS["no_ops"])
     before = {name: weight.clone() for name, weight in source.state_dict().items()}
-    result, _ = rewrite(source, TARGETS["portable"])
+    result, _ = rewrite(source, EXPORT_TARGETS["portable"])
     assert (
         result.model.embed_tokens.weight.data_ptr() == source.model.embed_tokens.weight.data_ptr()
     )
@@ -129,7 +129,7 @@ def test_weights_are_shared_and_the_source_is_left_as_it_is() -> None:
 
 def test_what_is_added_has_the_precision_of_the_rest() -> None:
     source = make(PATTERNS["no_ops"]).to(torch.bfloat16)
-    result, _ = rewrite(source, TARGETS["portable"])
+    result, _ = rewrite(source, EXPORT_TARGETS["portable"])
     assert {weight.dtype for weight in result.state_dict().values()} == {torch.bfloat16}
 
 
@@ -137,13 +137,13 @@ def test_a_head_size_of_its_own() -> None:
     source = make(PATTERNS["variable_kv"], head_dim=32)
     for target in ("portable", "mlx", "nvidia"):
         with pytest.raises(ValueError, match=r"head_dim 32: .*--target vllm"):
-            rewrite(source, TARGETS[target])
+            rewrite(source, EXPORT_TARGETS[target])
     for target in ("vllm", "llama.cpp", "transformers"):
-        assert difference(source, rewrite(source, TARGETS[target])[0]) == 0.0
+        assert difference(source, rewrite(source, EXPORT_TARGETS[target])[0]) == 0.0
     uniform = make(PATTERNS["uniform"], head_dim=32)  # a plain Llama says its head_dim
-    assert rewrite(uniform, TARGETS["portable"])[1] == []
+    assert rewrite(uniform, EXPORT_TARGETS["portable"])[1] == []
     with pytest.raises(ValueError, match="head_dim 32"):
-        rewrite(uniform, TARGETS["nvidia"])
+        rewrite(uniform, EXPORT_TARGETS["nvidia"])
 
 
 def test_nvidias_dialect_spells_multiples_of_256() -> None:
@@ -159,8 +159,8 @@ FFNS = st.sampled_from(["ffn256", "ffn512", "ffn40", "ffn_none", "ffn_none"])
 @given(st.lists(st.tuples(ATTENTIONS, FFNS), min_size=1, max_size=6))
 def test_any_sequence_of_layers_is_portable(choices: list[tuple[str, str]]) -> None:
     source = make(choices)
-    result, notes = rewrite(source, TARGETS["portable"])
+    result, notes = rewrite(source, EXPORT_TARGETS["portable"])
     is_padded = any("widened" in note for note in notes)
     assert difference(source, result) <= (ROUNDING if is_padded else 0.0)
-    again, none = rewrite(result, TARGETS["portable"])
+    again, none = rewrite(result, EXPORT_TARGETS["portable"])
     assert (again.config, none) == (result.config, [])  # portable is a normal form

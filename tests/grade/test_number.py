@@ -1,5 +1,6 @@
 import pytest
 
+from fretsaw.grade.grader import Grade
 from fretsaw.grade.number import as_number, final_number, grade_number
 
 
@@ -23,16 +24,16 @@ from fretsaw.grade.number import as_number, final_number, grade_number
     ],
 )
 def test_grades(answer, expected, right):
-    assert grade_number(answer, expected)[0] == float(right)
+    assert grade_number(answer, {"answer": expected}).score == float(right)
 
 
 def test_what_was_found_is_evidence():
-    assert grade_number("maybe 7", "12") == (0.0, "7")
-    assert grade_number("who knows", "12") == (0.0, "")
+    assert grade_number("maybe 7", {"answer": "12"}) == Grade(0.0, "7")
+    assert grade_number("who knows", {"answer": "12"}) == Grade(0.0, "")
     assert final_number(r"\boxed{x}") is None
     assert as_number("x") is None
 
 
 def test_an_expected_answer_that_is_no_number_is_refused():
     with pytest.raises(ValueError, match=r"'a dozen': no number; use another grader"):
-        grade_number("12", "a dozen")
+        grade_number("12", {"answer": "a dozen"})

@@ -4,11 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from engines import make_decoder
+from engines import ask, make_decoder
 
 from fretsaw.engine.engine import Engine
-from fretsaw.engine.sequence import Request
-from fretsaw.model.config import Precision
+from fretsaw.model.kinds import Precision
 from fretsaw.model.linear import LARGEST, dequantise, product, quantise_rows
 from fretsaw.model.quantised import everywhere, full_weights, quantised
 from fretsaw.model.size import block_bytes
@@ -111,7 +110,7 @@ def test_the_engine_decodes_what_is_stored_in_8_bits(precision: Precision) -> No
     logprobs = torch.tensor(Engine(stored).logprobs(ids))
     assert (logprobs - taken).abs().max() < 2e-2  # codes may flip where a value lies between two
     assert (logprobs - taken).abs().mean() < 1e-3
-    events = list(Engine(stored).generate([Request((1, 2, 3), 10)]))
+    events = list(Engine(stored).generate([ask((1, 2, 3), 10)]))
     assert len(events) == 10
 
 

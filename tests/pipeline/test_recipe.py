@@ -10,8 +10,9 @@ from fretsaw.checkpoint.llama import config_to_json
 from fretsaw.distill.settings import DistillSettings, TrainSettings
 from fretsaw.model.config import ModelConfig
 from fretsaw.pipeline.compress import compress_stages
+from fretsaw.pipeline.compression import compression
 from fretsaw.pipeline.kinds import STAGES
-from fretsaw.pipeline.recipe import Stage, compression, find_recipe, load_recipe
+from fretsaw.pipeline.recipe import Stage, find_recipe, load_recipe
 from fretsaw.pipeline.walk import resolve_inputs
 from fretsaw.puzzle.settings import BldSettings, FuseSettings, ScoreSettings
 from fretsaw.report.settings import ReportSettings

@@ -22,7 +22,8 @@ from fretsaw.eval.settings import EvalSettings
 from fretsaw.puzzle.settings import (
     AssembleSettings, CostSettings, RankSettings, ScoreSettings, SearchSettings, SpaceSettings,
 )
-from fretsaw.recipe import Stage, compression
+from fretsaw.pipeline.compression import compression
+from fretsaw.pipeline.recipe import Stage
 from fretsaw.training.settings import UpdateSettings
 
 SCENARIO = "batch=8,in=16,out=16,dtype=fp32,device=cpu"

@@ -21,19 +21,16 @@ from fretsaw.distill.settings import (
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.size import forward_flops, num_params
+from fretsaw.pipeline.compression import compression
 from fretsaw.pipeline.kinds import STAGES
-from fretsaw.pipeline.recipe import (
-    Stage,
-    compression,
-    find_recipe,
-    load_recipe,
-    published_of,
-)
+from fretsaw.pipeline.recipe import Stage, find_recipe, load_recipe, published_of
 from fretsaw.plan.calibration import Calibration, Point, factors, lines_through
-from fretsaw.plan.forecast import calibrate, child_of, foresee, outside, shapes_of, stages_of
+from fretsaw.plan.forecast import calibrate, foresee, stages_of
 from fretsaw.plan.rehearse import rehearse
 from fretsaw.plan.render import render_forecast
-from fretsaw.plan.stages import WORK
+from fretsaw.plan.shapes import outside, shapes_of
+from fretsaw.plan.stage_plan import StagePlan
+from fretsaw.plan.stages.search import child_of
 from fretsaw.plan.work import Hardware, Shapes
 from fretsaw.puzzle.settings import (
     AssembleSettings,
@@ -80,7 +77,7 @@ def test_shapes_follow_from_the_settings() -> None:
 
 
 def test_every_stage_that_can_be_run_can_be_foreseen() -> None:
-    assert WORK.keys() == STAGES.keys()
+    assert all(isinstance(kind.load_plan(), StagePlan) for kind in STAGES.values())
 
 
 def test_hours_and_money_add_up() -> None:
@@ -126,7 +123,12 @@ def test_eight_devices_share_what_they_can() -> None:
 def test_fusing_takes_longer_where_there_is_more_to_fuse() -> None:
     def took(name: str, settings: FuseSettings, hardware: Hardware = CPU) -> float:
         models = {"model": published_of("ln_ultra").models[name]}
-        return WORK["fuse"](settings, Shapes(frozenset(models), models), hardware).seconds
+        return (
+            STAGES["fuse"]
+            .load_plan()
+            .work(settings, Shapes(frozenset(models), models), hardware)
+            .seconds
+        )
 
     exact, paper = FuseSettings(), FuseSettings(rule="paper")
     assert took("unfused", exact) > 2 * took("unfused", paper)
@@ -155,7 +157,8 @@ def test_a_child_out_of_reach_is_sized_as_the_parent(capsys: pytest.CaptureFixtu
 
 def work_of(kind: str, settings: Any, on: Hardware, **inputs: ModelConfig | None) -> Any:
     models = {name: config for name, config in inputs.items() if config is not None}
-    return WORK[kind](settings, Shapes(frozenset(inputs), models), on.running(kind))
+    here = on.multiplying(casts=STAGES[kind].casts)
+    return STAGES[kind].load_plan().work(settings, Shapes(frozenset(inputs), models), here)
 
 
 def test_what_is_not_cast_runs_at_the_rate_of_fp32() -> None:
@@ -164,7 +167,7 @@ def test_what_is_not_cast_runs_at_the_rate_of_fp32() -> None:
     seconds = work_of("eval", settings, h100, model=parent, corpus=None).seconds
     flops = 131_072 * forward_flops(parent, context=128)
     assert seconds == pytest.approx(flops / (0.4 * 66.9e12))
-    assert h100.running("sft").dtype == "bf16"
+    assert h100.multiplying(casts=STAGES["sft"].casts).dtype == "bf16"
 
 
 def test_the_memory_of_a_refit_is_what_the_refit_asks_for() -> None:

@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 
 from fretsaw.checkpoint.beside import write_precisions
 from fretsaw.checkpoint.folder import read_config
+from fretsaw.report.findings import read_findings
 from fretsaw.report.html import report
-from fretsaw.report.model_card import read_findings
 from fretsaw.report.settings import ReportSettings
 from fretsaw.stage.execute import StageRun
 from fretsaw.stage.progress import Progress
@@ -295,10 +295,10 @@ def test_needs_no_torch(finished: dict[str, Path], tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 sys.modules["torch"] = None
-from fretsaw.progress import Progress
 from fretsaw.report.html import report
 from fretsaw.report.settings import ReportSettings
-from fretsaw.stage import StageRun
+from fretsaw.stage.execute import StageRun
+from fretsaw.stage.progress import Progress
 out = Path({str(out)!r})
 inputs = {{n: Path(p) for n, p in { ({n: str(p) for n, p in finished.items()})!r}.items()}}
 report(ReportSettings(), inputs, StageRun(out, 0, "cpu", "fp32", Progress("report", out)))

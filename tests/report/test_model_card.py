@@ -7,7 +7,8 @@ from typing import Any
 import yaml
 
 from fretsaw.checkpoint import llama
-from fretsaw.report.model_card import count, model_card, nats, read_findings
+from fretsaw.report.findings import read_findings
+from fretsaw.report.model_card import model_card
 
 
 def card_of(inputs: dict[str, Path]) -> tuple[dict[str, Any], str]:
@@ -57,10 +58,3 @@ def test_tables_are_tables(finished: dict[str, Path]) -> None:
     for before, line, after in zip(lines, lines[1:], lines[2:], strict=False):
         if set(line) <= set("|-") and line.startswith("|"):
             assert before.count("|") == line.count("|") == after.count("|")
-
-
-def test_figures() -> None:
-    assert [count(n) for n in (64, 583_680, 999_900, 8_030_000_000)] == [
-        *("64", "584 k", "1 M", "8.03 B")
-    ]
-    assert [nats(x) for x in (0, 3e-6, 0.0146, 2.4879)] == ["0", "3.00e-06", "0.0146", "2.49"]

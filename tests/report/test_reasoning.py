@@ -2,12 +2,9 @@
 
 from pathlib import Path
 
-import pytest
 from support import answer_row
 
-from fretsaw.report.figures import draw_throughput
 from fretsaw.report.html import report
-from fretsaw.report.model_card import read_findings
 from fretsaw.report.reasoning import choose_transcripts
 from fretsaw.report.settings import ReportSettings
 from fretsaw.stage.execute import StageRun
@@ -51,17 +48,3 @@ def test_transcripts_are_the_first_of_each_kind() -> None:
     chosen = choose_transcripts(rows)
     assert [t.on.group for t in chosen] == [1, 3, 4]
     assert all(t.on.group == t.off.group for t in chosen)
-
-
-def test_accuracy_stands_against_answers_a_second(
-    with_reasoner: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn: list[dict] = []
-    monkeypatch.setattr("fretsaw.report.plots.throughput", lambda points: drawn.append(points))
-    findings = read_findings(with_reasoner)
-    draw_throughput(findings)
-    (points,) = drawn
-    assert list(points) == ["parent", "child", "tuned", "reinforced"]
-    # 4 rows of 8 tokens in 40 ms are 800 tokens/s, in 24 ms 1333; an answer takes 20
-    assert points["parent"]["on"] == pytest.approx((40.0, 0.8))
-    assert points["reinforced"]["off"] == pytest.approx((32 / 0.024 / 20, 0.8))

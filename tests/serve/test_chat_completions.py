@@ -7,7 +7,7 @@ from serving import LESSONS, Local, asking, lesson, local
 
 from fretsaw.engine.sequence import Event
 from fretsaw.serve.answer import Answer, Reading
-from fretsaw.serve.chat_completions import Turn
+from fretsaw.serve.chat_completions import ChatChoice
 from fretsaw.serve.protocol import ChatRequest, parse
 from fretsaw.serve.settings import Limits
 
@@ -343,12 +343,12 @@ TOOLS = [
 ]
 
 
-def turn(server: Local, text: str, **body) -> tuple[Turn, list[dict]]:
-    """Return a turn that has taken a text character by character, and its deltas."""
+def choice(server: Local, text: str, **body) -> tuple[ChatChoice, list[dict]]:
+    """Return a choice that has taken a text character by character, and its deltas."""
     tokenizer = server.service.model.tokenizer
     answer = Answer(tokenizer, Reading(is_split=True))
     request = parse(asking(**body), ChatRequest)
-    made = Turn(answer, tokenizer, request, has_tools=bool(request.offered_tools))
+    made = ChatChoice(0, answer, tokenizer, request, has_tools=bool(request.offered_tools))
     found = []
     for id in [*tokenizer.encode(text), tokenizer.eos_token_ids[0]]:
         reason = "stop" if id in tokenizer.eos_token_ids else None
@@ -367,7 +367,7 @@ CALL = '<TOOLCALL>[{"name": "add", "arguments": {"a": 2, "b": [3, "ü"]}}]</TOOL
 )
 @pytest.mark.parametrize("num_calls", [1, 2])
 def test_tool_calls_are_read_from_the_answer(server: Local, before: str, num_calls: int) -> None:
-    made, found = turn(server, before + CALL * num_calls, tools=TOOLS)
+    made, found = choice(server, before + CALL * num_calls, tools=TOOLS)
     message, reason = made.message()
     assert reason == "tool_calls"
     said = before.partition("</think>")[2].strip() if "think" in before else before.strip()
@@ -387,12 +387,12 @@ def test_tool_calls_are_read_from_the_answer(server: Local, before: str, num_cal
 
 def test_what_only_looks_like_a_call_is_content(server: Local) -> None:
     for text in ("<TOOLCALL>[{]</TOOLCALL>", "<TOOLCALL>", "1 <TOO"):
-        made, found = turn(server, text, tools=TOOLS)
+        made, found = choice(server, text, tools=TOOLS)
         message, reason = made.message()
         assert (message["content"], reason) == (text, "stop")
         assert joined(found, "content") == text
         assert "tool_calls" not in message
-    made, found = turn(server, CALL)  # no tools were offered
+    made, found = choice(server, CALL)  # no tools were offered
     assert made.message()[0]["content"] == joined(found, "content") == CALL
 
 

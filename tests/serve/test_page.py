@@ -11,8 +11,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from serving import CONTEXT, LESSONS, Remote, remote
 
-from fretsaw.serve.page import PAGE
-from fretsaw.serve.page import Page as Served
+from fretsaw.serve.page.page import FOLDER, ChatPage
 
 QUESTION = "What is 2 + 3?"
 REASONING, ANSWER = LESSONS[QUESTION]
@@ -146,8 +145,17 @@ def overflow(page: Page) -> int:
 # --- the file -------------------------------------------------------------------------------------
 
 
+def test_every_part_is_put_in_once() -> None:
+    html = ChatPage.assembled().html
+    parts = [path for path in FOLDER.iterdir() if path.suffix in (".css", ".js")]
+    assert {path.name: html.count(path.read_text(encoding="utf-8")) for path in parts} == {
+        path.name: 1 for path in parts
+    }
+    assert "{{" not in html
+
+
 def test_the_file_is_one_and_puts_nothing_in_as_markup() -> None:
-    html = PAGE.read_text(encoding="utf-8")
+    html = ChatPage.assembled().html
     sinks = (
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|createContextualFragment"
     )
@@ -165,7 +173,7 @@ def test_its_policy_names_its_script_and_style_and_no_other(live: Remote) -> Non
     assert "default-src 'none'" in policy
     assert "connect-src 'self'" in policy
     assert response.headers["content-type"] == "text/html; charset=utf-8"
-    changed = Served(response.text.replace('"use strict";', '"use strict"; '))
+    changed = ChatPage(response.text.replace('"use strict";', '"use strict"; '))
     assert changed.headers["content-security-policy"] != policy
 
 

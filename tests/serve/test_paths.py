@@ -7,7 +7,8 @@ from serving import CONTEXT, Local, asking, local
 
 from fretsaw.chat.message import Message
 from fretsaw.chat.render import prompt_ids, render
-from fretsaw.serve.model import Defaults
+from fretsaw.engine.sampling import Sampling
+from fretsaw.serve.model import default_sampling
 
 
 def get(server: Local, path: str) -> dict:
@@ -95,18 +96,18 @@ def test_metrics_count(toggled) -> None:
 
 
 def test_sampling_as_the_checkpoint_says(tmp_path) -> None:
-    def of(raw: dict) -> Defaults:
+    def of(raw: dict) -> Sampling:
         (tmp_path / "generation_config.json").write_text(json.dumps(raw))
-        return Defaults.of(tmp_path)
+        return default_sampling(tmp_path)
 
-    assert Defaults.of(tmp_path) == of({}) == Defaults()
-    assert of({"temperature": 0.6, "top_p": 0.95}) == Defaults(temperature=0.6, top_p=0.95)
+    assert default_sampling(tmp_path) == of({}) == Sampling(temperature=1.0)
+    assert of({"temperature": 0.6, "top_p": 0.95}) == Sampling(temperature=0.6, top_p=0.95)
     assert of({"do_sample": False, "temperature": 0.6}).temperature == 0
 
 
 def test_a_request_without_a_temperature_samples_as_the_checkpoint_says(toggled) -> None:
     body = {"messages": asking()["messages"], "seed": 1}
-    with local(toggled, defaults=Defaults(temperature=0.0)) as greedy:
+    with local(toggled, defaults=Sampling(temperature=0.0)) as greedy:
         answer = greedy.post("/v1/chat/completions", body)["choices"][0]["message"]
         assert answer["content"] == "It is 5."
 

@@ -7,11 +7,12 @@ from typing import TypeVar
 
 import pytest
 import torch
+from engines import ask
 from serving import asking, local
 
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.engine.engine import Engine
-from fretsaw.engine.sequence import Event, Request
+from fretsaw.engine.sequence import Event
 from fretsaw.serve.worker import (
     FORCED_LOGPROB,
     Closing,
@@ -61,7 +62,12 @@ async def gather(job: Job) -> list[list[Event]]:
 def test_jobs_side_by_side(engine: Engine) -> None:
     async def work(worker: Worker) -> list[list[list[Event]]]:
         jobs = [
-            await worker.submit([Request(PROMPT, length), Request(PROMPT[:2], 3)])
+            await worker.submit(
+                [
+                    ask(PROMPT, length),
+                    ask(PROMPT[:2], 3),
+                ]
+            )
             for length in (1, 7, 12)
         ]
         found = await asyncio.gather(*map(gather, jobs))
@@ -75,7 +81,7 @@ def test_jobs_side_by_side(engine: Engine) -> None:
 
 def test_leaving_a_job_frees_its_pages(engine: Engine) -> None:
     async def work(worker: Worker) -> None:
-        job = await worker.submit([Request(PROMPT, 200)] * 3)
+        job = await worker.submit([ask(PROMPT, 200)] * 3)
         async with job:
             async for _ in job.events():
                 break
@@ -98,7 +104,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 def test_a_client_that_leaves_before_it_is_accepted(engine: Engine) -> None:
     async def work(worker: Worker) -> None:
-        submitting = [asyncio.create_task(worker.submit([Request(PROMPT, 200)])) for _ in range(4)]
+        submitting = [asyncio.create_task(worker.submit([ask(PROMPT, 200)])) for _ in range(4)]
         await asyncio.sleep(0)
         for task in submitting:
             task.cancel()
@@ -112,7 +118,12 @@ def test_a_client_that_leaves_before_it_is_accepted(engine: Engine) -> None:
 def test_all_requests_of_a_job_run_or_none(engine: Engine) -> None:
     async def work(worker: Worker) -> None:
         with pytest.raises(ValueError, match="context"):
-            await worker.submit([Request(PROMPT, 200), Request(PROMPT, 10_000)])
+            await worker.submit(
+                [
+                    ask(PROMPT, 200),
+                    ask(PROMPT, 10_000),
+                ]
+            )
         assert worker.num_open == 0
         await until(lambda: worker.stats.pages_used == 0)
         assert not engine.has_work
@@ -128,7 +139,10 @@ def test_tokens_that_are_put_in_come_as_events_in_their_place(engine: Engine) ->
         return (11, 12) if len(seen) == 3 else ()
 
     async def work(worker: Worker) -> list[list[Event]]:
-        requests = [Request(PROMPT, 10), Request(PROMPT, 10)]
+        requests = [
+            ask(PROMPT, 10),
+            ask(PROMPT, 10),
+        ]
         return await gather(await worker.submit(requests, [watch, None]))
 
     watched, plain = run(engine, work)
@@ -147,7 +161,7 @@ def test_tokens_that_are_put_in_come_as_events_in_their_place(engine: Engine) ->
 def test_nothing_is_put_in_where_no_room_would_be_left(engine: Engine) -> None:
     async def work(worker: Worker) -> list[list[Event]]:
         watches = [lambda id: (11, 12)]
-        return await gather(await worker.submit([Request(PROMPT, 3)], watches))
+        return await gather(await worker.submit([ask(PROMPT, 3)], watches))
 
     (events,) = run(engine, work)
     assert all(event.logprob != FORCED_LOGPROB for event in events)
@@ -156,13 +170,13 @@ def test_nothing_is_put_in_where_no_room_would_be_left(engine: Engine) -> None:
 
 def test_a_full_queue_and_a_closing_one(engine: Engine) -> None:
     async def work(worker: Worker) -> None:
-        job = await worker.submit([Request(PROMPT, 100)] * 3)
+        job = await worker.submit([ask(PROMPT, 100)] * 3)
         with pytest.raises(QueueFull):
-            await worker.submit([Request(PROMPT, 1)])
+            await worker.submit([ask(PROMPT, 1)])
         closing = asyncio.create_task(worker.close(grace_s=30))
         await asyncio.sleep(0)
         with pytest.raises(Closing):
-            await worker.submit([Request(PROMPT, 1)])
+            await worker.submit([ask(PROMPT, 1)])
         found = await gather(job)
         assert [len(events) for events in found] == [100] * 3  # what ran was finished
         await closing
@@ -172,7 +186,7 @@ def test_a_full_queue_and_a_closing_one(engine: Engine) -> None:
 
 def test_past_the_deadline_what_runs_is_told(engine: Engine) -> None:
     async def work(worker: Worker) -> None:
-        job = await worker.submit([Request(PROMPT, 250)])
+        job = await worker.submit([ask(PROMPT, 250)])
         await worker.close(grace_s=0)
         with pytest.raises(Closing):
             await gather(job)
@@ -182,13 +196,13 @@ def test_past_the_deadline_what_runs_is_told(engine: Engine) -> None:
 
 def test_a_failure_of_the_engine_reaches_everyone(engine: Engine, capsys) -> None:
     async def work(worker: Worker) -> None:
-        jobs = [await worker.submit([Request(PROMPT, 250)]) for _ in range(2)]
+        jobs = [await worker.submit([ask(PROMPT, 250)]) for _ in range(2)]
         worker._orders.put(fail)
         for job in jobs:
             with pytest.raises(EngineFailed, match="a broken kernel"):
                 await gather(job)
         with pytest.raises(EngineFailed):
-            await worker.submit([Request(PROMPT, 1)])
+            await worker.submit([ask(PROMPT, 1)])
         assert worker.num_open == 0
 
     run(engine, work)

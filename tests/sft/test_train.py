@@ -15,10 +15,10 @@ from fretsaw.chat.toggle import toggle_of
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data.pack import pack
-from fretsaw.data.records import read_records
 from fretsaw.data.world import conversations
+from fretsaw.sft.examples import batch_examples, encode
 from fretsaw.sft.settings import SftSettings
-from fretsaw.sft.train import batch_examples, encode, heldout_losses, is_heldout, tune
+from fretsaw.sft.train import heldout_losses, tune
 from fretsaw.talk.loaded import LoadedModel
 from fretsaw.training.losses import packed_logprobs
 from fretsaw.training.settings import UpdateSettings
@@ -108,12 +108,12 @@ def test_packing_changes_no_loss(tiny: Path, tmp_path: Path) -> None:
     rows = pack([len(e.token_ids) for e in examples], 256)
     batch = batch_examples(examples, rows, 256)
     packed = packed_logprobs(model, *batch.arrays, dtype="fp32")
-    pieces = packed.split([sum(examples[i].is_target[1:]) for i in batch.indices])
+    pieces = packed.split([sum(examples[i].loss_mask[1:]) for i in batch.indices])
     for i, piece in zip(batch.indices, pieces, strict=True):
         ids = torch.tensor([examples[i].token_ids])
         logprobs = model(ids[:, :-1]).log_softmax(-1)[0]
         alone = logprobs.gather(-1, ids[0, 1:, None])[:, 0]
-        mask = torch.tensor(examples[i].is_target[1:])
+        mask = torch.tensor(examples[i].loss_mask[1:])
         torch.testing.assert_close(piece, alone[mask], rtol=0, atol=1e-5)
 
 
@@ -153,14 +153,6 @@ def test_without_rows_or_tokenizer_nothing_begins(tiny: Path, tmp_path: Path) ->
     checkpoint.save(checkpoint.load(tiny / "parent"), tmp_path / "bare")
     with pytest.raises(ValueError, match=r"no tokenizer\.json"):
         tune(SETTINGS, {"model": tmp_path / "bare"}, stage_run(tmp_path / "b"))
-
-
-def test_both_modes_of_a_question_are_held_out_together(tmp_path: Path) -> None:
-    made = [{"question": f"{i} + {i}?", "answer": f"adding\n#### {2 * i}"} for i in range(99)]
-    records = list(read_records([str(write(tmp_path / "a.jsonl", *made))]))
-    held = [is_heldout(record, 0.3) for record in records]
-    assert held[::2] == held[1::2]
-    assert 10 < sum(held[::2]) < 50
 
 
 def test_a_vocabulary_without_the_tags_is_refused(data_folder: Path, tmp_path: Path) -> None:

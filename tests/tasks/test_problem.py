@@ -6,11 +6,18 @@ from pathlib import Path
 import pytest
 
 from fretsaw.chat.message import Message
-from fretsaw.chat.reasoning import with_reasoning
-from fretsaw.tasks.named import load_problems
-from fretsaw.tasks.problem import Problem, Prompt, grade, read_problems
+from fretsaw.chat.reasoning import Mode, with_reasoning
+from fretsaw.grade.grader import GRADERS, Grader
+from fretsaw.tasks.problem import Problem, read_problems
+from fretsaw.tasks.prompt import GradedAnswer, Prompt, grade_answers
+from fretsaw.tasks.task import load_problems
 
-PROBLEM = Problem("0", (Message("user", "1 + 1?"),), "2")
+PROBLEM = Problem("0", (Message("user", "1 + 1?"),), {"answer": "2"})
+
+
+def grade(text: str, mode: Mode, *, opening: str = "", is_finished: bool = True) -> GradedAnswer:
+    prompt = Prompt(PROBLEM, mode, (1,), opening)
+    return grade_answers([prompt], [text], [is_finished])[0]
 
 
 @pytest.mark.parametrize(
@@ -26,19 +33,38 @@ PROBLEM = Problem("0", (Message("user", "1 + 1?"),), "2")
     ],
 )
 def test_reward_is_correct_times_format_times_finished(text, mode, is_finished, reward):
-    assert grade(PROBLEM, text, mode, is_finished=is_finished).reward == reward
+    assert grade(text, mode, is_finished=is_finished).reward == reward
 
 
 def test_a_verdict_keeps_its_evidence():
-    verdict = grade(PROBLEM, "maybe 3", "off")
+    verdict = grade("maybe 3", "off")
     assert (verdict.correct, verdict.found, verdict.expected) == (0.0, "3", "2")
-    assert grade(PROBLEM, "2", "on").fault == "does not start with <think>"
+    assert grade("2", "on").fault == "does not start with <think>"
 
 
 def test_what_a_prompt_has_written_belongs_to_the_answer():
-    prompt = Prompt(PROBLEM, "on", (1,), opening="<think>\n")
-    assert prompt.grade("1 + 1 = 2\n</think>\n\n2", is_finished=True).reward == 1.0
-    assert prompt.grade("2", is_finished=True).reward == 0.0
+    assert grade("1 + 1 = 2\n</think>\n\n2", "on", opening="<think>\n").reward == 1.0
+    assert grade("2", "on", opening="<think>\n").reward == 0.0
+
+
+def test_each_grader_gets_its_answers_and_their_order_stays():
+    words = Problem("1", (Message("user", "Red?"),), {"answer": "yes"}, grader="exact")
+    prompts = [Prompt(problem, "off", (1,)) for problem in (PROBLEM, words, PROBLEM, words)]
+    graded = grade_answers(prompts, ["2", "no", "3", "Yes."], [True] * 4)
+    assert [one.correct for one in graded] == [1.0, 0.0, 0.0, 1.0]
+    assert [one.expected for one in graded] == ["2", "yes", "2", "yes"]
+
+
+def test_a_grader_may_read_more_than_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    row = Grader(summary="", function="fretsaw.grade.text:grade_exact", keys=("answer", "unit"))
+    monkeypatch.setitem(GRADERS, "measure", row)
+    path = tmp_path / "mine.jsonl"
+    given = {"prompt": "How far?", "grader": "measure", "expected": {"answer": "3", "unit": "m"}}
+    path.write_text(json.dumps(given))
+    assert read_problems(path)[0].expected == {"answer": "3", "unit": "m"}
+    path.write_text(json.dumps(given | {"expected": {"answer": "3"}}))
+    with pytest.raises(ValueError, match="expected has no 'unit'; its grader reads answer, unit"):
+        read_problems(path)
 
 
 def test_ones_own_problems(tmp_path: Path):

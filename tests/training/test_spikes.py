@@ -3,9 +3,12 @@
 import math
 from pathlib import Path
 
+import pytest
 from torch import nn
 
-from fretsaw.training.spikes import Snapshots, is_spike
+from fretsaw.training.settings import SpikeSettings
+from fretsaw.training.spikes import Snapshots, SpikeWatch, is_spike
+from fretsaw.training.state import TrainingState
 
 
 def test_the_rule_by_hand() -> None:
@@ -38,3 +41,35 @@ def test_the_last_but_one_is_gone_back_to(tmp_path: Path) -> None:
     assert len([*tmp_path.iterdir()]) == 2
     snapshots.drop_after(60)
     assert [path.name for path in tmp_path.iterdir()] == ["snapshot-00000050"]
+
+
+def test_a_rollback_counts_what_it_lost_and_the_rate_rises_again(tmp_path: Path) -> None:
+    model = nn.Linear(1, 1, bias=False)
+    settings = SpikeSettings(max_rollbacks=1, spike_window=4, snapshot_every=2, rewarm_steps=4)
+    watch = SpikeWatch(settings, TrainingState(tmp_path, model, []))
+    watch.begin()
+    for step in range(1, 6):
+        watch.remember([1.0, 1.0])
+        watch.state.step = step
+        nn.init.constant_(model.weight, step)
+        if watch.is_snapshot_due:
+            watch.take_snapshot()
+    assert len(watch.state.recent) == 4
+    assert watch.rewarm_factor == 1.0
+    assert not watch.sees_spike([1.0, 1.0])
+    assert watch.sees_spike([1.0, math.nan])
+    # Of the weights after 2 and 4 steps to the first; the sixth batch is lost with those since.
+    watch.go_back([1.0, math.nan], since=0)
+    assert model.weight.item() == 2
+    assert (watch.state.step, watch.num_done, watch.num_lost) == (6, 2, 4)
+    assert watch.rewarm_factor == 0.25
+    with pytest.raises(ValueError, match="step 6: loss 9 with a gradient norm of 1 is a spike"):
+        watch.go_back([9.0, 1.0], since=0)
+
+
+def test_without_rollbacks_nothing_is_a_spike(tmp_path: Path) -> None:
+    watch = SpikeWatch(SpikeSettings(), TrainingState(tmp_path, nn.Linear(1, 1), []))
+    watch.begin()
+    assert not watch.sees_spike([math.nan, math.inf])
+    assert not watch.is_snapshot_due
+    assert [*tmp_path.iterdir()] == []

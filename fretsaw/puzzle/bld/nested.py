@@ -7,6 +7,7 @@ weight is a factor on the columns that are trained.
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,25 +18,21 @@ from torch.func import functional_call
 from fretsaw.model.attention import AttentionContext, GroupedQueryAttention
 from fretsaw.model.decoder import Block
 from fretsaw.model.ffn import SwiGLU
+from fretsaw.model.kinds import MODULES, half_of, parse_alternative
 from fretsaw.puzzle.library.slices import pool_heads
 from fretsaw.training.losses import normalised_mse
-
-OUTPUTS = {
-    "gqa": "self_attn.o_proj.weight",
-    "attn_linear": "self_attn.linear_attn.weight",
-    "ffn": "mlp.down_proj.weight",
-    "ffn_linear": "mlp.linear_mlp.weight",
-}
 
 
 def num_units(name: str) -> int:
     """Return the key-value heads of `gqa4`, the width of `ffn384`, 0 for what has no size."""
-    return int(name[3:]) if name[3:].isdigit() else 0
+    return parse_alternative(half_of(name), name)[1]
 
 
 def output_name(name: str) -> str:
-    """Return the parameter that is an alternative's own."""
-    return OUTPUTS[name[:3] if num_units(name) else name]
+    """Return the parameter that is an alternative's own: its last matrix."""
+    half = half_of(name)
+    kind, _, _ = parse_alternative(half, name)
+    return f"{MODULES[half]}.{kind.matrix_names[-1]}.weight"
 
 
 def slices(shared: Mapping[str, Tensor], name: str, kv_heads: int) -> dict[str, Tensor]:
@@ -47,7 +44,7 @@ def slices(shared: Mapping[str, Tensor], name: str, kv_heads: int) -> dict[str, 
     size = num_units(name)
     if not size:
         return {}
-    if name.startswith("ffn"):
+    if half_of(name) == "ffn":
         return {f"mlp.{n}.weight": shared[n][:size] for n in ("gate_proj", "up_proj")}
     pooled = {n: pool_heads(shared[n], kv_heads, size) for n in ("k_proj", "v_proj")}
     return {f"self_attn.{n}.weight": w for n, w in {"q_proj": shared["q_proj"], **pooled}.items()}
@@ -62,7 +59,7 @@ class Nested(nn.Module):
         self.kv_heads = 0
         shared: dict[str, Tensor] = {}
         attentions = [name for name in alternatives if name.startswith("gqa")]
-        widths = [num_units(name) for name in alternatives if name.startswith("ffn")]
+        widths = [num_units(name) for name in alternatives if half_of(name) == "ffn"]
         if attentions:
             assert isinstance(parent.self_attn, GroupedQueryAttention)
             self.kv_heads = parent.self_attn.num_key_value_heads
@@ -84,7 +81,10 @@ class Nested(nn.Module):
             }
         )
         # Only their shapes are used; in a plain dict, they are no modules of this one.
-        self._attention = {name: alternatives[name].self_attn for name in attentions}
+        self._halves: dict[str, Any] = {
+            name: block.get_submodule(MODULES[half_of(name)])
+            for name, block in alternatives.items()
+        }
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Return all that is trained of an alternative, by the names its block gives it."""
@@ -99,11 +99,8 @@ class Nested(nn.Module):
         """Return what each named attention adds to the residual stream; `x` is normed."""
         added = {}
         for name in names:
-            if name == "attn_linear":
-                added[name] = F.linear(x, self.own[name])
-            else:
-                tensors = {n.partition(".")[2]: w for n, w in self.tensors(name).items()}
-                added[name] = functional_call(self._attention[name], tensors, (x, context))
+            tensors = {n.partition(".")[2]: w for n, w in self.tensors(name).items()}
+            added[name] = functional_call(self._halves[name], tensors, (x, context))
         return added
 
     def ffn(
@@ -118,8 +115,13 @@ class Nested(nn.Module):
             gate, up = (self.shared[n][:width] for n in ("gate_proj", "up_proj"))
             activations = F.silu(F.linear(x, gate)) * F.linear(x, up)
         return {
-            name: F.linear(activations[..., :size] if (size := num_units(name)) else x, own)
-            for name, own in ((name, self.own[name]) for name in names)
+            name: F.linear(
+                activations[..., :size]
+                if (size := num_units(name))
+                else self._halves[name].entering(x, None),
+                self.own[name],
+            )
+            for name in names
         }
 
     def losses(
@@ -138,7 +140,7 @@ class Nested(nn.Module):
         with torch.no_grad():
             after = parent.attend(x, context)
             wanted = parent.feed(after)
-        ffns = [name for name in names if name.startswith("ffn")]
+        ffns = [name for name in names if half_of(name) == "ffn"]
         attentions = [name for name in names if name not in ffns]
         losses = {}
         if attentions:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fretsaw.data import loader
 from fretsaw.model.decoder import Decoder
+from fretsaw.model.place import Place
 from fretsaw.puzzle.library.ranking import BATCH_ROWS, calibration_rows
 from fretsaw.puzzle.library.replay import Frontier
 from fretsaw.puzzle.settings import BldSettings
@@ -28,10 +29,9 @@ class Walk:
     @torch.no_grad()
     def before(self, layer: int) -> Frontier:
         """Return the frontier before a layer; it holds until the next call."""
-        if self._frontier is None or self._frontier.at > 2 * layer:
+        if self._frontier is None or self._frontier.at > Place(layer):
             self._frontier = Frontier(self.parent, self.token_ids, BATCH_ROWS)
-        while self._frontier.at < 2 * layer:
-            self._frontier.walk()
+        self._frontier.walk_to(Place(layer))
         return self._frontier
 
 
@@ -68,7 +68,7 @@ class Text:
 
     def batch(self, layer: int, step: int) -> Float[Tensor, "batch seq hidden"]:
         """Return the parent's states before a layer on the rows of a step."""
-        chunk, place = divmod(step, self.steps_per_chunk)
+        chunk, number = divmod(step, self.steps_per_chunk)
         seq, rows = self.settings.seq_len, self.settings.batch_tokens // self.settings.seq_len
         if chunk != self._chunk:
             num_rows = rows * self.steps_per_chunk
@@ -79,4 +79,4 @@ class Text:
             self._walk = Walk(self.parent, torch.from_numpy(ids[:, :-1]).to(self.parent.device))
         states = self._walk.before(layer).states
         order = np.random.default_rng([self.seed, layer, chunk]).permutation(len(states))
-        return states[torch.from_numpy(order[place * rows : (place + 1) * rows])]
+        return states[torch.from_numpy(order[number * rows : (number + 1) * rows])]

@@ -5,26 +5,32 @@ subblock as target, every subblock's last matrix is refitted in closed form. So 
 makes up for what the layers before it lost. A refit that does not lower the KL is not kept.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fretsaw.stage.artifact import write_json
-from fretsaw.checkpoint.beside import write_precisions
 from fretsaw.checkpoint import folder as checkpoint
+from fretsaw.checkpoint.beside import write_precisions
 from fretsaw.model.config import BlockConfig, blocks_from_names
 from fretsaw.model.decoder import Block, Decoder
-from fretsaw.puzzle.library.alternatives import Calibration, Trial, calibrate
+from fretsaw.model.place import HALVES
 from fretsaw.model.subblock import names_of
-from fretsaw.puzzle.library.slices import alternative, sort_parent
-from fretsaw.puzzle.library.ranking import BATCH_ROWS, read_orders
-from fretsaw.puzzle.library.replay import KINDS
-from fretsaw.puzzle.settings import AssembleSettings
 from fretsaw.puzzle.bld.layer_files import check_trained, read_trained
+from fretsaw.puzzle.library.alternatives import (
+    Calibration,
+    Trial,
+    calibrate,
+    open_parent,
+    refit_row,
+)
+from fretsaw.puzzle.library.ranking import BATCH_ROWS
+from fretsaw.puzzle.library.slices import alternative
+from fretsaw.puzzle.search.solutions import read_solutions
+from fretsaw.puzzle.settings import AssembleSettings
+from fretsaw.stage.artifact import write_json
 from fretsaw.stage.execute import StageRun
 
 
@@ -33,21 +39,20 @@ def assemble(
     settings: AssembleSettings, inputs: Mapping[str, Path], run: StageRun
 ) -> dict[str, Any]:
     """Write the child as a checkpoint folder."""
-    solutions = json.loads((inputs["search"] / "solutions.json").read_text())
+    solutions = read_solutions(inputs["search"])
     if not 0 <= settings.solution < len(solutions):
         raise ValueError(
             f"solution {settings.solution}: the search found {len(solutions)}, counted from 0; ask "
             "for fewer candidates, a larger alpha, or a target that leaves more to choose from"
         )
     choices = solutions[settings.solution]["choices"]
-    parent = checkpoint.load(inputs["parent"], device=run.device)
+    parent = open_parent(inputs, run.device)
     config = parent.config
     if len(choices) != config.num_hidden_layers:
         raise ValueError(
             f"{inputs['search']}: a child of {len(choices)} layers, but {inputs['parent']} has "
             f"{config.num_hidden_layers}; give a search of this parent's scores"
         )
-    sort_parent(parent, read_orders(inputs["ranking"], config.num_hidden_layers))
     served = replace(config, blocks=blocks_from_names(map(tuple, choices)))
     child_config = served.in_full
 
@@ -95,12 +100,12 @@ def build_child(
         trained = read_trained(library, i) if library is not None else {}
         child = alternative(block, config, child_blocks[i], i, trained)
         refits: dict[str, dict[str, float | None] | None] = {}
-        names = zip(KINDS, names_of(child_blocks[i]), names_of(config.blocks[i]), strict=True)
-        for kind, name, own in names:
+        names = zip(HALVES, names_of(child_blocks[i]), names_of(config.blocks[i]), strict=True)
+        for half, name, own in names:
             is_changed |= name != own
             is_refitted = repair and is_changed
-            refit = trial.append(child, kind, calibration.wanted(1) if is_refitted else None)
-            refits[kind] = asdict(refit) if refit else None
+            refit = trial.append(child, half, calibration.wanted(1) if is_refitted else None)
+            refits[half] = refit_row(refit)
             calibration.walk()
         error = (trial.states - fit.states).square().mean() / fit.states.square().mean()
         yield child, {"repair": refits, "error": error.item()}

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-Part = tuple[int, str]  # layer and alternative
+from fretsaw.puzzle.search.table import Part
+
 SINGLES, PAIRS = (0.0, 0.1, 0.3, 1.0), (0.0, 0.03, 0.1, 0.3, 1.0)  # prior deviations of w
 NOISE = (0.01, 0.03, 0.1, 0.3)  # of y, relative to the sum of scores
 FLOOR = 1e-4  # nats; sums below it are all the same

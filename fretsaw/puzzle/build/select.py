@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fretsaw.stage.artifact import artifact_hash, read_manifest, write_json
-from fretsaw.stage.progress import say
 from fretsaw.puzzle.settings import SelectSettings
+from fretsaw.stage.artifact import artifact_hash, read_manifest, write_json
 from fretsaw.stage.execute import StageRun
+from fretsaw.stage.progress import say
 
 CHOSEN = "chosen.json"
 

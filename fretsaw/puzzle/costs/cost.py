@@ -40,15 +40,8 @@ def cost(settings: CostSettings, inputs: Mapping[str, Path], run: StageRun) -> d
     """Write the time, memory and parameters of every alternative and of what is fixed."""
     config = checkpoint.read_config(inputs["parent"])
     scenarios = parse_scenarios(settings.scenario)
-    for scenario in scenarios:
-        scenario.check_context(config.max_position_embeddings)
-        if settings.space.precisions and BYTES_PER_ELEMENT[scenario.dtype] == 1:
-            raise ValueError(
-                f"scenario: dtype={scenario.dtype} has every matrix in 8 bits, so the space has no "
-                f"choice of {' or '.join(settings.space.precisions)}; leave one of them out"
-            )
-    is_shared = bool(run.workers.ray) or run.workers.workers > 1
-    if is_shared and settings.engine != "embedded":
+    check_scenarios(scenarios, config, settings)
+    if is_shared(run) and settings.engine != "embedded":
         raise ValueError(
             f"cost: with engine {settings.engine!r} there is no timing that workers could share; "
             "leave out --workers and --ray"
@@ -59,43 +52,21 @@ def cost(settings: CostSettings, inputs: Mapping[str, Path], run: StageRun) -> d
     names = probes.alternative_names(config, settings.space)
     benched = [Benched.read(path, key) for key, path in inputs.items() if key.startswith("refit")]
     check_benched(benched, scenarios, names, config.num_hidden_layers)
-
     if settings.engine == "roofline":
         if benched:
             raise ValueError("--refit: a roofline has no times to fit again; leave --refit out")
         hardware: Any = {"device": scenarios[0].device}
-        sets = _by_roofline(config, names, scenarios, kept)
+        sets = by_roofline(config, names, scenarios, kept)
     else:
-        models = {
-            **probes.stacks(config, names, settings.layers),
-            **probes.whole_models(config, settings.space, settings.probes, run.seed),
-        }
-        engine, models = _engine(settings, config, models, scenarios[0], inputs["parent"], run)
-        hardware = engine.hardware
-        if is_shared:
-            from fretsaw.puzzle.costs.nodes import measure_on_nodes
-
-            measure_on_nodes(config, models, scenarios, settings.rounds, kept, hardware, run)
-        rounds = measure(engine, config, models, scenarios, settings.rounds, kept, run)
-        sets = [
-            _by_measurement(
-                config,
-                names,
-                scenario,
-                models,
-                rounds[scenario],
-                [child for child in benched if child.scenario == scenario],
-                is_interleaved=engine.is_interleaved,
-            )
-            for scenario in scenarios
-        ]
+        parent = inputs["parent"]
+        hardware, sets = by_timing(settings, config, names, scenarios, parent, benched, kept, run)
 
     # Whoever needs one scenario reads the first at the top; `scenarios` holds them all.
     shared = {"engine": settings.engine, "hardware": hardware, "units": UNITS}
     write_json(run.folder / COSTS, {**shared, **sets[0], "scenarios": sets})
     write_json(run.folder / MEASUREMENTS, kept.values)
     for costs in sets:
-        _tell(costs)
+        say_errors(costs)
     errors = {phase: sets[0]["left_out_error"][phase].values() for phase in PHASES}
     return {
         "alternatives": len(names),
@@ -103,7 +74,60 @@ def cost(settings: CostSettings, inputs: Mapping[str, Path], run: StageRun) -> d
     }
 
 
+def check_scenarios(
+    scenarios: Sequence[Scenario], config: ModelConfig, settings: CostSettings
+) -> None:
+    """Raise `ValueError` for scenarios that the model or the space does not go with."""
+    for scenario in scenarios:
+        scenario.check_context(config.max_position_embeddings)
+        if settings.space.precisions and BYTES_PER_ELEMENT[scenario.dtype] == 1:
+            raise ValueError(
+                f"scenario: dtype={scenario.dtype} has every matrix in 8 bits, so the space has no "
+                f"choice of {' or '.join(settings.space.precisions)}; leave one of them out"
+            )
+
+
+def is_shared(run: StageRun) -> bool:
+    """Whether several workers are asked for."""
+    return bool(run.workers.ray) or run.workers.workers > 1
+
+
 # --- measured -------------------------------------------------------------------------------------
+
+
+def by_timing(
+    settings: CostSettings,
+    config: ModelConfig,
+    names: Sequence[str],
+    scenarios: Sequence[Scenario],
+    parent: Path,
+    benched: Sequence[Benched],
+    kept: Measurements,
+    run: StageRun,
+) -> tuple[Any, list[dict[str, Any]]]:
+    """Return what the times were measured on, and the costs at each scenario."""
+    models: probes.Models = {
+        **probes.stacks(config, names, settings.layers),
+        **probes.whole_models(config, settings.space, settings.probes, run.seed),
+    }
+    engine, models = _engine(settings, config, models, scenarios[0], parent, run)
+    if is_shared(run):
+        from fretsaw.puzzle.costs.nodes import measure_on_nodes
+
+        measure_on_nodes(config, models, scenarios, settings.rounds, kept, engine.hardware, run)
+    rounds = measure(engine, config, models, scenarios, settings.rounds, kept, run)
+    return engine.hardware, [
+        _fitted(
+            config,
+            names,
+            scenario,
+            models,
+            rounds[scenario],
+            [child for child in benched if child.scenario == scenario],
+            is_interleaved=engine.is_interleaved,
+        )
+        for scenario in scenarios
+    ]
 
 
 def _engine(
@@ -170,6 +194,11 @@ def measure(
     return measured
 
 
+def times_of(rounds: Rounds, phase: str) -> dict[str, list[float]]:
+    """Return every round's time of one phase, by model."""
+    return {model: [times[phase] for times in several] for model, several in rounds.items()}
+
+
 def _visits(
     models: probes.Models, num_rounds: int, is_interleaved: bool
 ) -> Iterator[tuple[str, range]]:
@@ -181,7 +210,7 @@ def _visits(
         yield from ((name, range(num_rounds)) for name in models)
 
 
-def _by_measurement(
+def _fitted(
     config: ModelConfig,
     names: Sequence[str],
     scenario: Scenario,
@@ -198,7 +227,7 @@ def _by_measurement(
     fits, parent, left_out, noise = {}, {}, {}, {}
     refit: dict[str, dict[str, Any]] = {child.name: {} for child in benched}
     for phase in PHASES:
-        of_phase = {m: [times[phase] for times in rounds[m]] for m in models}
+        of_phase = times_of(rounds, phase)
         times, noise[phase] = additive.round_medians(of_phase, is_interleaved=is_interleaved)
         parent[phase] = times[probes.PARENT]
         before = additive.fit_additive(models, times, whole)
@@ -231,7 +260,7 @@ def _by_measurement(
 # --- not measured ---------------------------------------------------------------------------------
 
 
-def _by_roofline(
+def by_roofline(
     config: ModelConfig, names: Sequence[str], scenarios: Sequence[Scenario], kept: Measurements
 ) -> list[dict[str, Any]]:
     """Return the costs at each scenario by roofline; fitted where times are at hand."""
@@ -255,7 +284,7 @@ def _by_roofline(
     return sets
 
 
-def _tell(costs: Mapping[str, Any]) -> None:
+def say_errors(costs: Mapping[str, Any]) -> None:
     """Print how well children that the fit has not seen are foretold."""
     for phase in PHASES:
         errors = list(costs["left_out_error"][phase].values())

@@ -6,33 +6,24 @@ request of token ids. It is never sent twice: a time with a retry in it is no ti
 """
 
 import contextlib
-import http.client
-import json
-import os
 import random
-import shlex
 import shutil
-import signal
-import socket
-import subprocess
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from fretsaw.checkpoint import folder as checkpoint
+from fretsaw.client.openai import Client, Fault
+from fretsaw.client.server_process import ServerProcess, free_port, wait_until_listening
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.puzzle.costs.probes import Models
 from fretsaw.scenario.scenario import Scenario
 from fretsaw.stage.progress import say
 
 FIRST_PORT = 8100  # of servers that are already running, one more for each model
-LOG_LINES = 5
-GRACE_S = 30.0
 
 
 class Deployed:
@@ -75,20 +66,18 @@ class Deployed:
         """Serve a model; yield what times it at a scenario, with prompts of the round's own."""
         with contextlib.ExitStack() as stack:
             if self._command:
-                path, port = self._write(name, blocks), _free_port()
+                path, port = self._write(name, blocks), free_port()
                 stack.callback(shutil.rmtree, path)
-                server = stack.enter_context(
-                    _Process(
-                        _filled(self._command, model=path, port=port), path.with_suffix(".log")
-                    )
-                )
+                command = _filled(self._command, model=path, port=port)
+                server = ServerProcess(command, path.with_suffix(".log"), "--server-command")
+                stack.enter_context(server)
                 url = _filled(self._url, model=path, port=port)
             else:
                 server, url = None, self._address(name)
-            client = _Client(
+            served = _Served(
                 url, server, self._deadline_s, self._config.vocab_size, self._check_stop
             )
-            yield client.time
+            yield served.time
 
     def _write(self, name: str, blocks: Sequence[BlockConfig]) -> Path:
         import torch
@@ -111,7 +100,8 @@ class Deployed:
 
 
 def _check(command: str, url: str, models: Models) -> None:
-    if any("linear" in (b.attention, b.ffn) for blocks in models.values() for b in blocks):
+    served = {kind.is_llamas for blocks in models.values() for b in blocks for kind in b.kinds}
+    if False in served:
         raise ValueError(
             "cost: vLLM loads no linear subblocks, so they cannot be timed in it; leave them out "
             "of the space with --linear False"
@@ -136,75 +126,32 @@ def _filled(template: str, **values: Any) -> str:
     return template
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+# --- one server -----------------------------------------------------------------------------------
 
 
-# --- a server -------------------------------------------------------------------------------------
-
-
-class _Process:
-    """A server started by a command, in a process group of its own that ends with it."""
-
-    def __init__(self, command: str, log: Path):
-        self._command, self._log = command, log
-
-    def __enter__(self) -> "_Process":
-        arguments = shlex.split(self._command)
-        if shutil.which(arguments[0]) is None:
-            raise ValueError(f"--server-command: {arguments[0]} is no program that can be run")
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen(
-                arguments, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
-            )
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):  # all of it has ended by itself
-                os.killpg(self._process.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(GRACE_S)
-
-    def check(self) -> None:
-        """Raise with the server's last lines where it has ended."""
-        if self._process.poll() is not None:
-            raise ValueError(
-                f"--server-command: the server ended with {self._process.returncode}: "
-                f"{self.last_words()}"
-            )
-
-    def last_words(self) -> str:
-        """Return the last lines of what the server wrote."""
-        lines = self._log.read_text(errors="replace").strip().splitlines()
-        return "\n".join(["", *lines[-LOG_LINES:]]) if lines else "it wrote nothing"
-
-
-class _Client:
-    """Asks one server, having waited until it answers and warmed it up."""
+class _Served:
+    """One server that is timed, having waited until it answers."""
 
     def __init__(
         self,
         url: str,
-        server: _Process | None,
+        server: ServerProcess | None,
         deadline_s: float,
         vocab_size: int,
         check: Callable[[], None],
     ):
-        self._url, self._server = url.rstrip("/").removesuffix("/v1"), server
+        self._client, self._server = Client(url, deadline_s=deadline_s), server
         self._deadline_s, self._vocab_size = deadline_s, vocab_size
         self._warm: set[Scenario] = set()
-        self._wait(check)
-        answer = self._call("/v1/models", None)
-        match answer:
-            case {"data": [{"id": str(model)}, *_]}:
-                self._model = model
-            case _:
-                raise ValueError(
-                    f"{self._url}: names no model at /v1/models; give a vLLM server's URL"
-                )
+
+        def check_both() -> None:
+            check()
+            if server is not None:
+                server.check()
+
+        with self._with_last_words():
+            wait_until_listening(self._client.url, deadline_s, check_both)
+            self._model = self._client.first_model()
 
     def time(self, scenario: Scenario, round_index: int) -> dict[str, float]:
         """Return the milliseconds of each phase: all prompts read, and what more tokens add.
@@ -236,7 +183,8 @@ class _Client:
             "ignore_eos": True,
         }
         started = time.perf_counter()
-        answer = self._call("/v1/completions", body)
+        with self._with_last_words():
+            answer = self._client.call("/v1/completions", body)
         milliseconds = (time.perf_counter() - started) * 1000
         match answer:
             case {"usage": {"completion_tokens": int(made)}}:
@@ -246,55 +194,24 @@ class _Client:
         asked = scenario.batch * max_tokens
         if made != asked:
             raise ValueError(
-                f"{self._url}: {made} tokens came where {asked} were asked for, so its times do "
-                "not count; use a server that knows `ignore_eos`, as vLLM does"
+                f"{self._client.url}: {made} tokens came where {asked} were asked for, so its "
+                "times do not count; use a server that knows `ignore_eos`, as vLLM does"
             )
         return milliseconds
 
-    def _wait(self, check: Callable[[], None]) -> None:
-        """Wait until the server listens, at most until the deadline; `check` may end it."""
-        address, deadline = urlsplit(self._url), time.monotonic() + self._deadline_s
-        port = address.port or {"http": 80, "https": 443}[address.scheme]
-        while True:
-            check()
-            if self._server is not None:
-                self._server.check()
-            try:
-                left_s = max(0.1, min(2.0, deadline - time.monotonic()))
-                socket.create_connection((address.hostname or "", port), left_s).close()
-                return
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    raise self._no_answer(error) from error
-            time.sleep(0.5)
-
-    def _call(self, path: str, body: Mapping[str, Any] | None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        call = urllib.request.Request(self._url + path, data, {"Content-Type": "application/json"})
+    @contextlib.contextmanager
+    def _with_last_words(self) -> Iterator[None]:
+        """Tell of a server that does not answer what it wrote, or that it has ended."""
         try:
-            with urllib.request.urlopen(call, timeout=self._deadline_s) as response:
-                return json.load(response)
-        except urllib.error.HTTPError as error:
-            told = error.read().decode(errors="replace")[:500]
-            raise ValueError(
-                f"{self._url}{path}: the server refused ({error.code}): {told}"
-            ) from error
-        except (ValueError, http.client.BadStatusLine) as error:  # no JSON, or no HTTP at all
-            raise ValueError(
-                f"{self._url}{path}: what answers speaks no JSON; give a vLLM server's URL"
-            ) from error
-        except (
-            OSError,
-            http.client.HTTPException,
-        ) as error:  # URLError, a timeout, a connection that broke
+            yield
+        except Fault as fault:
+            if fault.status:
+                raise
             time.sleep(1)  # so that a server that is ending has ended
             if self._server is not None:
                 self._server.check()
-            raise self._no_answer(error) from error
-
-    def _no_answer(self, error: Exception) -> ValueError:
-        words = f"; it last wrote: {self._server.last_words()}" if self._server else ""
-        return ValueError(
-            f"{self._url}: no answer within {self._deadline_s:g} s ({error}); check the address "
-            f"and that the server runs, or raise --server-deadline-s{words}"
-        )
+            words = f"; it last wrote: {self._server.last_words()}" if self._server else ""
+            raise ValueError(
+                f"{self._client.url}: no answer within {self._deadline_s:g} s ({fault.told}); "
+                "check the address and that the server runs, or raise --server-deadline-s" + words
+            ) from fault

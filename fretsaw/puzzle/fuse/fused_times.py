@@ -12,7 +12,7 @@ import numpy as np
 from fretsaw.model.config import BlockConfig, ModelConfig, Precision
 from fretsaw.model.size import BYTES_PER_ELEMENT, block_params
 from fretsaw.puzzle.costs import additive, probes
-from fretsaw.puzzle.costs.cost import measure
+from fretsaw.puzzle.costs.cost import Rounds, measure, times_of
 from fretsaw.puzzle.costs.embedded import Embedded
 from fretsaw.puzzle.costs.measurements import Measurements
 from fretsaw.puzzle.library.runs import Group, fused_config, fused_shape, members
@@ -25,6 +25,7 @@ LAYERS = 4  # stacks of so many and twice as many, or fewer where memory is shor
 MEMORY_SHARE = 1 / 3  # of what is free, that one stack may take: the engine packs a second one
 MOST_FUSED = f"{probes.CHILD} 0"
 Savings = Mapping[Group, Mapping[str, float]]  # milliseconds by phase
+Speeds = dict[Scenario, dict[str, dict[str, float]]]  # by phase: before, after, and their ratio
 
 
 class FusedTimes(NamedTuple):
@@ -65,8 +66,7 @@ def time_groups(
         before, error, noise = {}, {}, {}
         savings: dict[Group, dict[str, float]] = {group: {} for group in groups}
         for phase in PHASES:
-            of_phase = {m: [times[phase] for times in rounds[scenario][m]] for m in models}
-            times, noises = additive.round_medians(of_phase)
+            times, noises = additive.round_medians(times_of(rounds[scenario], phase))
             costs = additive.fit_additive(models, times, whole)
             left_out = additive.left_out_errors(models, times, whole, [MOST_FUSED])
             before[phase], error[phase] = times[probes.PARENT], left_out[MOST_FUSED]
@@ -83,15 +83,20 @@ def time_before_and_after(
     scenarios: Sequence[Scenario],
     num_rounds: int,
     run: StageRun,
-) -> dict[Scenario, dict[str, dict[str, float]]]:
-    """Measure both in turn: medians, and the speed-up as the median of the rounds' ratios."""
+) -> Speeds:
+    """Measure both in turn: medians, and the speed-up as the median of the rounds' ratios.
+
+    Where nothing has changed nothing is measured.
+    """
+    if before == after:
+        return {}
     models = {"before": before.blocks, "after": after.blocks}
     rounds = _measured(before, models, scenarios, num_rounds, "before-after.jsonl", run)
-    found: dict[Scenario, dict[str, dict[str, float]]] = {}
+    found: Speeds = {}
     for scenario in scenarios:
         found[scenario] = {}
         for phase in PHASES:
-            of_phase = {m: [times[phase] for times in rounds[scenario][m]] for m in models}
+            of_phase = times_of(rounds[scenario], phase)
             ratios = np.array(of_phase["before"]) / np.array(of_phase["after"])
             _, noises = additive.round_medians(of_phase)
             found[scenario][phase] = {
@@ -110,7 +115,7 @@ def _measured(
     num_rounds: int,
     file: str,
     run: StageRun,
-) -> Mapping[Scenario, Mapping[str, Sequence[Mapping[str, float]]]]:
+) -> Mapping[Scenario, Rounds]:
     """Time all models in turn; what is in the file is from the same rounds, interrupted."""
     engine = Embedded(config, scenarios[0].dtype, run.device)
     kept = Measurements(run.resume_folder / file)

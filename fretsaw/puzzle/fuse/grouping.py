@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from fretsaw.puzzle.library.runs import Group
+from fretsaw.scenario.target import Target
 
 
 class Grouping(NamedTuple):
@@ -60,3 +61,21 @@ def undominated(groupings: list[Grouping]) -> list[Grouping]:
 def reaching(front: Sequence[Grouping], saving: float) -> Grouping | None:
     """Return the grouping of least penalty that saves so much, or None."""
     return next((one for one in front if one.saving >= saving), None)
+
+
+def most_first(front: Sequence[Grouping], max_kl: float) -> list[Grouping]:
+    """Return the groupings of the front within a budget, what saves most first, nothing last."""
+    within_it = [one for one in reversed(front) if one.penalty <= max_kl and one.groups]
+    return [*within_it, Grouping(0.0, 0.0)]
+
+
+def least_reaching(front: Sequence[Grouping], target: Target, before: float) -> Grouping:
+    """Return the grouping of least KL that reaches the target from `before` milliseconds."""
+    found = reaching(front, before - target.bound(before))
+    if found is None:
+        most = target.reachable(before - front[-1].saving, before)
+        raise ValueError(
+            f"fuse: target {target.text} is out of reach; fusing reaches {most} at most here, the "
+            "rest is for the search"
+        )
+    return found

@@ -7,21 +7,25 @@ states, which is not what counts in the end; it stays only where it lowers the K
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Block, Decoder
+from fretsaw.model.kinds import Half
+from fretsaw.model.place import HALVES, Place
 from fretsaw.model.quantised import quantised_block
 from fretsaw.model.subblock import names_of
 from fretsaw.puzzle.library import repair
-from fretsaw.puzzle.library.replay import KINDS, Frontier, Replay, Subblock, subblock
-from fretsaw.puzzle.library.slices import Trained, alternative
+from fretsaw.puzzle.library.ranking import read_orders
+from fretsaw.puzzle.library.replay import Frontier, Replay, Subblock, subblock
+from fretsaw.puzzle.library.slices import Trained, alternative, sort_parent
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,11 @@ class Refit:
     ridge: float | None  # None: it was left as it was
     kl_before: float
     kl_after: float
+
+
+def refit_row(refit: Refit | None) -> dict[str, float | None] | None:
+    """Return a refit as it is written; None where none was offered."""
+    return asdict(refit) if refit else None
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,7 @@ class Calibration:
         """Return the parent's states after its next `number` subblocks."""
         while len(self._ahead) < number:
             latest = self._ahead[-1] if self._ahead else self.fit.states
-            move = self.fit.subblocks[self.fit.at + len(self._ahead)]
+            move = self.fit.subblocks[self.fit.at.number + len(self._ahead)]
             self._ahead.append(self.fit.after([move], latest))
         return self._ahead[number - 1]
 
@@ -66,6 +75,18 @@ class Calibration:
         self.fit.states, self.fit.at = self.wanted(1), self.fit.at + 1
         self.gate.frontier.walk()
         del self._ahead[0]
+
+    def walk_to(self, at: Place) -> None:
+        """Go on to before the parent's subblock `at`."""
+        while self.fit.at < at:
+            self.walk()
+
+
+def open_parent(inputs: Mapping[str, Path], device: str) -> Decoder:
+    """Return the parent, sorted by its ranking."""
+    parent = checkpoint.load(inputs["parent"], device=device)
+    sort_parent(parent, read_orders(inputs["ranking"], parent.config.num_hidden_layers))
+    return parent
 
 
 def calibrate(
@@ -98,7 +119,7 @@ class Trial:
     def append(
         self,
         block: Block,
-        kind: str,
+        half: Half,
         wanted: Float[Tensor, "rows seq hidden"] | None,
         num_subblocks: int = 1,
     ) -> Refit | None:
@@ -107,8 +128,8 @@ class Trial:
         It stands for `num_subblocks` of the parent's. Returns what the refit did; None without
         `wanted` or without a matrix to refit.
         """
-        refit = None if wanted is None else self._refit(block, kind, wanted, num_subblocks)
-        move = subblock(block, kind)
+        refit = None if wanted is None else self._refit(block, half, wanted, num_subblocks)
+        move = subblock(block, half)
         self.states = self.calibration.fit.after([move], self.states)
         self.judged = self.calibration.gate.frontier.after([move], self.judged)
         self.at += num_subblocks
@@ -117,22 +138,22 @@ class Trial:
     def _refit(
         self,
         block: Block,
-        kind: str,
+        half: Half,
         wanted: Float[Tensor, "rows seq hidden"],
         num_subblocks: int,
     ) -> Refit | None:
         fit, gate = self.calibration.fit, self.calibration.gate
-        matrix = repair.output_matrix(block, kind)
+        matrix = repair.output_matrix(block, half)
         if matrix is None:
             return None
 
         def kl() -> float:
-            after = gate.frontier.after([subblock(block, kind)], self.judged)
+            after = gate.frontier.after([subblock(block, half)], self.judged)
             return gate.figures(after, self.at + num_subblocks).kl.mean().item()
 
         before, weight = kl(), matrix.weight.clone()
         pairs = zip(self.states.split(fit.batch_rows), wanted.split(fit.batch_rows), strict=True)
-        repaired = repair.repair(block, kind, pairs, fit.context)
+        repaired = repair.repair(block, half, pairs, fit.context)
         assert repaired is not None, "there is a matrix to repair"
         if repaired.ridge is not None and (after := kl()) < before:
             return Refit(repaired.ridge, before, after)
@@ -156,50 +177,51 @@ def make_change(
     model's own states. Without `repair`, or where `names` are the parent's own, nothing is.
     `trained` are the layer's alternatives that block distillation has trained.
     """
-    config, at = parent.config, calibration.fit.at
+    config, start = parent.config, calibration.fit.at
+    renamed = _from(start, names)
     own_names = [name for block in config.blocks for name in names_of(block)]
-    is_refitted = repair and list(names) != own_names[at : at + len(names)]
-    count = min(len(names) + ahead, len(own_names) - at) if is_refitted else len(names)
+    is_refitted = repair and list(names) != own_names[start.number :][: len(names)]
+    count = min(len(names) + ahead, len(own_names) - start.number) if is_refitted else len(names)
     trial = Trial(calibration)
     blocks: dict[int, Block] = {}
     shapes: dict[int, BlockConfig] = {}
     moves, refits = [], []
     for number in range(count):
-        layer, half = divmod(at + number, 2)
-        if layer not in blocks:
-            source = parent.model.layers[layer]
+        at = start + number
+        if at.layer not in blocks:
+            source = parent.model.layers[at.layer]
             assert isinstance(source, Block)
-            shapes[layer] = _shape(config, layer, at, names)
-            weights = trained if trained and layer == at // 2 else {}
-            blocks[layer] = alternative(source, config, shapes[layer], layer, weights)
+            shape = shapes[at.layer] = _shape(config.blocks[at.layer], at.layer, renamed)
+            weights = trained if trained and at.layer == start.layer else {}
+            blocks[at.layer] = alternative(source, config, shape, at.layer, weights)
         wanted = calibration.wanted(number + 1) if is_refitted else None
-        refits.append(trial.append(blocks[layer], KINDS[half], wanted))
-        moves.append(subblock(blocks[layer], KINDS[half]))
+        refits.append(trial.append(blocks[at.layer], at.half, wanted))
+        moves.append(subblock(blocks[at.layer], at.half))
     return Change(blocks, shapes, moves, refits)
 
 
-def quantised_change(change: Change, names: Sequence[str], at: int, config: ModelConfig) -> Change:
-    """Return the change with the subblocks from number `at` on in the precisions of `names`."""
+def quantised_change(
+    change: Change, names: Sequence[str], start: Place, config: ModelConfig
+) -> Change:
+    """Return the change with the subblocks from `start` on in the precisions of `names`."""
     if all("@" not in name for name in names):
         return change
+    renamed = _from(start, names)
     blocks, shapes, moves = {**change.blocks}, {**change.shapes}, [*change.subblocks]
-    for layer in sorted({(at + number) // 2 for number in range(len(names))}):
-        pair = list(names_of(shapes[layer]))
-        for number, name in enumerate(names, at):
-            if number // 2 == layer:
-                pair[number % 2] = name
-        shapes[layer] = BlockConfig.from_names(*pair)
+    for layer in sorted({at.layer for at in renamed}):
+        shapes[layer] = _shape(shapes[layer], layer, renamed)
         blocks[layer] = quantised_block(blocks[layer], config, shapes[layer])
-    for number in range(len(names)):
-        layer, half = divmod(at + number, 2)
-        moves[number] = subblock(blocks[layer], KINDS[half])
+    for number, at in enumerate(renamed):
+        moves[number] = subblock(blocks[at.layer], at.half)
     return replace(change, blocks=blocks, shapes=shapes, subblocks=moves)
 
 
-def _shape(config: ModelConfig, layer: int, at: int, names: Sequence[str]) -> BlockConfig:
-    """Return the shape of a layer where the subblocks from number `at` on are called `names`."""
-    pair = list(names_of(config.blocks[layer]))
-    for number, name in enumerate(names, at):
-        if number // 2 == layer:
-            pair[number % 2] = name
-    return BlockConfig.from_names(*pair)
+def _from(start: Place, names: Sequence[str]) -> dict[Place, str]:
+    """Return where names stand that begin at a place."""
+    return {start + number: name for number, name in enumerate(names)}
+
+
+def _shape(block: BlockConfig, layer: int, renamed: Mapping[Place, str]) -> BlockConfig:
+    """Return the shape of a layer's block where some subblocks are called otherwise."""
+    halves = zip(HALVES, names_of(block), strict=True)
+    return BlockConfig.from_names(*(renamed.get(Place(layer, half), own) for half, own in halves))

@@ -73,7 +73,7 @@ def _channel_moments(
     gram = torch.zeros(width, width, dtype=torch.float64, device=frontier.states.device)
     total = torch.zeros(width, device=frontier.states.device)
     for rows in frontier.batches():
-        activations = mlp.activations(block.post_attention_layernorm(rows)).flatten(0, 1)
+        activations = mlp.entering(block.post_attention_layernorm(rows)).flatten(0, 1)
         gram += (activations.mT @ activations).double()
         total += activations.abs().sum(0)
     return gram, total / frontier.states[..., 0].numel()
@@ -103,7 +103,7 @@ def _kv_head_importance(block: Block, frontier: Frontier) -> Float[Tensor, " kv_
     weight = attention.o_proj.weight.unflatten(1, (groups, -1))  # hidden groups group_dim
     total = torch.zeros(groups, device=frontier.states.device)
     for rows in frontier.batches():
-        mixed = attention.mix(block.input_layernorm(rows), frontier.context)
+        mixed = attention.entering(block.input_layernorm(rows), frontier.context)
         parts = torch.einsum("bsgd,hgd->bsgh", mixed.unflatten(2, (groups, -1)), weight)
         total += parts.norm(dim=-1).sum((0, 1))
     return total / frontier.states[..., 0].numel()

@@ -14,9 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fretsaw.model.attention import AttentionContext, GroupedQueryAttention, LinearMixer
+from fretsaw.model.attention import AttentionContext
 from fretsaw.model.decoder import Block
-from fretsaw.model.ffn import LinearFfn, SwiGLU
 from fretsaw.scenario.memory import gram_bytes
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)  # lambda, as a fraction of the mean diagonal of X'X
@@ -97,17 +96,7 @@ def output_matrix(block: Block, kind: str) -> nn.Linear | None:
     """Return the last matrix of the "attention" or "ffn" half, which a repair changes."""
     if not (block.has_attention if kind == "attention" else block.has_ffn):
         return None
-    half = block.self_attn if kind == "attention" else block.mlp
-    match half:
-        case GroupedQueryAttention():
-            return half.o_proj
-        case LinearMixer():
-            return half.linear_attn
-        case SwiGLU():
-            return half.down_proj
-        case LinearFfn():
-            return half.linear_mlp
-    raise AssertionError(f"a {kind} of type {type(half).__name__}")
+    return (block.self_attn if kind == "attention" else block.mlp).output
 
 
 def repair(block: Block, kind: str, pairs: Pairs, context: AttentionContext) -> Repair | None:
@@ -123,9 +112,7 @@ def repair(block: Block, kind: str, pairs: Pairs, context: AttentionContext) -> 
     norm = block.input_layernorm if kind == "attention" else block.post_attention_layernorm
 
     def entering(x: Tensor) -> Tensor:
-        if isinstance(half, GroupedQueryAttention):
-            return half.mix(norm(x), context)
-        return half.activations(norm(x)) if isinstance(half, SwiGLU) else norm(x)
+        return half.entering(norm(x), context)
 
     return _refit(matrix, entering, pairs)
 

@@ -17,31 +17,32 @@ from torch import Tensor
 from fretsaw.model.attention import AttentionContext
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Block, Decoder
+from fretsaw.model.kinds import Half
+from fretsaw.model.place import HALVES, Place
 from fretsaw.model.size import block_flops, head_flops
 from fretsaw.training.losses import MAX_LOGITS, kl_from_log_probs
 
 MAX_TARGET_BYTES = 1 << 30
-KINDS = ("attention", "ffn")  # the subblocks of a layer, in order
 
 Subblock = Callable[[Tensor, AttentionContext], Tensor]
 
 
-def subblock(block: Block, kind: str) -> Subblock:
+def subblock(block: Block, half: Half) -> Subblock:
     """Return one half of a block as a function of state and context."""
-    return block.attend if kind == "attention" else lambda x, context: block.feed(x)
+    return block.attend if half == "attention" else lambda x, context: block.feed(x)
 
 
 def subblocks(decoder: Decoder) -> list[Subblock]:
     """Return the 2 x layers subblocks, first layer's attention first."""
     blocks = [block for block in decoder.model.layers if isinstance(block, Block)]
-    return [subblock(block, kind) for block in blocks for kind in KINDS]
+    return [subblock(block, half) for block in blocks for half in HALVES]
 
 
 class Frontier:
-    """The hidden state of fixed rows of text before the subblock number `at` of the parent."""
+    """The hidden state of fixed rows of text before one subblock of the parent, the one `at`."""
 
     def __init__(self, parent: Decoder, token_ids: Int[Tensor, "rows seq"], batch_rows: int):
-        self.parent, self.batch_rows, self.at = parent, batch_rows, 0
+        self.parent, self.batch_rows, self.at = parent, batch_rows, Place(0)
         self.subblocks = subblocks(parent)
         self.context: AttentionContext = parent.context(1, token_ids.shape[1])
         self.states: Float[Tensor, "rows seq hidden"] = parent.model.embed_tokens(token_ids)
@@ -63,8 +64,13 @@ class Frontier:
 
     def walk(self) -> None:
         """Go through the parent's next subblock."""
-        self.states = self.after([self.subblocks[self.at]])
+        self.states = self.after([self.subblocks[self.at.number]])
         self.at += 1
+
+    def walk_to(self, at: Place) -> None:
+        """Go on to before the subblock `at`."""
+        while self.at < at:
+            self.walk()
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ class Replay:
         return F.linear(hidden, self.parent.head_weight).float().log_softmax(-1)
 
     @torch.inference_mode()
-    def figures(self, states: Float[Tensor, "rows seq hidden"], at: int) -> Figures:
+    def figures(self, states: Float[Tensor, "rows seq hidden"], at: Place) -> Figures:
         """Return how far a model is that has these states before subblock `at`, the parent's own
         subblocks from there on.
         """
@@ -107,7 +113,7 @@ class Replay:
         parts = (t.split(frontier.batch_rows) for t in (states, self._target, self.next_ids))
         per_batch = []
         for x, target, text in zip(*parts, strict=True):
-            for move in frontier.subblocks[at:]:
+            for move in frontier.subblocks[at.number :]:
                 x = move(x, frontier.context)
             per_batch.append(self._compare(target, self.parent.model.norm(x), text))
         return Figures(*(torch.cat(rows) for rows in zip(*per_batch, strict=True)))
@@ -116,7 +122,7 @@ class Replay:
         """Return how far a whole decoder is."""
         states = decoder.model.embed_tokens(self.token_ids)
         states = self.frontier.after(subblocks(decoder), states)
-        return self.figures(states, len(self.frontier.subblocks))
+        return self.figures(states, Place(self.parent.config.num_hidden_layers))
 
     def _compare(self, target: Tensor, hidden: Tensor, text: Tensor) -> list[Tensor]:
         """Return the three figures of every row of a batch, a chunk of logits at a time."""
@@ -133,17 +139,17 @@ class Replay:
         return list(torch.cat(per_token, 1).unflatten(1, text.shape).mean(2))
 
 
-def flop_bound(config: ModelConfig, seq: int, candidates: list[tuple[int, str]]) -> float:
+def flop_bound(config: ModelConfig, seq: int, candidates: Sequence[Place]) -> float:
     """Return how much replay can gain over full forwards, by FLOPs: sum(full) / sum(remaining).
 
-    A candidate is (layer, "attention" or "ffn"), counted at the parent's size on both sides; from
-    an FFN the layer's attention need not run. The head runs on both sides.
+    A candidate is counted at the parent's size on both sides; from an FFN the layer's attention
+    need not run. The head runs on both sides.
     """
     blocks = [block_flops(config, block, context=seq / 2) for block in config.blocks]
     head = head_flops(config)
     full = sum(block.total for block in blocks) + head
     remaining = 0.0
-    for layer, kind in candidates:
-        first = blocks[layer].ffn if kind == "ffn" else blocks[layer].total
-        remaining += first + sum(block.total for block in blocks[layer + 1 :]) + head
+    for at in candidates:
+        first = blocks[at.layer].ffn if at.half == "ffn" else blocks[at.layer].total
+        remaining += first + sum(block.total for block in blocks[at.layer + 1 :]) + head
     return full * len(candidates) / remaining

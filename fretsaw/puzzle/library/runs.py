@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fretsaw.model.config import BlockConfig, ModelConfig
+from fretsaw.model.place import Place
 
 
 @dataclass(frozen=True, order=True)
@@ -33,6 +34,16 @@ class Group:
     def layers(self) -> range:
         """The layers, first to last."""
         return range(self.first, self.last + 1)
+
+    @property
+    def start(self) -> Place:
+        """Where the first of its FFNs stands."""
+        return Place(self.first, "ffn")
+
+    @property
+    def num_subblocks(self) -> int:
+        """How many subblocks become one: its FFNs and what is between them."""
+        return 2 * len(self.layers) - 1
 
     def __str__(self) -> str:
         return f"{self.first}-{self.last}"

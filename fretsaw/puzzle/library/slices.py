@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fretsaw.model.attention import GroupedQueryAttention
 from fretsaw.model.config import BlockConfig, ModelConfig
-from fretsaw.model.decoder import Block, Decoder
+from fretsaw.model.decoder import Block, Decoder, module_of
 from fretsaw.model.ffn import SwiGLU
 from fretsaw.puzzle.library.heads import HeadAlignment
 
@@ -82,10 +82,13 @@ def build_block(parent: Block, config: ModelConfig, wanted: BlockConfig, layer: 
     before = config.blocks[layer]
     _check_contained(before, wanted, layer)
     weight = parent.state_dict()
-    if wanted.attention == "linear" != before.attention:
-        weight["self_attn.linear_attn.weight"] = _value_times_output(parent)
-    if wanted.ffn == "linear" != before.ffn:
-        weight["mlp.linear_mlp.weight"] = _up_times_down(parent)
+    for half, kind, own in (
+        ("self_attn", wanted.attention_kind, before.attention),
+        ("mlp", wanted.ffn_kind, before.ffn),
+    ):
+        if kind.name not in ("none", own):
+            turned = module_of(kind).weights_from(parent.get_submodule(half))
+            weight |= {f"{half}.{name}": tensor for name, tensor in turned.items()}
     with torch.device("meta"):
         block = Block(config, wanted)
     sliced: dict[str, Tensor] = {}
@@ -132,22 +135,5 @@ def _check_contained(before: BlockConfig, wanted: BlockConfig, layer: int) -> No
         raise ValueError(
             f"layer {layer}: {wanted.ffn_name} is wider than the parent's {before.ffn_name}"
         )
-    if (wanted.attention == "linear" and before.attention == "none") or (
-        wanted.ffn == "linear" and before.ffn == "none"
-    ):
+    if wanted.attention != "none" == before.attention or wanted.ffn != "none" == before.ffn:
         raise ValueError(f"layer {layer}: the parent has nothing there to replace by a matrix")
-
-
-def _value_times_output(parent: Block) -> Float[Tensor, "hidden hidden"]:
-    """Return what attention does to a token that attends to itself alone: W_O W_V (Puzzle)."""
-    attention = parent.self_attn
-    assert isinstance(attention, GroupedQueryAttention)
-    group = attention.num_heads // attention.num_key_value_heads
-    values = attention.v_proj.weight.unflatten(0, (attention.num_key_value_heads, -1))
-    return attention.o_proj.weight @ values.repeat_interleave(group, 0).flatten(0, 1)
-
-
-def _up_times_down(parent: Block) -> Float[Tensor, "hidden hidden"]:
-    """Return the FFN without its gate: W_down W_up (Puzzle)."""
-    assert isinstance(parent.mlp, SwiGLU)
-    return parent.mlp.down_proj.weight @ parent.mlp.up_proj.weight

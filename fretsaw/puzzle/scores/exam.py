@@ -15,8 +15,8 @@ from fretsaw.model.decoder import Decoder
 from fretsaw.puzzle.library.alternatives import Change
 from fretsaw.puzzle.settings import ScoreSettings
 from fretsaw.tasks.answers import answer
-from fretsaw.tasks.named import load_problems
-from fretsaw.tasks.problem import chat_prompt, plain_prompt
+from fretsaw.tasks.prompt import chat_prompt, plain_prompt
+from fretsaw.tasks.task import load_problems
 
 MAX_BATCH = 128
 

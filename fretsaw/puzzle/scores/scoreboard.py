@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-Names = tuple[str, ...]  # what is put in place of subblock number `at` (and the next)
+Names = tuple[str, ...]  # what is put in the place of something (and of the next)
 Rows = Float[np.ndarray, " rows"]
 
 
 class Scoreboard:
-    """Figures by (number of the subblock, names); a second batch of text adds rows to the first."""
+    """Figures by (number, names): of a subblock and what replaces it, of a child, of a group.
+
+    A second batch of text adds rows to the first.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -22,30 +25,30 @@ class Scoreboard:
         if path.is_file():
             for line in path.read_text().splitlines():
                 try:
-                    first, at, scored = json.loads(line)
+                    first, number, scored = json.loads(line)
                 except ValueError:  # the line that was being written when the process was killed
                     continue
-                self._take(first, at, scored)
+                self._take(first, number, scored)
 
-    def has(self, first: int, at: int) -> bool:
-        """Whether a subblock is scored on the text from row `first` on."""
-        return (first, at) in self._done
+    def has(self, first: int, number: int) -> bool:
+        """Whether a number is scored on the text from row `first` on."""
+        return (first, number) in self._done
 
-    def add(self, first: int, at: int, scored: Mapping[Names, Mapping]) -> None:
-        """Keep what a subblock's changes gave: `figures` by name, lists over rows, and `repair`."""
+    def add(self, first: int, number: int, scored: Mapping[Names, Mapping]) -> None:
+        """Keep what a number's changes gave: `figures` by name, lists over rows, and `repair`."""
         as_json = [[list(names), entry] for names, entry in scored.items()]
         with self.path.open("a") as file:
-            file.write(json.dumps([first, at, as_json]) + "\n")
-        self._take(first, at, as_json)
+            file.write(json.dumps([first, number, as_json]) + "\n")
+        self._take(first, number, as_json)
 
     def changes(self) -> list[tuple[int, Names]]:
-        """Return what is scored, in the order of the subblocks, whoever was done first."""
+        """Return what is scored, in the order of the numbers, whoever was done first."""
         return sorted(self.rows, key=lambda key: key[0])
 
-    def _take(self, first: int, at: int, scored: list) -> None:
-        self._done.add((first, at))
+    def _take(self, first: int, number: int, scored: list) -> None:
+        self._done.add((first, number))
         for names, entry in scored:
-            key = (at, tuple(names))
+            key = (number, tuple(names))
             before = self.rows.get(key, {})
             self.repairs[key] = entry["repair"]
             self.rows[key] = {
@@ -53,11 +56,11 @@ class Scoreboard:
                 for name, values in entry["figures"].items()
             }
 
-    def mean(self, at: int, names: Names, metric: str, rows: int | None = None) -> float:
+    def mean(self, number: int, names: Names, metric: str, rows: int | None = None) -> float:
         """Return the mean over all rows, or the first so many."""
-        return float(self.rows[at, names][metric][:rows].mean())
+        return float(self.rows[number, names][metric][:rows].mean())
 
-    def stderr(self, at: int, names: Names, metric: str) -> float:
+    def stderr(self, number: int, names: Names, metric: str) -> float:
         """Return the standard error of that mean."""
-        rows = self.rows[at, names][metric]
+        rows = self.rows[number, names][metric]
         return float(rows.std(ddof=1) / len(rows) ** 0.5) if len(rows) > 1 else 0.0

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
+from fretsaw.model.place import HALVES, Place
 from fretsaw.puzzle.search.program import Program
 from fretsaw.puzzle.search.rules import FIRST_ATTENTION, taken
 from fretsaw.puzzle.search.solutions import search_table
@@ -14,13 +15,13 @@ from fretsaw.puzzle.search.table import Alternative, Table
 SHARES = (0.5, 0.65, 0.8)
 NUM_RESAMPLES = 20
 
-Scores = list[dict[str, dict[str, Float[np.ndarray, " rows"]]]]  # layer -> subblock -> name -> rows
+Scores = list[dict[str, dict[str, Float[np.ndarray, " rows"]]]]  # layer -> half -> name -> rows
 
 
 def unsettled(
     scores: Scores, costs: Mapping[str, float], *, seed: int
-) -> tuple[set[tuple[int, str, str]], float]:
-    """Return the (layer, subblock, name) that some answer hangs on, and the answers' regret.
+) -> tuple[set[tuple[Place, str]], float]:
+    """Return the alternatives (place, name) that some answer hangs on, and the answers' regret.
 
     The rows are drawn again with replacement, the same for all alternatives, and the search solved
     for each draw at each of `SHARES` of the parent's cost. The regret of the answer on all rows is
@@ -28,19 +29,19 @@ def unsettled(
     percentile over draws, of the worst target. Of the alternatives with fewer rows the mean stands.
     """
     rng = np.random.default_rng(seed)
-    num_rows = max(len(r) for layer in scores for kind in layer.values() for r in kind.values())
+    num_rows = max(len(r) for layer in scores for half in layer.values() for r in half.values())
     draws = [rng.integers(num_rows, size=num_rows) for _ in range(NUM_RESAMPLES)]
     tables = [_table(scores, costs, draw) for draw in (None, *draws)]
     smallest = Program.of(taken(tables[0], FIRST_ATTENTION), ["cost"]).smallest("cost")
-    parent_cost = sum(costs[next(iter(kind))] for layer in scores for kind in layer.values())
-    needed: set[tuple[int, str, str]] = set()
+    parent_cost = sum(costs[next(iter(half))] for layer in scores for half in layer.values())
+    needed: set[tuple[Place, str]] = set()
     worst = 0.0
     for share in SHARES:
         limit = {"cost": max(share * parent_cost, smallest)}
         answers = [search_table(table, limit)[0].choices for table in tables]
         for choices in answers:
             for i, pair in enumerate(choices):
-                needed |= {(i, kind, name) for kind, name in zip(scores[i], pair, strict=True)}
+                needed |= {(Place(i, half), name) for half, name in zip(HALVES, pair, strict=True)}
         regrets = []
         for table, best in zip(tables[1:], answers[1:], strict=True):
             least, ours = _total(table, best), _total(table, answers[0])
@@ -57,8 +58,8 @@ def _table(scores: Scores, costs: Mapping[str, float], draw: np.ndarray | None) 
     return Table(
         layers=tuple(
             {
-                kind: {n: Alternative(score(r), {"cost": costs[n]}) for n, r in entries.items()}
-                for kind, entries in layer.items()
+                half: {n: Alternative(score(r), {"cost": costs[n]}) for n, r in entries.items()}
+                for half, entries in layer.items()
             }
             for layer in scores
         )
@@ -67,7 +68,7 @@ def _table(scores: Scores, costs: Mapping[str, float], draw: np.ndarray | None) 
 
 def _total(table: Table, choices: tuple) -> float:
     return sum(
-        layer[kind][name].score
+        layer[half][name].score
         for layer, pair in zip(table.layers, choices, strict=True)
-        for kind, name in zip(layer, pair, strict=True)
+        for half, name in zip(layer, pair, strict=True)
     )

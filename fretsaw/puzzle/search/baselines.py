@@ -26,26 +26,28 @@ def greedy(table: Table, limits: Mapping[str, float]) -> list[Solution]:
     after it pay.
     """
     program = Program.of(table, limits)
-    layers = _groups_by_layer(program)
+    layers = _decisions_by_layer(program)
     names = list(limits)
     shares = np.array([(limits[n] - program.fixed[n]) / len(layers) for n in names])
-    mean_scores = [sum(program.groups[g].scores.mean() for g in layer) for layer in layers]
-    pick, left = [0] * len(program.groups), np.zeros(len(names))
+    mean_scores = [sum(program.decisions[d].scores.mean() for d in layer) for layer in layers]
+    pick, left = [0] * len(program.decisions), np.zeros(len(names))
     for i in np.argsort(mean_scores, kind="stable"):
-        groups = layers[i]
+        decisions = layers[i]
         budget = left + shares
         best: tuple | None = None
-        for js in itertools.product(*(range(len(program.groups[g].names)) for g in groups)):
-            chosen = list(zip(groups, js, strict=True))
-            costs = np.array([sum(program.groups[g].costs[n][j] for g, j in chosen) for n in names])
+        for js in itertools.product(*(range(len(program.decisions[d].names)) for d in decisions)):
+            chosen = list(zip(decisions, js, strict=True))
+            costs = np.array(
+                [sum(program.decisions[d].costs[name][j] for d, j in chosen) for name in names]
+            )
             over = max(((costs - budget) / (np.abs(shares) + 1e-300)).max(initial=0.0), 0.0)
-            score = sum(program.groups[g].scores[j] for g, j in chosen)
+            score = sum(program.decisions[d].scores[j] for d, j in chosen)
             key = (over if over > 1e-9 else 0.0, score)
             if best is None or key < best[0]:
                 best = (key, chosen, costs)
         assert best is not None, "a subblock without alternatives"
-        for g, j in best[1]:
-            pick[g] = j
+        for d, j in best[1]:
+            pick[d] = j
         left = budget - best[2]
     return _fitting(program, [tuple(pick)], limits, "greedy")
 
@@ -57,8 +59,8 @@ def uniform(table: Table, limits: Mapping[str, float]) -> list[Solution]:
     """
     program = Program.of(table, limits)
     common = {
-        kind: [n for n in names if all(n in layer.get(kind, {}) for layer in table.layers)]
-        for kind, names in sorted(table.layers[0].items())
+        subblock: [n for n in names if all(n in layer.get(subblock, {}) for layer in table.layers)]
+        for subblock, names in sorted(table.layers[0].items())
     }
     picks = [
         program.pick([names] * len(table.layers)) for names in itertools.product(*common.values())
@@ -73,22 +75,23 @@ def depth(table: Table, limits: Mapping[str, float], *, contiguous: bool = False
     neighbours instead; every run of the shortest length that fits comes back.
     """
     program = Program.of(table, limits)
-    layers = _groups_by_layer(program)
+    layers = _decisions_by_layer(program)
     nothing = {
-        g: j
-        for g, group in enumerate(program.groups)
-        for j, names in enumerate(group.names)
+        d: j
+        for d, decision in enumerate(program.decisions)
+        for j, names in enumerate(decision.names)
         if _is_nothing(names)
     }
-    droppable = [i for i, groups in enumerate(layers) if all(g in nothing for g in groups)]
+    droppable = [i for i, decisions in enumerate(layers) if all(d in nothing for d in decisions)]
 
     def without(dropped: tuple[int, ...]) -> Pick:
         return tuple(
-            nothing[g] if group.layer in dropped else 0 for g, group in enumerate(program.groups)
+            nothing[d] if decision.layer in dropped else 0
+            for d, decision in enumerate(program.decisions)
         )
 
     def drop_score(i: int) -> float:
-        return sum(program.groups[g].scores[nothing[g]] for g in layers[i])
+        return sum(program.decisions[d].scores[nothing[d]] for d in layers[i])
 
     ascending = sorted(droppable, key=drop_score)
     for count in range(len(droppable) + 1):
@@ -112,7 +115,7 @@ def max_params(
             + (", ".join(table.cost_names) or "none")
         )
     program = Program.of(table, limits)
-    fewest_removed = [-group.costs["params"] for group in program.groups]
+    fewest_removed = [-decision.costs["params"] for decision in program.decisions]
     answer = solve(program, limits, objective=fewest_removed, time_limit_s=time_limit_s)
     return _fitting(program, [answer[0]] if answer else [], limits, "max_params")
 
@@ -131,7 +134,8 @@ def draw(
     rng = random.Random(seed)
     picks: list[Pick] = []
     for _ in range(MAX_DRAWS):
-        pick = _mended(program, [rng.randrange(len(g.names)) for g in program.groups], limits, rng)
+        drawn = [rng.randrange(len(decision.names)) for decision in program.decisions]
+        pick = _mended(program, drawn, limits, rng)
         if pick is not None and (filled := _filled(program, pick, limits, rng)) not in picks:
             picks.append(filled)
         if len(picks) == num_solutions:
@@ -142,10 +146,10 @@ def draw(
 # --- parts of them --------------------------------------------------------------------------------
 
 
-def _groups_by_layer(program: Program) -> list[list[int]]:
+def _decisions_by_layer(program: Program) -> list[list[int]]:
     layers: list[list[int]] = [[] for _ in range(program.num_layers)]
-    for g, group in enumerate(program.groups):
-        layers[group.layer].append(g)
+    for d, decision in enumerate(program.decisions):
+        layers[decision.layer].append(d)
     return layers
 
 
@@ -154,13 +158,13 @@ def _is_nothing(names: tuple[str, ...]) -> bool:
 
 
 def _uses(program: Program, limits: Mapping[str, float]) -> list[np.ndarray]:
-    """Return per group what each alternative takes of all limits: the sum of its shares."""
+    """Return per decision what each alternative takes of all limits: the sum of its shares."""
     return [
         sum(
-            (group.costs[name] / (abs(limit) or 1.0) for name, limit in limits.items()),
-            np.zeros(len(group.names)),
+            (decision.costs[name] / (abs(limit) or 1.0) for name, limit in limits.items()),
+            np.zeros(len(decision.names)),
         )
-        for group in program.groups
+        for decision in program.decisions
     ]
 
 
@@ -170,13 +174,13 @@ def _mended(
     uses = _uses(program, limits)
     while not program.fits(tuple(pick), limits):
         cheaper = [
-            (g, [j for j in range(len(use)) if use[j] < use[pick[g]]]) for g, use in enumerate(uses)
+            (d, [j for j in range(len(use)) if use[j] < use[pick[d]]]) for d, use in enumerate(uses)
         ]
-        changes = [(g, js) for g, js in cheaper if js]
+        changes = [(d, js) for d, js in cheaper if js]
         if not changes:
             return None
-        g, js = rng.choice(changes)
-        pick[g] = rng.choice(js)
+        d, js = rng.choice(changes)
+        pick[d] = rng.choice(js)
     return pick
 
 
@@ -187,23 +191,23 @@ def _filled(
     uses = _uses(program, limits)
     total = {name: program.cost(name, tuple(pick)) for name in limits}
 
-    def after(g: int, j: int) -> dict[str, float]:
-        costs = program.groups[g].costs
-        return {n: total[n] + float(costs[n][j] - costs[n][pick[g]]) for n in limits}
+    def after(d: int, j: int) -> dict[str, float]:
+        costs = program.decisions[d].costs
+        return {n: total[n] + float(costs[n][j] - costs[n][pick[d]]) for n in limits}
 
     is_changed = True
     while is_changed:
         is_changed = False
-        for g in rng.sample(range(len(uses)), len(uses)):
+        for d in rng.sample(range(len(uses)), len(uses)):
             more = [
                 j
-                for j in range(len(uses[g]))
-                if uses[g][j] > uses[g][pick[g]]
-                and all(within(value, limits[name]) for name, value in after(g, j).items())
+                for j in range(len(uses[d]))
+                if uses[d][j] > uses[d][pick[d]]
+                and all(within(value, limits[name]) for name, value in after(d, j).items())
             ]
             if more:
                 j = rng.choice(more)
-                total, pick[g], is_changed = after(g, j), j, True
+                total, pick[d], is_changed = after(d, j), j, True
     return tuple(pick)
 
 

@@ -12,14 +12,8 @@ import numpy as np
 
 from fretsaw.puzzle.search.explain import Reach
 from fretsaw.puzzle.search.program import Solution, sum_of
-from fretsaw.puzzle.search.table import (
-    Alternative,
-    Layer,
-    Span,
-    Table,
-    joint_pairs,
-    pairs_from_json,
-)
+from fretsaw.puzzle.search.table import Alternative, FusedSpan, Layer, Table
+from fretsaw.puzzle.search.table_json import joint_pairs, pairs_from_json
 from fretsaw.scenario.scenario import Scenario
 from fretsaw.scenario.target import TOTAL_MS, Target, limits
 
@@ -71,9 +65,12 @@ def join(scores: Mapping[str, Any], costs: Mapping[str, Any]) -> Table:
 
     layers: list[Layer] = [
         {
-            kind: {name: Alternative(e["score"], costs_of(name)) for name, e in layer[kind].items()}
-            for kind in ("attention", "ffn", "block")
-            if kind in layer
+            subblock: {
+                name: Alternative(entry["score"], costs_of(name))
+                for name, entry in layer[subblock].items()
+            }
+            for subblock in ("attention", "ffn", "block")
+            if subblock in layer
         }
         for layer in scores["layers"]
     ]
@@ -83,7 +80,9 @@ def join(scores: Mapping[str, Any], costs: Mapping[str, Any]) -> Table:
         pairs += joint_pairs(i, layers[i], joint)
     saved = ffn_overhead(alternatives) if scores.get("spans") else {}
     spans = [
-        Span(first, last, one["score"], {name: (last - first) * a for name, a in saved.items()})
+        FusedSpan(
+            first, last, one["score"], {cost: (last - first) * x for cost, x in saved.items()}
+        )
         for one in scores.get("spans", [])
         for first, last in [one["layers"]]
     ]
@@ -116,10 +115,10 @@ def parent_solution(table: Table) -> Solution:
     choices = []
     costs = dict(table.fixed)
     for layer in table.layers:
-        names = tuple(next(iter(layer[kind])) for kind in sorted(layer))
+        names = tuple(next(iter(layer[subblock])) for subblock in sorted(layer))
         choices.append(names[0] if len(names) == 1 else names)
-        for kind, name in zip(sorted(layer), names, strict=True):
-            for cost, value in layer[kind][name].costs.items():
+        for subblock, name in zip(sorted(layer), names, strict=True):
+            for cost, value in layer[subblock][name].costs.items():
                 costs[cost] = costs.get(cost, 0.0) + value
     return Solution(score=0.0, proved=True, costs=costs, choices=tuple(choices))
 
@@ -196,11 +195,13 @@ def _with_costs(table: Table, at: Served) -> Table:
         return table
     layers = tuple(
         {
-            kind: {
-                name: replace(a, costs={**a.costs, **_named(theirs[kind][name].costs, at.scenario)})
-                for name, a in layer[kind].items()
+            subblock: {
+                name: replace(
+                    own, costs={**own.costs, **_named(theirs[subblock][name].costs, at.scenario)}
+                )
+                for name, own in alternatives.items()
             }
-            for kind in layer
+            for subblock, alternatives in layer.items()
         }
         for layer, theirs in zip(table.layers, at.table.layers, strict=True)
     )

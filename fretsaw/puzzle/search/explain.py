@@ -40,7 +40,7 @@ def find_reach(
     relaxed = {}
     for name in limits:
         others = {other: limit for other, limit in limits.items() if other != name}
-        costs = [group.costs[name] for group in program.groups]
+        costs = [decision.costs[name] for decision in program.decisions]
         answer = solve(program, others, objective=costs, time_limit_s=time_limit_s)
         if answer is not None:
             relaxed[name] = program.cost(name, answer[0])

@@ -8,6 +8,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def solve(
 ) -> tuple[Pick, bool] | None:
     """Return the best pick that fits and differs from those `found`, and whether it is proved best.
 
-    Least is the score, or `objective`: an array of values per group; to a relative `gap` of the
+    Least is the score, or `objective`: an array of values per decision; to a relative `gap` of the
     least that there can be, above it. None where no pick fits. A
     pick that HiGHS's tolerances let through and plain arithmetic does not is excluded by a cut of
     its own and the program solved again, so the answer stays exact.
@@ -39,13 +40,13 @@ def solve(
         rows = _Rows(program, share=not (found or rejected))
         for name, limit in limits.items():
             bound = limit + RELATIVE_NOISE * abs(limit) - program.fixed[name]
-            rows.limit([group.costs[name] for group in program.groups], bound)
+            rows.limit([decision.costs[name] for decision in program.decisions], bound)
         for pick in found:
-            rows.differ(pick[: len(program.groups) - len(program.links)], min_difference)
+            rows.differ(pick[: len(program.decisions) - len(program.links)], min_difference)
         for pick in rejected:
             rows.differ(pick, 1)
         if objective is None:
-            rows.weigh([group.scores for group in program.groups])
+            rows.weigh([decision.scores for decision in program.decisions])
             rows.add_terms(program)
         else:
             rows.weigh(objective)
@@ -66,7 +67,8 @@ def solve_nearest(
     rows = _Rows(program, share=True)
     factor = rows.add_column(weight=1.0, upper=np.inf)
     for name, limit in limits.items():
-        rows.limit([g.costs[name] for g in program.groups], -program.fixed[name], (factor, -limit))
+        costs = [decision.costs[name] for decision in program.decisions]
+        rows.limit(costs, -program.fixed[name], (factor, -limit))
     answer = rows.minimise(time_limit_s)
     return answer and answer[0]
 
@@ -75,30 +77,30 @@ def least_cost(program: Program, name: str, time_limit_s: float = TIME_LIMIT_S) 
     """Return the least one cost can be, whatever the other limits and the score."""
     if not program.links:
         return program.smallest(name)
-    costs = [group.costs[name] for group in program.groups]
+    costs = [decision.costs[name] for decision in program.decisions]
     answer = solve(program, {}, objective=costs, time_limit_s=time_limit_s)
     assert answer is not None, "without limits every table has a child"
     return program.cost(name, answer[0])
 
 
 class _Rows:
-    """The rows and columns of one integer program; equal groups share columns where `share`."""
+    """The rows and columns of one integer program; equal decisions share columns where `share`."""
 
     def __init__(self, program: Program, *, share: bool):
         shared: dict[object, list[int]] = {}
-        tied = {g for term in program.terms for g, _ in (term.first, term.second)}
-        tied |= {g for link in program.links for g, _ in ((link.group, ()), *link.needs)}
-        for g, group in enumerate(program.groups):
-            is_shared = share and g not in tied
-            shared.setdefault(group.key() if is_shared else g, []).append(g)
-        self.groups = program.groups
+        tied = {d for term in program.terms for d, _ in (term.first, term.second)}
+        tied |= {d for link in program.links for d, _ in ((link.decision, ()), *link.needs)}
+        for d, decision in enumerate(program.decisions):
+            is_shared = share and d not in tied
+            shared.setdefault(decision.key() if is_shared else d, []).append(d)
+        self.decisions = program.decisions
         self.members = list(shared.values())
-        sizes = [len(program.groups[members[0]].names) for members in self.members]
+        sizes = [len(program.decisions[members[0]].names) for members in self.members]
         self.starts = [0, *np.cumsum(sizes).tolist()]
         self.column_of = {
-            g: start
+            d: start
             for start, members in zip(self.starts, self.members, strict=False)
-            for g in members
+            for d in members
         }
         self.num_integers = self.starts[-1]
         self.upper = [
@@ -106,8 +108,8 @@ class _Rows:
         ]
         self.weights = [0.0] * self.num_integers
         self.rows: list[tuple[dict[int, float], float, float]] = [
-            (dict.fromkeys(range(self.starts[m], self.starts[m + 1]), 1.0), len(g), len(g))
-            for m, g in enumerate(self.members)
+            (dict.fromkeys(range(start, stop), 1.0), len(members), len(members))
+            for (start, stop), members in zip(pairwise(self.starts), self.members, strict=True)
         ]
         self._link(program)
 
@@ -115,11 +117,11 @@ class _Rows:
         """Allow "fused" of a span where its layers take what it needs, one span a layer."""
         over: dict[int, dict[int, float]] = {}
         for link in program.links:
-            fused = self.column_of[link.group] + 1
-            for g, js in link.needs:
-                taken = {self.column_of[g] + j: -1.0 for j in js}
+            fused = self.column_of[link.decision] + 1
+            for d, js in link.needs:
+                taken = {self.column_of[d] + j: -1.0 for j in js}
                 self.rows.append((taken | {fused: 1.0}, -np.inf, 0.0))
-            for i in range(link.span.first, link.span.last + 1):
+            for i in link.span.layers:
                 over.setdefault(i, {})[fused] = 1.0
         self.rows += [(columns, -np.inf, 1.0) for columns in over.values() if len(columns) > 1]
 
@@ -133,7 +135,7 @@ class _Rows:
         return np.concatenate([values[members[0]] for members in self.members])
 
     def weigh(self, values: Sequence[np.ndarray]) -> None:
-        """Set what is minimised; from each group its least is taken away, which changes nothing."""
+        """Set what is minimised, less the least of each decision, which changes nothing."""
         self.weights[: self.num_integers] = self._spread([v - v.min() for v in values]).tolist()
 
     def add_terms(self, program: Program) -> None:
@@ -141,7 +143,7 @@ class _Rows:
         for term in program.terms:
             both = self.add_column(weight=term.score)
             taken = [
-                {self.column_of[g] + j: 1.0 for j in js} for g, js in (term.first, term.second)
+                {self.column_of[d] + j: 1.0 for j in js} for d, js in (term.first, term.second)
             ]
             for columns in taken:
                 self.rows.append((dict.fromkeys(columns, -1.0) | {both: 1.0}, -np.inf, 0.0))
@@ -167,13 +169,13 @@ class _Rows:
 
         For two subblocks a layer, z >= x_attention + x_ffn - 1 says that both are as in `pick`.
         """
-        columns = [self.column_of[g] + j for g, j in enumerate(pick)]
+        columns = [self.column_of[d] + j for d, j in enumerate(pick)]
         if min_difference == 1:
             self.rows.append((dict.fromkeys(columns, 1.0), -np.inf, len(columns) - 1))
             return
         same: dict[int, list[int]] = {}
-        for group, column in zip(self.groups, columns, strict=False):
-            same.setdefault(group.layer, []).append(column)
+        for decision, column in zip(self.decisions, columns, strict=False):
+            same.setdefault(decision.layer, []).append(column)
         kept: list[int] = []
         for both in same.values():
             if len(both) == 1:
@@ -217,12 +219,12 @@ class _Rows:
         return self._pick(np.rint(result.x).astype(int)), result.status == 0
 
     def _pick(self, counts: np.ndarray) -> Pick:
-        pick = [0] * len(self.groups)
+        pick = [0] * len(self.decisions)
         for start, members in zip(self.starts, self.members, strict=False):
-            size = len(self.groups[members[0]].names)
+            size = len(self.decisions[members[0]].names)
             chosen = np.repeat(np.arange(size), counts[start : start + size])
-            for g, j in zip(members, chosen, strict=True):
-                pick[g] = int(j)
+            for d, j in zip(members, chosen, strict=True):
+                pick[d] = int(j)
         return tuple(pick)
 
 

@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from fretsaw.checkpoint.targets import TARGETS
+from fretsaw.checkpoint.export_targets import EXPORT_TARGETS
 from fretsaw.model.config import without_precision
+from fretsaw.model.kinds import KINDS
 from fretsaw.puzzle.search.table import Alternative, Table
 from fretsaw.puzzle.space import granularity
 
@@ -37,8 +38,8 @@ class Rules:
         for part in name.split("+"):
             if self.ffns and part == "ffn_none":
                 return "a layer without an FFN"
-            if not self.linear and without_precision(part) in ("attn_linear", "ffn_linear"):
-                return "a linear subblock"
+            if not self.linear and (kind := _strange(part)):
+                return f"a {kind} subblock"
             if not self.in_8_bits and "@" in part:
                 return "matrices in 8 bits"
             sized = _SIZED.fullmatch(part)
@@ -65,9 +66,9 @@ NO_RULES = Rules(first_attention=False)
 
 def rules_of(engine: str, tensor_parallel: int = 1) -> Rules:
     """Return the rules of an export target. Raises `ValueError` for an unknown one."""
-    if engine not in TARGETS:
-        raise ValueError(f"engine {engine!r}: unknown; choose one of {', '.join(TARGETS)}")
-    target = TARGETS[engine]
+    if engine not in EXPORT_TARGETS:
+        raise ValueError(f"engine {engine!r}: unknown; choose one of {', '.join(EXPORT_TARGETS)}")
+    target = EXPORT_TARGETS[engine]
     return Rules(
         engine=engine,
         first_attention=target.needs_first_attention,
@@ -106,6 +107,12 @@ def taken(table: Table, rules: Rules) -> Table:
         if all(name in layers[i][table.subblock_of((i, name))[1]] for i, name in pair.choices)
     )
     return replace(table, layers=tuple(layers), pairs=pairs)
+
+
+def _strange(part: str) -> str | None:
+    """Return the kind of an alternative that not every engine of Llamas has, else None."""
+    name = without_precision(part)
+    return next((k.name for k in KINDS.values() if k.spelled == name and not k.is_llamas), None)
 
 
 def _own_width(alternatives: Iterable[str]) -> int:

@@ -29,7 +29,8 @@ from fretsaw.puzzle.search.solutions import (
     solution_to_json,
     write_solutions,
 )
-from fretsaw.puzzle.search.table import Table, write_table
+from fretsaw.puzzle.search.table import Table
+from fretsaw.puzzle.search.table_json import write_table
 from fretsaw.puzzle.settings import Method, SearchSettings
 from fretsaw.scenario.target import parse_targets
 from fretsaw.stage.artifact import write_json

@@ -3,10 +3,12 @@
 Exact by default; the other methods stand behind the same call, for comparison. No torch.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +17,8 @@ from fretsaw.puzzle.search.explain import Infeasible, explain, find_reach
 from fretsaw.puzzle.search.highs import TIME_LIMIT_S, least_cost, solve
 from fretsaw.puzzle.search.program import Pick, Program, Solution, best_first
 from fretsaw.puzzle.search.rules import FIRST_ATTENTION, Rules, taken
-from fretsaw.puzzle.search.table import Table, read_table
+from fretsaw.puzzle.search.table import Table
+from fretsaw.puzzle.search.table_json import read_table
 from fretsaw.puzzle.settings import Method
 from fretsaw.stage.artifact import atomic_folder, write_json
 
@@ -138,7 +141,7 @@ def pareto(
     others = dict(limits or {})
     _check(others)
     program = Program.of(taken(table, rules), [cost_name, *others])
-    costs = [group.costs[cost_name] for group in program.groups]
+    costs = [decision.costs[cost_name] for decision in program.decisions]
     cheapest, best = solve(program, others, objective=costs), solve(program, others)
     if cheapest is None or best is None:
         reach = find_reach(program, others)
@@ -190,6 +193,11 @@ def parse_limits(limits: Sequence[str]) -> dict[str, float]:
             raise ValueError(f"search: limit {text!r} is not understood; write runtime_ms=20")
         bounds[name] = min(bound, bounds.get(name, bound))
     return bounds
+
+
+def read_solutions(search: Path) -> list[dict[str, Any]]:
+    """Read the solutions of a finished search, best first, as they are written."""
+    return json.loads((search / SOLUTIONS).read_text())
 
 
 def write_solutions(path: Path, solutions: Sequence[Solution]) -> None:

@@ -12,14 +12,9 @@ from support import stage_run, stopped_at
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
 from fretsaw.model.decoder import Block, Decoder
-from fretsaw.puzzle.bld.bld import (
-    bld,
-    block_error,
-    decoupled,
-    distill_layer,
-    drawn,
-    states_of,
-)
+from fretsaw.puzzle.bld.bld import bld
+from fretsaw.puzzle.bld.candidates import decoupled
+from fretsaw.puzzle.bld.distillation import block_error, distill_layer, drawn, states_of
 from fretsaw.puzzle.bld.layer_files import read_trained
 from fretsaw.puzzle.bld.states import Text, Walk
 from fretsaw.puzzle.build.assemble import assemble
@@ -62,7 +57,7 @@ def test_errors_fall_and_what_is_stored_has_the_error_reported(
     metrics = bld(SMALL, inputs_of(tiny), stage_run(tmp_path))
     layers = json.loads((tmp_path / "bld.json").read_text())["layers"]
     text = text_of(parent, tiny)
-    rows = [row for layer in layers for kind in layer.values() for row in kind.values()]
+    rows = [row for layer in layers for scope in layer.values() for row in scope.values()]
     assert metrics["alternatives"] == len(rows) == 4 * 6
     assert metrics["improved"] > len(rows) / 2
     assert sum(row["repaired"] < row["plain"] for row in rows) > len(rows) / 2
@@ -75,14 +70,14 @@ def test_errors_fall_and_what_is_stored_has_the_error_reported(
         states = states_of(block, text.heldout.before(i))
         for c in decoupled(parent.config, SMALL, i):
             stored = alternative(block, parent.config, c.wanted, i, trained)
-            row = layer[c.kind][c.name]
+            row = layer[c.scope][c.name]
             _, reporting = block_error(stored, "block", states, text.context)
             assert reporting == pytest.approx(row[row["kept"]], rel=1e-4)
 
 
 def test_what_training_spoils_keeps_the_repaired_weights(tiny: Path, parent: Decoder) -> None:
     ruinous = replace(SMALL, update=replace(SMALL.update, learning_rate=1.0), tokens=1024)
-    candidates = [c for c in decoupled(parent.config, SMALL, 2) if c.kind == "ffn"]
+    candidates = [c for c in decoupled(parent.config, SMALL, 2) if c.scope == "ffn"]
     text = text_of(parent, tiny, ruinous)
     weights, errors = distill_layer(parent, 2, candidates, text, ruinous)
     for name, row in errors["ffn"].items():
@@ -167,7 +162,7 @@ def test_a_walk_goes_forward_and_starts_again(parent: Decoder) -> None:
     torch.testing.assert_close(first, parent.model.layers[0](x, parent.context(1, 20)))
 
 
-def test_sizes_are_drawn_of_each_kind(parent: Decoder) -> None:
+def test_sizes_are_drawn_of_each_scope(parent: Decoder) -> None:
     candidates = decoupled(parent.config, SMALL, 0)
     assert drawn(candidates, 0, seed=[0]) == [c.name for c in candidates]
     counts: dict[str, int] = {}

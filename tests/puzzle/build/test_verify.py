@@ -11,7 +11,7 @@ from fretsaw.puzzle.build.verify import verify
 from fretsaw.puzzle.costs.cost import cost
 from fretsaw.puzzle.scores.score import score
 from fretsaw.puzzle.search.search import search
-from fretsaw.puzzle.search.table import read_table
+from fretsaw.puzzle.search.table_json import read_table
 from fretsaw.puzzle.settings import (
     CostSettings,
     ScoreSettings,

@@ -20,10 +20,9 @@ from fretsaw.model.config import BlockConfig, Precision
 from fretsaw.model.decoder import Block, Decoder
 from fretsaw.pipeline.agreement import check_inputs
 from fretsaw.puzzle.fuse.dependency import block_dependency
-from fretsaw.puzzle.fuse.fuse import by_the_papers_rule, candidates, fuse, repairable
+from fretsaw.puzzle.fuse.fuse import fuse
 from fretsaw.puzzle.fuse.fused_times import _stack_layers
 from fretsaw.puzzle.library.replay import Replay
-from fretsaw.puzzle.library.runs import Group
 from fretsaw.puzzle.settings import FuseSettings
 from fretsaw.stage.workers import Workers
 from fretsaw.training.settings import UpdateSettings
@@ -287,47 +286,7 @@ def test_replay_of_a_shallower_model(model: Path, fused: Path, tiny: Path) -> No
     torch.testing.assert_close(kl, (p.exp() * (p - q)).sum(-1).mean(-1), rtol=1e-4, atol=1e-6)
 
 
-# --- which groups ---------------------------------------------------------------------------------
-
-
-def test_the_papers_rule_leaves_the_last_out() -> None:
-    blocks = [BARE] * 10
-    runs = [list(range(10))]
-    assert by_the_papers_rule(blocks, runs, 0) == [Group(0, 8)]
-    assert by_the_papers_rule(blocks, runs, 4 * 64) == [Group(0, 3), Group(4, 7)]
-    assert by_the_papers_rule(blocks, [[0, 1]], 0) == []
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (replace(SETTINGS, max_width=100), "max_width 100, but the narrowest group is 128 wide"),
-        (replace(SETTINGS, max_width=150, groups=("0-3",)), "groups given are 256 wide"),
-        (replace(SETTINGS, groups=("0-7",)), "the model has layers 0 to 3"),
-        (replace(SETTINGS, groups=("2-2",)), "1 FFN, and fusing takes two"),
-        (replace(SETTINGS, groups=("two",)), "as in 42-50"),
-        (replace(SETTINGS, groups=("3-2",)), "write 2-3"),
-    ],
-)
-def test_groups_that_are_none(model: Path, settings: FuseSettings, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        candidates(checkpoint.read_config(model), settings)
-
-
-def test_what_can_be_fused_and_what_not(tiny: Path, model: Path) -> None:
-    config = checkpoint.read_config(model)
-    assert candidates(config, replace(SETTINGS, max_width=128)) == (
-        [Group(0, 1), Group(1, 2), Group(2, 3)],
-        True,
-    )
-    assert candidates(config, replace(SETTINGS, rule="paper")) == ([Group(0, 2)], False)
-    parent = checkpoint.read_config(tiny / "parent")
-    assert candidates(parent, SETTINGS) == ([], True)
-    with pytest.raises(ValueError, match="out of reach; no two FFNs follow each other"):
-        candidates(parent, replace(SETTINGS, target="1.1x decode"))
-    pairs = BlockConfig(attention="gqa", num_key_value_heads=4, ffn="swiglu", intermediate_size=64)
-    in_pairs = replace(config, blocks=(pairs, BARE, pairs, BARE))
-    assert candidates(in_pairs, replace(SETTINGS, rule="paper")) == ([], False)
+# --- times and targets ----------------------------------------------------------------------------
 
 
 def test_stacks_are_as_deep_as_memory_allows(model: Path) -> None:
@@ -342,18 +301,6 @@ def test_stacks_are_as_deep_as_memory_allows(model: Path) -> None:
     assert layers(outside + 3 * 4 * layer) == 2  # twice as many in a third of what is free
     with pytest.raises(ValueError, match=r"two layers of ffn256 takes 0\.0 GiB.*set max_width"):
         layers(outside + 5 * layer)
-
-
-def test_groups_too_wide_to_repair(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = checkpoint.read_config(model).blocks
-    groups = [Group(0, 1), Group(0, 3)]
-    assert repairable(blocks, groups, SETTINGS, 128, is_open=True) == groups[:1]
-    assert "1 of 2 groups are left out: to repair an FFN more than 128" in capsys.readouterr().err
-    plain = replace(SETTINGS, repair_tokens=0)
-    assert repairable(blocks, groups, plain, 0, is_open=False) == groups
-    for some, is_open in ((groups, False), (groups[1:], True)):
-        with pytest.raises(ValueError, match="max_width to 128 or less, or repair_tokens to 0"):
-            repairable(blocks, some, SETTINGS, 128, is_open=is_open)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
-"""Fused = parallel sum; the shapes of groups; the exact choice of groups against brute force."""
+"""Fused = parallel sum, and the shapes of groups."""
 
-import itertools
-import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +11,8 @@ from transformers import AutoModelForCausalLM
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.model.config import BlockConfig, ModelConfig, blocks_from_names
 from fretsaw.model.decoder import Block, Decoder
+from fretsaw.model.place import Place
 from fretsaw.model.size import num_params
-from fretsaw.puzzle.fuse.grouping import Grouping, best_groupings, reaching
 from fretsaw.puzzle.library.fusion import Norm, feed_in_parallel, fuse_blocks, with_fused
 from fretsaw.puzzle.library.runs import (
     Group,
@@ -151,6 +149,12 @@ def test_runs() -> None:
     assert find_runs(blocks_from_names(alone)) == [[0, 1]]
 
 
+def test_a_group_stands_for_what_is_between_its_ffns_too() -> None:
+    assert Group(1, 3).start == Place(1, "ffn")
+    assert Group(1, 3).num_subblocks == 5  # FFN 1, attention 2, FFN 2, attention 3, FFN 3
+    assert Group(1, 3).start + 5 == Place(4)
+
+
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
@@ -194,49 +198,3 @@ def test_a_fused_checkpoint_is_a_plain_folder(tiny: Path, tmp_path: Path) -> Non
         theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "fused", trust_remote_code=True)
         logits = theirs.eval()(token_ids).logits
         torch.testing.assert_close(logits, fused(token_ids), rtol=1e-4, atol=1e-4)
-
-
-# --- which groups ---------------------------------------------------------------------------------
-
-
-def all_groupings(groups: list[Group]) -> list[tuple[Group, ...]]:
-    """Return every set of disjoint groups."""
-    found = []
-    for count in range(len(groups) + 1):
-        for chosen in itertools.combinations(groups, count):
-            layers = [i for group in chosen for i in group.layers]
-            if len(layers) == len(set(layers)):
-                found.append(chosen)
-    return found
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_the_front_is_that_of_brute_force(seed: int) -> None:
-    chance = random.Random(seed)
-    runs = [range(5), range(7, 10)] if seed % 2 else [range(1, 6)]
-    groups = [Group(a, b) for run in runs for a in run for b in run if b > a]
-    penalties = {g: chance.uniform(-0.1 if seed % 3 == 0 else 0, 1) for g in groups}
-    savings = {g: float(chance.choice([-1, 1, 2, 3, chance.uniform(0, 3)])) for g in groups}
-    front = best_groupings(penalties, savings)
-    everything = [
-        (sum(penalties[g] for g in chosen), sum(savings[g] for g in chosen))
-        for chosen in all_groupings([g for g in groups if savings[g] > 0])
-    ]
-    for one in front:
-        assert one.penalty == pytest.approx(sum(penalties[g] for g in one.groups))
-        assert one.saving == pytest.approx(sum(savings[g] for g in one.groups))
-    for budget in [0.0, *(penalty for penalty, _ in everything)]:
-        most = max((s for p, s in everything if p <= budget + 1e-12), default=None)
-        chosen = max((one.saving for one in front if one.penalty <= budget + 1e-9), default=None)
-        assert chosen == (most if most is None else pytest.approx(most))
-    for goal in [saving - 1e-9 for _, saving in everything if saving > 0]:
-        least = min(p for p, s in everything if s >= goal)
-        chosen = reaching(front, goal)
-        assert chosen is not None
-        assert chosen.penalty == pytest.approx(least)
-
-
-def test_nothing_is_fused_for_nothing() -> None:
-    assert best_groupings({Group(0, 1): 0.0}, {Group(0, 1): 0.0}) == [Grouping(0.0, 0.0)]
-    assert best_groupings({}, {}) == [Grouping(0.0, 0.0)]
-    assert reaching(best_groupings({}, {}), 1.0) is None

@@ -51,7 +51,7 @@ def test_a_narrow_ffn_is_the_important_channels_of_the_parent(
     assert isinstance(parent.mlp, SwiGLU)
     kept = torch.zeros(64).index_fill(0, channels[:24], 1.0)  # zero the other channels instead
     normed = parent.post_attention_layernorm(x)
-    expected = x + parent.mlp.down_proj(parent.mlp.activations(normed) * kept)
+    expected = x + parent.mlp.down_proj(parent.mlp.entering(normed) * kept)
     torch.testing.assert_close(narrow.feed(x), expected, rtol=0, atol=1e-6)
 
 

@@ -14,11 +14,13 @@ from support import stage_run
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
 from fretsaw.data.loader import write_tokens
+from fretsaw.model.place import HALVES, Place
 from fretsaw.puzzle.bld.bld import bld
 from fretsaw.puzzle.library.alternatives import calibrate, make_change
 from fretsaw.puzzle.library.ranking import read_orders
 from fretsaw.puzzle.library.slices import sort_parent
-from fretsaw.puzzle.scores.score import all_jobs, rounds, score
+from fretsaw.puzzle.scores.replacements import all_jobs, rounds
+from fretsaw.puzzle.scores.score import score
 from fretsaw.puzzle.scores.stability import unsettled
 from fretsaw.puzzle.settings import BldSettings, ScoreSettings, SpaceSettings
 from fretsaw.stage.execute import StageRun
@@ -122,8 +124,8 @@ def test_a_change_never_raises_the_kl_it_is_judged_by(tiny: Path) -> None:
     parent = checkpoint.load(tiny / "parent")
     sort_parent(parent, read_orders(tiny / "ranking", 4))
     calibration = calibrate(parent, tiny / "corpus", 512, 64, 4)
-    for at in range(8):
-        name = ("attn_none", "ffn_none")[at % 2]
+    for at in (Place(layer, half) for layer in range(4) for half in HALVES):
+        name = {"attention": "attn_none", "ffn": "ffn_none"}[at.half]
         kl = []
         for ahead in range(3):
             change = make_change(parent, [name], calibration, ahead=ahead)
@@ -180,7 +182,7 @@ def test_clear_scores_are_settled_and_noisy_ones_are_not() -> None:
 
     needed, regret = unsettled(scores(1e-6), costs, seed=0)
     assert regret == 0
-    assert (0, "attention", "gqa1") in needed, "the cheapest loss of all is taken first"
+    assert (Place(0), "gqa1") in needed, "the cheapest loss of all is taken first"
     assert unsettled(scores(0.2), costs, seed=0)[1] > 0.05
 
 
@@ -242,7 +244,7 @@ def test_a_space_whose_smallest_child_is_large_is_settled_too() -> None:
     costs = {"gqa2": 100.0, "gqa1": 90.0, "ffn8": 100.0}  # 95 % of the parent at the least
     needed, regret = unsettled([layer, layer], costs, seed=0)
     assert regret == 0.0
-    assert (0, "attention", "gqa1") in needed
+    assert (Place(0), "gqa1") in needed
 
 
 def test_jobs_are_the_same_for_the_same_seed(tiny: Path) -> None:

@@ -23,12 +23,12 @@ SIZES = {"gqa4": 4, "gqa1": 1, "attn_none": 0, "ffn64": 6, "ffn32": 3, "ffn_none
 def table_of(scores: list[dict[str, float]]) -> Table:
     """Layers of the six alternatives; time and parameters go with their sizes."""
 
-    def kind(names: tuple[str, ...], layer: dict[str, float]) -> dict[str, Alternative]:
+    def half(names: tuple[str, ...], layer: dict[str, float]) -> dict[str, Alternative]:
         return {n: Alternative(layer[n], {"ms": SIZES[n], "params": SIZES[n]}) for n in names}
 
     return Table(
         tuple(
-            {"attention": kind(tuple(SIZES)[:3], layer), "ffn": kind(tuple(SIZES)[3:], layer)}
+            {"attention": half(tuple(SIZES)[:3], layer), "ffn": half(tuple(SIZES)[3:], layer)}
             for layer in scores
         ),
         {"ms": 1.0},
@@ -100,8 +100,8 @@ def test_random_children_differ_by_seed_and_can_take_no_more() -> None:
     for child in children:
         for i, (attention, ffn) in enumerate(child.choices):
             own = FOUR.layers[i]
-            for kind, taken in (("attention", attention), ("ffn", ffn)):
-                larger = [n for n in own[kind] if SIZES[n] > SIZES[taken]]
+            for half, taken in (("attention", attention), ("ffn", ffn)):
+                larger = [n for n in own[half] if SIZES[n] > SIZES[taken]]
                 assert all(child.costs["ms"] - SIZES[taken] + SIZES[n] > 24.0 for n in larger)
     pool = search_by("random", FOUR, limits, num_solutions=5)
     assert len({child.choices for child in pool}) == 5

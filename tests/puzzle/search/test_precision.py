@@ -20,7 +20,7 @@ from fretsaw.model.size import block_bytes
 from fretsaw.pipeline.kinds import STAGES
 from fretsaw.puzzle.build.verify import verify
 from fretsaw.puzzle.costs.cost import cost
-from fretsaw.puzzle.fuse.fuse import as_searched
+from fretsaw.puzzle.fuse.candidates import as_searched
 from fretsaw.puzzle.library.replay import Replay
 from fretsaw.puzzle.search.rules import rules_of
 from fretsaw.puzzle.search.search import search

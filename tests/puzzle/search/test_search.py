@@ -37,8 +37,8 @@ def costs_at(batch: int, ms_per_batch: float, name: str = "") -> dict[str, Any]:
 def inputs(tmp_path: Path) -> dict[str, Path]:
     """Four layers, measured at batches of 4, 8 and 16 (decode grows less than they do)."""
     layer = {
-        kind: {name: {"score": score} for name, score in scores.items()}
-        for kind, scores in (("attention", ATTENTION), ("ffn", FFN))
+        half: {name: {"score": score} for name, score in scores.items()}
+        for half, scores in (("attention", ATTENTION), ("ffn", FFN))
     }
     others = [costs_at(8, 1.2), costs_at(16, 1.6), costs_at(4, 1.0)]
     others.append(costs_at(1, 0.5, "batch=1,in=64,out=8,dtype=fp32,device=cpu"))

@@ -14,7 +14,8 @@ from tables import children, random_table
 
 from fretsaw.puzzle.search.rules import NO_RULES
 from fretsaw.puzzle.search.solutions import Infeasible, pareto, search_file, search_table
-from fretsaw.puzzle.search.table import Alternative, Pair, Table, write_table
+from fretsaw.puzzle.search.table import Alternative, Pair, Table
+from fretsaw.puzzle.search.table_json import write_table
 
 ROOT = Path(__file__).parents[3]
 

@@ -12,13 +12,14 @@ from tables import children, random_table
 
 from fretsaw.checkpoint.folder import read_config
 from fretsaw.cli import main
-from fretsaw.pipeline.recipe import compression
+from fretsaw.model.place import Place
+from fretsaw.pipeline.compression import compression
 from fretsaw.puzzle.build.assemble import assemble
 from fretsaw.puzzle.build.verify import verify
 from fretsaw.puzzle.fuse.fuse import fuse
-from fretsaw.puzzle.library.repair import gram_bytes, widest
-from fretsaw.puzzle.scores.score import all_jobs, score, without_wide_spans
-from fretsaw.puzzle.scores.scorer import span_of
+from fretsaw.puzzle.library.repair import widest
+from fretsaw.puzzle.scores.replacements import all_jobs, span_of, without_wide_spans
+from fretsaw.puzzle.scores.score import score
 from fretsaw.puzzle.search.bounds import ffn_overhead, join
 from fretsaw.puzzle.search.rules import NO_RULES
 from fretsaw.puzzle.search.search import search
@@ -29,14 +30,8 @@ from fretsaw.puzzle.search.solutions import (
     search_table,
     smallest_cost,
 )
-from fretsaw.puzzle.search.table import (
-    Pair,
-    Span,
-    Table,
-    read_table,
-    table_from_json,
-    write_table,
-)
+from fretsaw.puzzle.search.table import FusedSpan, Pair, Table
+from fretsaw.puzzle.search.table_json import read_table, table_from_json, write_table
 from fretsaw.puzzle.settings import (
     AssembleSettings,
     FuseSettings,
@@ -45,6 +40,7 @@ from fretsaw.puzzle.settings import (
     SpaceSettings,
     VerifySettings,
 )
+from fretsaw.scenario.memory import gram_bytes
 from fretsaw.stage.artifact import write_json
 
 
@@ -53,15 +49,15 @@ def with_spans(seed: int, num_layers: int, *, block: bool = False) -> Table:
     table = random_table(seed, num_layers, block=block)
     rng = random.Random(seed + 1000)
     spans = tuple(
-        Span(i, j, rng.uniform(-0.1, 0.5), {n: rng.uniform(0, 1.5) for n in table.cost_names})
+        FusedSpan(i, j, rng.uniform(-0.1, 0.5), {n: rng.uniform(0, 1.5) for n in table.cost_names})
         for i in range(num_layers)
         for j in range(i + 1, num_layers)
     )
     return replace(table, spans=spans)
 
 
-def is_allowed(span: Span, choices: tuple) -> bool:
-    for i in range(span.first, span.last + 1):
+def is_allowed(span: FusedSpan, choices: tuple) -> bool:
+    for i in span.layers:
         names = choices[i].split("+") if isinstance(choices[i], str) else choices[i]
         attention, ffn = names
         if ffn == "ffn_none" or (i > span.first and attention != "attn_none"):
@@ -76,7 +72,7 @@ def everything(table: Table) -> list[tuple[float, dict[str, float], tuple, tuple
         possible = [span for span in table.spans if is_allowed(span, choices)]
         for count in range(len(possible) + 1):
             for taken in itertools.combinations(possible, count):
-                layers = [i for s in taken for i in range(s.first, s.last + 1)]
+                layers = [i for s in taken for i in s.layers]
                 if len(layers) > len(set(layers)):
                     continue
                 less = {n: v - sum(s.saved[n] for s in taken) for n, v in costs.items()}
@@ -125,9 +121,10 @@ def test_a_front_has_children_that_differ_in_what_is_fused_alone() -> None:
     table = with_spans(3, 3)
     only = (("attention", "attn_none"), ("ffn", "ffn64"))
     layers = tuple(
-        {kind: {name: layer[kind][name]} for kind, name in only} for layer in table.layers
+        {subblock: {name: layer[subblock][name]} for subblock, name in only}
+        for layer in table.layers
     )
-    spans = tuple(Span(i, i + 1, 0.1 * (i + 1), {"runtime_ms": i + 1.0}) for i in range(2))
+    spans = tuple(FusedSpan(i, i + 1, 0.1 * (i + 1), {"runtime_ms": i + 1.0}) for i in range(2))
     front = pareto(replace(table, layers=layers, spans=spans), "runtime_ms", 5, rules=NO_RULES)
     assert [one.fused for one in front] == [("1-2",), ("0-1",), ()]
 
@@ -243,7 +240,8 @@ def test_spans_too_wide_to_repair_are_left_out(
     spans = [str(span) for names in kept.values() for n in names if (span := span_of(n))]
     assert spans == ["0-1", "1-2", "2-3"]
     assert "2 spans are left out" in capsys.readouterr().err
-    assert [n for n in jobs[1] if n in kept[1]] == kept[1]  # nothing else is touched
+    at = Place(0, "ffn")
+    assert [n for n in jobs[at] if n in kept[at]] == kept[at]  # nothing else is touched
     assert widest(gram_bytes(100)) == 100
 
 

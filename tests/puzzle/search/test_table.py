@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from fretsaw.puzzle.search.table import (
+from fretsaw.puzzle.search.table_json import (
     read_table,
     table_from_json,
     table_to_json,

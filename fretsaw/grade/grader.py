@@ -1,0 +1,68 @@
+"""What grades an answer: one row a grader. Standard library only.
+
+A grader is a function of an answer and of what is expected of it, a dictionary: most read its
+"answer" alone, others whole tables of constraints or tests. It returns a grade with its evidence.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fretsaw.grade.killable import grade_killably
+
+Expectation = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Grade:
+    """What an answer is worth, and what was compared, or found wanting."""
+
+    score: float  # 0 to 1
+    evidence: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grader:
+    """One way to grade; its function raises `ValueError` for an expectation it can't work with."""
+
+    summary: str
+    function: str  # "module:function", imported when it grades
+    keys: tuple[str, ...] = ("answer",)  # what it reads of an expectation
+    may_hang: bool = False  # then it grades in processes that are killed at the deadline
+    deadline_s: float = 1.0  # for one answer
+    page: str = "rl.md"  # its page in docs/
+
+    def load(self) -> Callable[[str, Expectation], Grade]:
+        """Import the function."""
+        module, name = self.function.split(":")
+        return getattr(importlib.import_module(module), name)
+
+
+GRADERS: dict[str, Grader] = {
+    "number": Grader(
+        summary="the answer's final number has exactly the expected value",
+        function="fretsaw.grade.number:grade_number",
+    ),
+    "exact": Grader(
+        summary="the answer is the expected text, but for case and spaces",
+        function="fretsaw.grade.text:grade_exact",
+    ),
+    "contains": Grader(
+        summary="the expected words stand in the answer",
+        function="fretsaw.grade.text:grade_contains",
+    ),
+}
+
+
+def grade_batch(grader: str, pairs: Sequence[tuple[str, Expectation]]) -> list[Grade]:
+    """Return the grades of (answer, expectation) pairs, in their order.
+
+    An answer on which a grader hangs or dies gets 0, with that as evidence.
+    """
+    row = GRADERS[grader]
+    if not row.may_hang:
+        function = row.load()
+        return [function(answer, expected) for answer, expected in pairs]
+    outcomes = grade_killably(row.load(), pairs, deadline_s=row.deadline_s)
+    return [Grade(0.0, one) if isinstance(one, str) else one for one in outcomes]

@@ -1,0 +1,98 @@
+"""Grading in processes that can be killed: for graders that may hang or take the process down."""
+
+import multiprocessing
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+NUM_WORKERS = 2
+START_S = 60.0  # until a process must be ready: imports, on a busy machine
+
+
+@dataclass
+class _Worker:
+    process: Any
+    pipe: Connection
+    deadline: float
+    index: int | None = None  # of the pair it grades; None until it is ready for one
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+def grade_killably(
+    function: Callable[[Any, Any], Any], pairs: Sequence[tuple[Any, Any]], *, deadline_s: float
+) -> list[Any]:
+    """Return what `function` makes of each pair, or the words that say why there is nothing.
+
+    A pair that takes longer than the deadline costs its process, not the others. An error that the
+    function raises is raised here. The function must be importable by its name.
+    """
+    outcomes: list[Any] = [None] * len(pairs)
+    todo = deque(range(len(pairs)))
+    workers = [_start(function) for _ in range(min(NUM_WORKERS, len(pairs)))]
+    try:
+        while workers:
+            left_s = min(worker.deadline for worker in workers) - time.monotonic()
+            answering = wait([worker.pipe for worker in workers], timeout=max(0.0, left_s))
+            for worker in list(workers):
+                if worker.pipe in answering:
+                    is_alive = _hear(worker, outcomes)
+                elif time.monotonic() < worker.deadline:
+                    continue
+                else:
+                    assert worker.index is not None, f"no grader was ready within {START_S:g} s"
+                    outcomes[worker.index] = f"no grade within {deadline_s:g} s"
+                    is_alive = False
+                if is_alive and todo:
+                    worker.index = todo.popleft()
+                    worker.deadline = time.monotonic() + deadline_s
+                    worker.pipe.send(pairs[worker.index])
+                else:
+                    worker.kill()
+                    workers.remove(worker)
+                    workers += [_start(function)] if todo and not is_alive else []
+    finally:
+        for worker in workers:
+            worker.kill()
+    return outcomes
+
+
+def _start(function: Callable[[Any, Any], Any]) -> _Worker:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_work, args=(function, there), daemon=True)
+    process.start()
+    there.close()
+    return _Worker(process, here, time.monotonic() + START_S)
+
+
+def _hear(worker: _Worker, outcomes: list[Any]) -> bool:
+    """Keep what a process says of its pair; return whether it can take another."""
+    try:
+        outcome = worker.pipe.recv()
+    except (EOFError, OSError):
+        assert worker.index is not None, "a grader's process died before it was ready"
+        outcomes[worker.index] = "the grader's process died"
+        return False
+    if isinstance(outcome, Exception):
+        raise outcome
+    if worker.index is not None:  # the first word only says that it is ready
+        outcomes[worker.index] = outcome
+    return True
+
+
+def _work(function: Callable[[Any, Any], Any], pipe: Connection) -> None:
+    pipe.send(None)
+    while True:
+        answer, expected = pipe.recv()
+        try:
+            outcome = function(answer, expected)
+        except Exception as error:
+            outcome = error
+        pipe.send(outcome)

@@ -1,0 +1,78 @@
+"""A problem put to a model in a mode, and what becomes of an answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fretsaw.chat.reasoning import OPEN_TAG, Mode, format_fault, split_reasoning
+from fretsaw.chat.render import prompt_ids
+from fretsaw.chat.toggle import Toggle
+from fretsaw.chat.tokenizer import Tokenizer
+from fretsaw.grade.grader import Grade, grade_batch
+from fretsaw.tasks.problem import Problem
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A problem put to a model in a mode."""
+
+    problem: Problem
+    mode: Mode
+    token_ids: tuple[int, ...]
+    opening: str = ""  # what the prompt has already written of the answer
+
+
+@dataclass(frozen=True)
+class GradedAnswer:
+    """What became of one answer. `reward` is what RL maximises: the product of the three."""
+
+    correct: float  # 0 to 1
+    fault: str | None  # of the format; None if it has none
+    is_finished: bool
+    found: str  # what was compared with the expected answer
+    expected: str
+
+    @property
+    def reward(self) -> float:
+        """Correctness x format x finished (Llama-Nemotron, arXiv 2505.00949, section 5.1)."""
+        return self.correct * (self.fault is None) * self.is_finished
+
+
+def chat_prompt(
+    tokenizer: Tokenizer, problem: Problem, mode: Mode, toggle: Toggle = "v1"
+) -> Prompt:
+    """Put a problem to a chat model; its toggle asks for the mode."""
+    return Prompt(problem, mode, prompt_ids(tokenizer, problem.messages, mode, toggle=toggle))
+
+
+def plain_prompt(tokenizer: Tokenizer, problem: Problem, mode: Mode) -> Prompt:
+    """Put a problem to a model that only continues text; an opening tag asks for reasoning."""
+    text = problem.text or "\n\n".join(m.content for m in problem.messages) + "\n"
+    opening = f"{OPEN_TAG}\n" if mode == "on" else ""
+    bos = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
+    return Prompt(problem, mode, (*bos, *tokenizer.encode(text + opening)), opening)
+
+
+def grade_answers(
+    prompts: Sequence[Prompt], completions: Sequence[str], is_finished: Sequence[bool]
+) -> list[GradedAnswer]:
+    """Grade what a model wrote after each prompt; each grader gets its answers in one batch.
+
+    What is graded is the answer that follows the reasoning; reasoning never closed leaves none.
+    """
+    texts = [p.opening + completion for p, completion in zip(prompts, completions, strict=True)]
+    answers = [split_reasoning(text)[1] for text in texts]
+    grades: dict[int, Grade] = {}
+    for grader in dict.fromkeys(prompt.problem.grader for prompt in prompts):
+        own = [i for i, prompt in enumerate(prompts) if prompt.problem.grader == grader]
+        pairs = [(answers[i], prompts[i].problem.expected) for i in own]
+        grades |= dict(zip(own, grade_batch(grader, pairs), strict=True))
+    return [
+        GradedAnswer(
+            grades[i].score,
+            format_fault(texts[i], prompt.mode),
+            is_finished[i],
+            grades[i].evidence,
+            prompt.problem.answer,
+        )
+        for i, prompt in enumerate(prompts)
+    ]
