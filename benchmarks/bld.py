@@ -38,7 +38,7 @@ from fretsaw.model.decoder import Block
 from fretsaw.model.place import Place
 from fretsaw.puzzle.bld.candidates import Candidate, decoupled
 from fretsaw.puzzle.bld.distillation import (
-    States,
+    BlockStates,
     block_error,
     distill_layer,
     repair_block,
@@ -76,7 +76,7 @@ class Bench:
             Walk(self.parent, windows[:, :-1]),
         )
         self.text = Text(self.parent, self.corpus, settings, seed)
-        self.calibrated: tuple[int, list[States]] = (-1, [])
+        self.calibrated: tuple[int, list[BlockStates]] = (-1, [])
 
     def block(self, layer: int) -> Block:
         block = self.parent.model.layers[layer]

@@ -39,10 +39,10 @@ TASK = "word_problems"
 def make(kind: str, settings: Any, inputs: dict[str, Path], out: Path, seed: int = 0) -> Path:
     """Run a stage unless its result is there; return its folder."""
     from fretsaw.pipeline.kinds import STAGES
-    from fretsaw.stage.artifact import Request
+    from fretsaw.stage.artifact import StageRequest
     from fretsaw.stage.execute import execute
 
-    request = Request.of(kind, settings, inputs, seed)
+    request = StageRequest.of(kind, settings, inputs, seed)
     out.parent.mkdir(parents=True, exist_ok=True)
     execute(STAGES[kind].load(), request, settings, out, device="cpu", dtype="fp32")
     return out

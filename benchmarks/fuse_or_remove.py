@@ -155,11 +155,11 @@ def removed_models(before: Path, corpus: Path, root: Path, fused: Sequence[Model
 def latencies(before: Path, models: Sequence[Model]) -> dict[str, dict[int, float]]:
     """Return each model's decode time over that of the model before, by batch: medians."""
     from fretsaw.checkpoint.folder import read_config
-    from fretsaw.puzzle.costs.embedded import Embedded
+    from fretsaw.puzzle.costs.engine_times import EngineTimes
     from fretsaw.scenario.scenario import Scenario
 
     config = read_config(before)
-    engine = Embedded(config, "fp32", "cpu")
+    engine = EngineTimes(config, "fp32", "cpu")
     scenarios = {
         batch: Scenario.parse(f"batch={batch},in=64,out=64,dtype=fp32,device=cpu")
         for batch in BATCHES
@@ -246,6 +246,7 @@ def parallel_blocks(made: dict[str, Path]) -> list[dict[str, Any]]:
 
     from fretsaw.checkpoint import folder as checkpoint
     from fretsaw.data import loader
+    from fretsaw.model.place import Place
     from fretsaw.puzzle.fuse.dependency import block_dependency
     from fretsaw.puzzle.library.replay import Replay
 

@@ -21,7 +21,7 @@ import torch
 from fretsaw.engine.engine import Engine
 from fretsaw.engine.sampling import Sampling
 from fretsaw.engine.sequence import Request as EngineRequest
-from fretsaw.engine.timing import Load, time_decode, time_prefill
+from fretsaw.engine.timing import DecodeLoad, time_decode, time_prefill
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Block, Decoder
 from fretsaw.model.quantised import everywhere, quantised
@@ -31,7 +31,7 @@ from fretsaw.pipeline.walk import resolve_inputs
 from fretsaw.puzzle.library.replay import Replay, subblock
 from fretsaw.puzzle.library.runs import find_runs
 from fretsaw.puzzle.library.slices import build_block
-from fretsaw.stage.artifact import Request
+from fretsaw.stage.artifact import StageRequest
 from fretsaw.stage.execute import Interrupted, execute
 
 LLAMA_8B = ModelConfig.uniform(
@@ -55,7 +55,7 @@ def whole_path(device: str, dtype: str) -> dict[str, Any]:
             if stage.kind == "report":
                 continue
             inputs = resolve_inputs(stage, stages, out)
-            request = Request.of(stage.kind, stage.settings, inputs, seed=0)
+            request = StageRequest.of(stage.kind, stage.settings, inputs, seed=0)
             (out / stage.name).parent.mkdir(parents=True, exist_ok=True)
             function = STAGES[stage.kind].load()
             execute(function, request, stage.settings, out / stage.name, device=device, dtype=dtype)
@@ -190,7 +190,7 @@ def shrunk(config: ModelConfig) -> ModelConfig:
 @torch.inference_mode()
 def published_shapes(device: str, dtype: torch.dtype, small: bool) -> dict[str, Any]:
     """Time parents against children, apart and fused, in bf16 and FP8, at batch 1 and 64."""
-    loads = {batch: Load(batch, 128, 32) for batch in (1, 64)}
+    loads = {batch: DecodeLoad(batch, 128, 32) for batch in (1, 64)}
     result: dict[str, Any] = {}
     for recipe, stacks in short_stacks(small).items():
         for name, config in stacks.items():

@@ -29,7 +29,7 @@ import torch
 
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder
-from fretsaw.export.export import Weights, export
+from fretsaw.export.export import WeightPrecision, export
 from fretsaw.model.decoder import Decoder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,7 +50,7 @@ class Column:
     engine: str
     target: str
     dtype: str = "fp32"
-    weights: Weights = "full"
+    weights: WeightPrecision = "full"
 
 
 COLUMNS = (
@@ -85,7 +85,7 @@ class Model:
     name: str
     path: Path
     ids: list[int]
-    logprobs: dict[Weights, np.ndarray]  # tokens, vocab; by precision of the matrices
+    logprobs: dict[WeightPrecision, np.ndarray]  # tokens, vocab; by precision of the matrices
     greedy: list[int]
     cells: dict[str, str] = field(default_factory=dict)
 
@@ -93,14 +93,14 @@ class Model:
 @torch.no_grad()
 def reference(name: str, path: Path) -> Model:
     decoder = folder.load(path)
-    decoders: dict[Weights, Decoder] = {
+    decoders: dict[WeightPrecision, Decoder] = {
         "full": decoder,
         "int8": folder.load_served(path, weights="int8"),
         "fp8": folder.load_served(path, weights="fp8"),
     }
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(decoder.config.vocab_size, (1, NUM_PROMPT), generator=generator)
-    logprobs: dict[Weights, np.ndarray] = {
+    logprobs: dict[WeightPrecision, np.ndarray] = {
         weights: served(ids)[0].double().log_softmax(-1).numpy()
         for weights, served in decoders.items()
     }

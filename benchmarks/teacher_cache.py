@@ -33,7 +33,7 @@ def cached(root: Path, inputs: dict[str, Path], k: int, tokens: int, seed: int) 
     settings = TeachSettings(tokens=tokens, seq_len=64, top_k=k, heldout_tokens=LOOP.heldout_tokens)
     own = {name: inputs[name] for name in ("parent", "corpus")}
     out = root / f"cache {k} {seed}"
-    request = artifact.Request.of("teach", settings, own, seed)
+    request = artifact.StageRequest.of("teach", settings, own, seed)
     folder = artifact.open_partial(out, request)
     metrics = teach(settings, own, StageRun(folder, seed, "cpu", "fp32", Progress("benchmark")))
     artifact.complete(out, request, metrics, seconds=0, extra={})

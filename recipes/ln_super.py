@@ -16,7 +16,7 @@ from fretsaw.distill.settings import DistillSettings, TrainSettings
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.pipeline.compression import compression
 from fretsaw.pipeline.recipe import Stage
-from fretsaw.plan.published import LLAMA_70B, THROUGHPUT, Cache, Claim, Published, Served
+from fretsaw.plan.published import LLAMA_70B, THROUGHPUT, Cache, Claim, Deployment, Published
 from fretsaw.puzzle.settings import (
     AssembleSettings,
     CostSettings,
@@ -35,7 +35,7 @@ BLOCKS = """\
 CHILD = replace(
     LLAMA_70B, blocks=blocks_from_mults(BLOCKS, hidden_size=8192, num_key_value_heads=8)
 )
-ON_ONE = Served(config=CHILD, scenario=THROUGHPUT)
+ON_ONE = Deployment(config=CHILD, scenario=THROUGHPUT)
 
 PUBLISHED = Published(
     title="Llama-3_3-Nemotron-Super-49B-v1, from Llama-3.3-70B-Instruct (arXiv 2505.00949)",
@@ -45,14 +45,14 @@ PUBLISHED = Published(
         Claim(
             what="throughput a GPU, both on one, batch 256",
             faster=ON_ONE,
-            slower=Served(config=LLAMA_70B, scenario=THROUGHPUT),
+            slower=Deployment(config=LLAMA_70B, scenario=THROUGHPUT),
             metric="throughput",
             ratio=5.0,
         ),
         Claim(
             what="throughput a GPU, on one against the parent on four",
             faster=ON_ONE,
-            slower=Served(config=LLAMA_70B, scenario=THROUGHPUT + "x4"),
+            slower=Deployment(config=LLAMA_70B, scenario=THROUGHPUT + "x4"),
             metric="throughput",
             ratio=2.17,
         ),

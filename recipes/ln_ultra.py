@@ -23,8 +23,8 @@ from fretsaw.plan.published import (
     ONE_REQUEST,
     Cache,
     Claim,
+    Deployment,
     Published,
-    Served,
 )
 from fretsaw.puzzle.settings import (
     AssembleSettings,
@@ -74,7 +74,7 @@ def unfused(blocks: tuple[BlockConfig, ...]) -> tuple[BlockConfig, ...]:
 
 
 BEFORE = replace(CHILD, blocks=unfused(CHILD.blocks))
-PARENTS_SPEED = Served(config=PARENT, scenario=ONE_REQUEST)
+PARENTS_SPEED = Deployment(config=PARENT, scenario=ONE_REQUEST)
 
 PUBLISHED = Published(
     title="Llama-3_1-Nemotron-Ultra-253B-v1, from Llama-3.1-405B-Instruct (arXiv 2505.00949)",
@@ -86,14 +86,14 @@ PUBLISHED = Published(
     claims=(
         Claim(
             what="speed of one request on 8 GPUs, before fusing",
-            faster=Served(config=BEFORE, scenario=ONE_REQUEST),
+            faster=Deployment(config=BEFORE, scenario=ONE_REQUEST),
             slower=PARENTS_SPEED,
             metric="decode",
             ratio=1.53,
         ),
         Claim(
             what="speed of one request on 8 GPUs, fused",
-            faster=Served(config=CHILD, scenario=ONE_REQUEST),
+            faster=Deployment(config=CHILD, scenario=ONE_REQUEST),
             slower=PARENTS_SPEED,
             metric="decode",
             ratio=1.71,

@@ -24,10 +24,10 @@ from fretsaw.engine.engine import Engine
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Decoder
 from fretsaw.serve.api import create_app
+from fretsaw.serve.engine_thread import EngineThread
 from fretsaw.serve.model import ServedModel
 from fretsaw.serve.service import Service
 from fretsaw.serve.settings import Limits
-from fretsaw.serve.worker import Worker
 from fretsaw.talk.loaded import LoadedModel
 
 # question -> (reasoning, answer); a trace with a blank line, as a stop string would be
@@ -159,7 +159,7 @@ def local(
     for name, value in model.items():
         object.__setattr__(served, name, value)
     limits = limits or Limits()
-    service = Service(served, Worker(engine, max_open=max_batch + limits.max_queue), limits)
+    service = Service(served, EngineThread(engine, max_open=max_batch + limits.max_queue), limits)
     app = create_app(service, api_keys=api_keys)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield Local(client, service, engine)

@@ -1,4 +1,4 @@
-"""The one client of OpenAI-compatible servers: rollouts, deployed costs, load and judges share it.
+"""The one client of OpenAI-compatible servers: rollouts, costs, load and judges share it.
 
 At most so many requests are under way at once. A call has a deadline that covers all its tries, but
 only a client that may repeat itself tries again. Every request has a connection of its own: a

@@ -66,7 +66,7 @@ WEIGHTS = {"add": 3, "subtract": 3, "double": 1, "halve": 1, "triple": 1}
 
 
 @dataclass(frozen=True)
-class Problem:
+class WordProblem:
     """A question, the steps that lead to its answer, and the answer."""
 
     question: str
@@ -95,7 +95,7 @@ def make_problem(
     split: Split = "train",
     phrasing: Phrasing = "train",
     max_value: int = MAX_VALUE,
-) -> Problem:
+) -> WordProblem:
     """Make a word problem of `num_steps` operations, with every value within 0..`max_value`.
 
     The split goes by the chain of steps alone. `phrasing="heldout"` words every operation in a way
@@ -117,7 +117,7 @@ def make_problem(
 
 def _draw_problem(
     rng: random.Random, num_steps: int, phrasing: Phrasing, max_value: int
-) -> Problem:
+) -> WordProblem:
     name, item = rng.choice(list(PRONOUNS)), rng.choice(ITEMS)
     he = PRONOUNS[name]
     value = rng.randint(2, 12)
@@ -131,7 +131,7 @@ def _draw_problem(
     sentences.append(
         rng.choice((f"How many {item} does {he} have now?", f"How many {item} are there now?"))
     )
-    return Problem(" ".join(sentences), tuple(steps), str(value), num_steps, "word_problem")
+    return WordProblem(" ".join(sentences), tuple(steps), str(value), num_steps, "word_problem")
 
 
 def _draw_operation(rng: random.Random, value: int, max_value: int) -> tuple[str, int, int]:
@@ -154,7 +154,7 @@ def _draw_operation(rng: random.Random, value: int, max_value: int) -> tuple[str
     return operation, *outcomes[operation]
 
 
-def problem_prompt(problem: Problem, *, mode: Mode, open_tag: str = OPEN_TAG) -> str:
+def problem_prompt(problem: WordProblem, *, mode: Mode, open_tag: str = OPEN_TAG) -> str:
     """Return a problem's text up to where the model goes on, cut so that the mode is decided.
 
     On ends with the opening tag's line. Off ends with the space before the answer: where digits are
@@ -164,7 +164,7 @@ def problem_prompt(problem: Problem, *, mode: Mode, open_tag: str = OPEN_TAG) ->
     return f"{start}{open_tag}\n" if mode == "on" else start
 
 
-def problem_completion(problem: Problem, *, mode: Mode, close_tag: str = CLOSE_TAG) -> str:
+def problem_completion(problem: WordProblem, *, mode: Mode, close_tag: str = CLOSE_TAG) -> str:
     """Return what a perfect model writes after `problem_prompt`."""
     if mode == "off":
         return problem.answer
@@ -172,7 +172,7 @@ def problem_completion(problem: Problem, *, mode: Mode, close_tag: str = CLOSE_T
 
 
 def problem_text(
-    problem: Problem, *, mode: Mode, open_tag: str = OPEN_TAG, close_tag: str = CLOSE_TAG
+    problem: WordProblem, *, mode: Mode, open_tag: str = OPEN_TAG, close_tag: str = CLOSE_TAG
 ) -> str:
     """Return a problem as it stands in pretraining text: worked inside the tags, or answered."""
     prompt = problem_prompt(problem, mode=mode, open_tag=open_tag)

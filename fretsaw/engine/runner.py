@@ -25,7 +25,7 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 
 @dataclass(frozen=True)
-class Piece:
+class PromptPiece:
     """Consecutive tokens of one prompt."""
 
     first: int  # its first token among all of the step
@@ -55,7 +55,7 @@ class Step:
     page: Int[Tensor, " tokens"]  # where its keys and values go
     offset: Int[Tensor, " tokens"]
     decoding: Decoding | None
-    pieces: tuple[Piece, ...]
+    pieces: tuple[PromptPiece, ...]
 
 
 class Runner:
@@ -98,7 +98,7 @@ class Runner:
         token_ids: list[int] = []
         positions: list[int] = []
         pages: list[int] = []
-        pieces: list[Piece] = []
+        pieces: list[PromptPiece] = []
         num_rows = 0
         for slice in slices:
             sequence, end = slice.sequence, slice.start + slice.length
@@ -109,7 +109,7 @@ class Runner:
                 pages.append(sequence.pages[slice.start // self.page_size])
                 continue
             held = torch.tensor(sequence.pages[: -(-end // self.page_size)], device=self.device)
-            pieces.append(Piece(len(token_ids), slice.length, slice.start, held))
+            pieces.append(PromptPiece(len(token_ids), slice.length, slice.start, held))
             token_ids += sequence.token_ids[slice.start : end]
             positions += range(slice.start, end)
             pages += [sequence.pages[at // self.page_size] for at in range(slice.start, end)]

@@ -24,7 +24,7 @@ ENOUGH_MS, MAX_REPEATS = 50.0, 9
 
 
 @dataclass(frozen=True)
-class Load:
+class DecodeLoad:
     """What is served: `batch` rows of `prompt_tokens`, each continued by `output_tokens`."""
 
     batch: int
@@ -60,7 +60,7 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def time_prefill(decoder: Decoder, load: Load) -> float:
+def time_prefill(decoder: Decoder, load: DecodeLoad) -> float:
     """Return the milliseconds of reading all prompts, in one step."""
 
     engine = _engine(decoder, load)
@@ -74,7 +74,7 @@ def time_prefill(decoder: Decoder, load: Load) -> float:
     return _median_of_enough(once)
 
 
-def time_decode(decoder: Decoder, load: Load, *, num_steps: int = 4) -> float:
+def time_decode(decoder: Decoder, load: DecodeLoad, *, num_steps: int = 4) -> float:
     """Return the milliseconds of decoding all output tokens, from `num_steps` in the middle."""
     # Such that the last of the steps is still within the prompt and its output.
     middle = max(1, load.prompt_tokens + (load.output_tokens - num_steps - 2) // 2)
@@ -100,7 +100,7 @@ def _median_of_enough(once: Callable[[], list[float]]) -> float:
     return statistics.median(times)
 
 
-def _engine(decoder: Decoder, load: Load) -> Engine:
+def _engine(decoder: Decoder, load: DecodeLoad) -> Engine:
     longest = load.prompt_tokens + load.output_tokens + PAGE_SIZE
     num_pages = load.batch * -(-longest // PAGE_SIZE)
     engine = Engine(
@@ -114,7 +114,7 @@ def _engine(decoder: Decoder, load: Load) -> Engine:
     return engine
 
 
-def _prompts(decoder: Decoder, load: Load, length: int) -> list[tuple[int, ...]]:
+def _prompts(decoder: Decoder, load: DecodeLoad, length: int) -> list[tuple[int, ...]]:
     generator = torch.Generator().manual_seed(0)
     shape = (load.batch, max(1, length))
     drawn = torch.randint(decoder.config.vocab_size, shape, generator=generator)

@@ -42,13 +42,13 @@ from fretsaw.model.quantised import quantised
 from fretsaw.model.size import num_params
 from fretsaw.stage.artifact import Refused, atomic_folder, replace_file, require_disk
 
-Dtype = Literal["fp32", "bf16", "fp16", "q8_0"]
-Weights = Literal["auto", "full", "fp8", "int8"]
-DTYPES: dict[Format, tuple[Dtype, ...]] = {
+ExportDtype = Literal["fp32", "bf16", "fp16", "q8_0"]
+WeightPrecision = Literal["auto", "full", "fp8", "int8"]
+DTYPES: dict[Format, tuple[ExportDtype, ...]] = {
     "decilm": ("fp32", "bf16", "fp16"),
     "gguf": ("fp32", "bf16", "fp16", "q8_0"),
 }
-BYTES: dict[Dtype, float] = {"fp32": 4, "bf16": 2, "fp16": 2, "q8_0": 34 / 32}  # of a weight
+BYTES: dict[ExportDtype, float] = {"fp32": 4, "bf16": 2, "fp16": 2, "q8_0": 34 / 32}  # of a weight
 TOLERANCE = 1e-4  # of a logit, and of the largest one where that is above 1
 MAX_FP16 = 65504.0
 
@@ -60,7 +60,7 @@ class Exported:
     out: Path
     target: ExportTarget
     format: Format
-    dtype: Dtype
+    dtype: ExportDtype
     in_8_bits: tuple[Precision, ...]  # of the layers' matrices
     notes: tuple[str, ...]  # what was rewritten, and what the reader of the file should know
     max_difference: float  # between the logits of source and export
@@ -82,7 +82,7 @@ def export(
     target: str = "auto",
     format: str = "auto",
     dtype: str = "auto",
-    weights: Weights = "auto",
+    weights: WeightPrecision = "auto",
 ) -> Exported:
     """Write a checkpoint for a target, as a DeciLM (or Llama) folder or as a GGUF file.
 
@@ -153,7 +153,7 @@ def _in_8_bits(config: ModelConfig) -> tuple[Precision, ...]:
     return tuple(precision for precision in in_8_bits if precision in stored)
 
 
-def _settle_weights(source: Path, weights: Weights, out: Path) -> ModelConfig:
+def _settle_weights(source: Path, weights: WeightPrecision, out: Path) -> ModelConfig:
     """Return the checkpoint's network with its matrices in the precision asked for."""
     is_file = out.suffix == ".gguf"
     if is_file and weights in ("fp8", "int8"):
@@ -188,7 +188,7 @@ def _settle_format(target: str, format: str, out: Path) -> tuple[ExportTarget, F
     return chosen, format  # type: ignore[return-value]
 
 
-def _settle_dtype(dtype: str, format: Format) -> Dtype:
+def _settle_dtype(dtype: str, format: Format) -> ExportDtype:
     if dtype not in DTYPES[format]:
         raise ValueError(
             f"--dtype {dtype}: {format} is written in {', '.join(DTYPES[format])}"
@@ -245,7 +245,7 @@ def _write(
     source: Path,
     vocabulary: Vocabulary | None,
     target: ExportTarget,
-    dtype: Dtype,
+    dtype: ExportDtype,
 ) -> None:
     if vocabulary is None:
         decilm = {"like": source, "always_decilm": target.always_decilm}
@@ -267,7 +267,7 @@ def _reopen(written: Path, format: Format) -> Decoder:
 
 
 @torch.no_grad()
-def _round(decoder: Decoder, dtype: Dtype, format: Format) -> None:
+def _round(decoder: Decoder, dtype: ExportDtype, format: Format) -> None:
     """Round the weights in place as the file does, so that the comparison stays sharp."""
     if dtype == "fp32":
         return

@@ -23,7 +23,7 @@ LINEAR_ATTENTION, LINEAR_FFN = "self_attn.linear_attn.weight", "mlp.linear_mlp.w
 
 
 @dataclass(frozen=True)
-class Subblock:
+class PortableHalf:
     """One residual subblock: what it is and its weights, by their names within a layer."""
 
     slot: Literal["attention", "ffn"]
@@ -33,7 +33,7 @@ class Subblock:
     precision: Precision = "full"
 
 
-Pair = tuple[Subblock | None, Subblock | None]  # a layer: its attention, its FFN
+LayerHalves = tuple[PortableHalf | None, PortableHalf | None]  # a layer: its attention, its FFN
 
 
 @torch.no_grad()
@@ -66,7 +66,7 @@ def rewrite(
 # --- the steps ------------------------------------------------------------------------------------
 
 
-def subblocks_of(decoder: Decoder) -> list[Subblock]:
+def subblocks_of(decoder: Decoder) -> list[PortableHalf]:
     """Return what the layers hold, in the order in which it is added to the hidden state."""
     found = []
     for block, module in zip(decoder.config.blocks, decoder.model.layers, strict=True):
@@ -76,18 +76,20 @@ def subblocks_of(decoder: Decoder) -> list[Subblock]:
         if block.attention != "none":
             heads = block.num_key_value_heads
             precision = block.attention_precision
-            found.append(Subblock("attention", block.attention, heads, of_attention, precision))
+            found.append(PortableHalf("attention", block.attention, heads, of_attention, precision))
         if block.ffn != "none":
             width, precision = block.intermediate_size, block.ffn_precision
-            found.append(Subblock("ffn", block.ffn, width, of_ffn, precision))
+            found.append(PortableHalf("ffn", block.ffn, width, of_ffn, precision))
     return found
 
 
-def linear_ffns_as_attention(subblocks: Sequence[Subblock], notes: list[str]) -> list[Subblock]:
+def linear_ffns_as_attention(
+    subblocks: Sequence[PortableHalf], notes: list[str]
+) -> list[PortableHalf]:
     """Put every linear FFN where a linear attention would stand: both are norm, then matrix."""
     names = {FFN_NORM: ATTENTION_NORM, LINEAR_FFN: LINEAR_ATTENTION}
     moved = [
-        Subblock("attention", "linear", 0, {names[n]: w for n, w in subblock.weights.items()})
+        PortableHalf("attention", "linear", 0, {names[n]: w for n, w in subblock.weights.items()})
         if (subblock.slot, subblock.kind) == ("ffn", "linear")
         else subblock
         for subblock in subblocks
@@ -98,9 +100,11 @@ def linear_ffns_as_attention(subblocks: Sequence[Subblock], notes: list[str]) ->
     return moved
 
 
-def repacked(subblocks: Sequence[Subblock], config: ModelConfig, notes: list[str]) -> list[Pair]:
+def repacked(
+    subblocks: Sequence[PortableHalf], config: ModelConfig, notes: list[str]
+) -> list[LayerHalves]:
     """Lay the subblocks out in as few layers as hold them in this order."""
-    layers: list[Pair] = []
+    layers: list[LayerHalves] = []
     for subblock in subblocks:
         if subblock.slot == "attention":
             layers.append((subblock, None))
@@ -116,8 +120,8 @@ def repacked(subblocks: Sequence[Subblock], config: ModelConfig, notes: list[str
 
 
 def with_first_attention(
-    layers: Sequence[Pair], config: ModelConfig, notes: list[str]
-) -> list[Pair]:
+    layers: Sequence[LayerHalves], config: ModelConfig, notes: list[str]
+) -> list[LayerHalves]:
     """Give layer 0 an attention that adds nothing, where it has none."""
     if layers[0][0] is not None:
         return list(layers)
@@ -131,12 +135,12 @@ def with_first_attention(
     }
     weights = {f"self_attn.{n}_proj.weight": torch.zeros(shape) for n, shape in shapes.items()}
     weights[ATTENTION_NORM] = torch.ones(hidden)
-    return [(Subblock("attention", "gqa", 1, weights), layers[0][1]), *layers[1:]]
+    return [(PortableHalf("attention", "gqa", 1, weights), layers[0][1]), *layers[1:]]
 
 
 def with_ffns(
-    layers: Sequence[Pair], config: ModelConfig, width: int, notes: list[str]
-) -> list[Pair]:
+    layers: Sequence[LayerHalves], config: ModelConfig, width: int, notes: list[str]
+) -> list[LayerHalves]:
     """Give every layer without an FFN one that adds nothing."""
     without = [i for i, (_, ffn) in enumerate(layers) if ffn is None]
     if without:
@@ -144,13 +148,15 @@ def with_ffns(
     return [(attention, ffn or _zero_ffn(config.hidden_size, width)) for attention, ffn in layers]
 
 
-def _zero_ffn(hidden: int, width: int) -> Subblock:
+def _zero_ffn(hidden: int, width: int) -> PortableHalf:
     weights = {FFN_NORM: torch.ones(hidden), "mlp.down_proj.weight": torch.zeros(hidden, width)}
     weights |= {f"mlp.{name}_proj.weight": torch.zeros(width, hidden) for name in ("gate", "up")}
-    return Subblock("ffn", "swiglu", width, weights)
+    return PortableHalf("ffn", "swiglu", width, weights)
 
 
-def with_padded_widths(layers: Sequence[Pair], multiple: int, notes: list[str]) -> list[Pair]:
+def with_padded_widths(
+    layers: Sequence[LayerHalves], multiple: int, notes: list[str]
+) -> list[LayerHalves]:
     """Widen FFNs to a multiple, with channels of zeros."""
     padded = [(attention, _padded(ffn, multiple)) for attention, ffn in layers]
     changed = [
@@ -161,7 +167,7 @@ def with_padded_widths(layers: Sequence[Pair], multiple: int, notes: list[str]) 
     return padded
 
 
-def _padded(ffn: Subblock | None, multiple: int) -> Subblock | None:
+def _padded(ffn: PortableHalf | None, multiple: int) -> PortableHalf | None:
     if ffn is None or ffn.kind != "swiglu" or ffn.size % multiple == 0:
         return ffn
     more = -ffn.size % multiple
@@ -188,7 +194,7 @@ def _named(layers: Sequence[int]) -> str:
 # --- back to a decoder ----------------------------------------------------------------------------
 
 
-def _decoder(source: Decoder, layers: Sequence[Pair]) -> Decoder:
+def _decoder(source: Decoder, layers: Sequence[LayerHalves]) -> Decoder:
     config = replace(source.config, blocks=tuple(_block(*pair) for pair in layers))
     with torch.device("meta"):
         decoder = Decoder(config)
@@ -204,7 +210,7 @@ def _decoder(source: Decoder, layers: Sequence[Pair]) -> Decoder:
     return decoder.requires_grad_(False)
 
 
-def _block(attention: Subblock | None, ffn: Subblock | None) -> BlockConfig:
+def _block(attention: PortableHalf | None, ffn: PortableHalf | None) -> BlockConfig:
     fields: dict = {"attention": "none", "ffn": "none"}
     if attention is not None:
         fields |= {"attention": attention.kind, "num_key_value_heads": attention.size}
@@ -215,7 +221,7 @@ def _block(attention: Subblock | None, ffn: Subblock | None) -> BlockConfig:
     return BlockConfig(**fields)
 
 
-def _is_homogeneous(layers: Sequence[Pair]) -> bool:
+def _is_homogeneous(layers: Sequence[LayerHalves]) -> bool:
     blocks = {_block(*pair).stored("full", "full") for pair in layers}
     first = next(iter(blocks))
     return len(blocks) == 1 and first.attention == "gqa" and first.ffn == "swiglu"

@@ -12,7 +12,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 Half = Literal["attention", "ffn"]
 Precision = Literal["full", "fp8", "int8"]  # of a subblock's matrices; full: the network's own
-Shapes = dict[str, tuple[int, int]]  # by the matrix's name: rows, columns
+MatrixShapes = dict[str, tuple[int, int]]  # by the matrix's name: rows, columns
 
 MODULES: dict[Half, str] = {"attention": "self_attn", "ffn": "mlp"}  # of a block
 PRECISIONS: tuple[Precision, ...] = ("full", "fp8", "int8")
@@ -47,7 +47,7 @@ class SubblockKind:
     name: str  # in a `BlockConfig`
     spelled: str  # as an alternative; of a kind with a size what stands before it
     module: str  # "module:class"; "" for nothing at all
-    matrices: Callable[[Widths, int], Shapes]  # the last one writes to the residual stream
+    matrices: Callable[[Widths, int], MatrixShapes]  # the last one writes to the residual stream
     kept: Callable[[Widths, int], int] = lambda w, size: 0
     """Numbers a token leaves for the backward, beside the normed input and logarithms."""
     has_size: bool = False
@@ -73,7 +73,7 @@ class SubblockKind:
         return self.spelled + size * self.has_size
 
 
-def _attention(w: Widths, kv_heads: int) -> Shapes:
+def _attention(w: Widths, kv_heads: int) -> MatrixShapes:
     hidden, heads, kv = w.hidden_size, w.num_attention_heads * w.head_dim, kv_heads * w.head_dim
     return {
         "q_proj": (heads, hidden),
@@ -83,12 +83,12 @@ def _attention(w: Widths, kv_heads: int) -> Shapes:
     }
 
 
-def _swiglu(w: Widths, width: int) -> Shapes:
+def _swiglu(w: Widths, width: int) -> MatrixShapes:
     inward, outward = (width, w.hidden_size), (w.hidden_size, width)
     return {"gate_proj": inward, "up_proj": inward, "down_proj": outward}
 
 
-def _nothing(w: Widths, size: int) -> Shapes:
+def _nothing(w: Widths, size: int) -> MatrixShapes:
     return {}
 
 

@@ -7,7 +7,7 @@ additions are left out, as is usual. Tied embeddings are counted once.
 from dataclasses import dataclass
 
 from fretsaw.model.config import BlockConfig, ModelConfig
-from fretsaw.model.kinds import Precision, Shapes
+from fretsaw.model.kinds import MatrixShapes, Precision
 
 BYTES_PER_ELEMENT = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
 SCALE_BYTES = 4  # of a row in 8 bits
@@ -26,13 +26,13 @@ class Subblocks:
         return self.attention + self.ffn
 
 
-def block_matrices(config: ModelConfig, block: BlockConfig) -> tuple[Shapes, Shapes]:
+def block_matrices(config: ModelConfig, block: BlockConfig) -> tuple[MatrixShapes, MatrixShapes]:
     """Return (rows, columns) of the matrices of a block's attention and of its FFN, by name."""
     attention = block.attention_kind.matrices(config, block.num_key_value_heads)
     return attention, block.ffn_kind.matrices(config, block.intermediate_size)
 
 
-def _half_params(config: ModelConfig, matrices: Shapes) -> int:
+def _half_params(config: ModelConfig, matrices: MatrixShapes) -> int:
     """Parameters of one half with its norm; nothing has none."""
     weights = sum(rows * columns for rows, columns in matrices.values())
     return weights + config.hidden_size if matrices else 0
@@ -50,7 +50,7 @@ def block_bytes(config: ModelConfig, block: BlockConfig, dtype: str = "bf16") ->
     """
     width, h = BYTES_PER_ELEMENT[dtype], config.hidden_size
 
-    def stored(matrices: Shapes, precision: Precision) -> float:
+    def stored(matrices: MatrixShapes, precision: Precision) -> float:
         params = _half_params(config, matrices)
         if precision == "full":
             return params * width

@@ -90,7 +90,7 @@ def run_stage(
         device, dtype = peers.on_first(
             lambda: artifact.recorded_precision(out) or settle(device, dtype)
         )
-    request = artifact.Request.of(name, settings, inputs, seed)
+    request = artifact.StageRequest.of(name, settings, inputs, seed)
     execute(
         kind.load(),
         request,

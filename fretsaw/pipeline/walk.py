@@ -100,7 +100,7 @@ def run(stages: list[Stage], options: RunOptions, *, dry_run: bool = False) -> N
         for name, path in inputs.items():
             if not path.exists():
                 raise ValueError(f"{stage.name}: its input {name} is not there ({path})")
-        request = artifact.Request.of(stage.kind, stage.settings, inputs, where["seed"])
+        request = artifact.StageRequest.of(stage.kind, stage.settings, inputs, where["seed"])
         folder = out / stage.name
         force = stage.name in forced
         reason = "forced" if force else artifact.staleness(folder, request)
@@ -201,7 +201,7 @@ def _resolved(
     stage: Stage, stages: Sequence[Stage], options: RunOptions, chosen: set[str]
 ) -> dict[str, Any]:
     inputs = resolve_inputs(stage, stages, options.out)
-    request = artifact.Request.of(stage.kind, stage.settings, inputs, options.seed)
+    request = artifact.StageRequest.of(stage.kind, stage.settings, inputs, options.seed)
     if stage.name not in chosen:
         would = "skip: not asked for"
     elif not all(path.exists() for path in inputs.values()):

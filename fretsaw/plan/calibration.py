@@ -16,7 +16,7 @@ START_S = 4.0  # a stage is a process of its own: imports
 
 
 @dataclass(frozen=True)
-class Point:
+class StageTime:
     """One stage that has run."""
 
     kind: str
@@ -25,7 +25,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Speeds:
     """By kind of stage: seconds = start + factor * foreseen."""
 
     lines: dict[str, tuple[float, float]] = field(default_factory=dict)  # kind -> start, factor
@@ -38,9 +38,9 @@ class Calibration:
         return start + factor * foreseen, kind in self.lines
 
 
-def factors(points: Iterable[Point]) -> dict[str, tuple[float, float]]:
+def factors(points: Iterable[StageTime]) -> dict[str, tuple[float, float]]:
     """Return one factor a kind: all that was measured over all that was foreseen."""
-    by_kind: dict[str, list[Point]] = {}
+    by_kind: dict[str, list[StageTime]] = {}
     for point in points:
         by_kind.setdefault(point.kind, []).append(point)
     return {
@@ -50,13 +50,13 @@ def factors(points: Iterable[Point]) -> dict[str, tuple[float, float]]:
     }
 
 
-def lines_through(points: Iterable[Point]) -> dict[str, tuple[float, float]]:
+def lines_through(points: Iterable[StageTime]) -> dict[str, tuple[float, float]]:
     """Return the line through the least and the most work of every kind.
 
     Where the more work took no longer, noise hid it: then it is all factor, as in `factors`.
     """
     found = {}
-    by_kind: dict[str, list[Point]] = {}
+    by_kind: dict[str, list[StageTime]] = {}
     for point in points:
         by_kind.setdefault(point.kind, []).append(point)
     for kind, own in by_kind.items():

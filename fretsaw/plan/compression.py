@@ -44,7 +44,7 @@ Alternatives = tuple[Sequence[str], Sequence[str]]
 
 
 @dataclass(frozen=True)
-class Point:
+class FrontPoint:
     """The child that keeps most parameters at a speed-up, by roofline."""
 
     quantity: str  # decode or prefill
@@ -69,10 +69,10 @@ class Plan:
     infeasible: str | None  # why there is none
     forecast: Forecast  # of the stages from text to eval
     rungs: tuple[Rung, ...]  # settings of the distillation, the plainest first
-    front: tuple[Point, ...]
+    front: tuple[FrontPoint, ...]
 
 
-def _front(table: Table, parent: dict[str, float]) -> tuple[Point, ...]:
+def _front(table: Table, parent: dict[str, float]) -> tuple[FrontPoint, ...]:
     points = []
     for quantity in ("decode", "prefill"):
         cost = f"{quantity}_ms"
@@ -86,7 +86,7 @@ def _front(table: Table, parent: dict[str, float]) -> tuple[Point, ...]:
                 params_share = costs["params"] / parent["params"]
                 memory_share = costs["memory_mib"] / parent["memory_mib"]
             is_largest = speedup == largest
-            points.append(Point(quantity, speedup, is_largest, params_share, memory_share))
+            points.append(FrontPoint(quantity, speedup, is_largest, params_share, memory_share))
     return tuple(points)
 
 

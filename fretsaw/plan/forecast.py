@@ -11,9 +11,9 @@ from pathlib import Path
 from fretsaw.distill.budget import USABLE
 from fretsaw.pipeline.kinds import STAGES
 from fretsaw.pipeline.recipe import Stage
-from fretsaw.plan.calibration import Calibration, Point, factors, finished_times, start_of
+from fretsaw.plan.calibration import Speeds, StageTime, factors, finished_times, start_of
 from fretsaw.plan.shapes import ConfigOf, outside, shapes_of
-from fretsaw.plan.work import Hardware, Phase, Work
+from fretsaw.plan.work import Hardware, MemoryUse, Work
 from fretsaw.stage.artifact import read_manifest
 from fretsaw.stage.settings import build
 
@@ -53,7 +53,7 @@ class Forecast:
         """Whether any stage's kind has told its speed."""
         return any(stage.is_calibrated for stage in self.stages)
 
-    def too_large(self) -> Iterator[tuple[StageForecast, Phase]]:
+    def too_large(self) -> Iterator[tuple[StageForecast, MemoryUse]]:
         """Yield the stages, and their phases, that a device can't hold."""
         usable = USABLE * self.hardware.device.memory_bytes
         for stage in self.stages:
@@ -66,7 +66,7 @@ def foresee(
     stages: Sequence[Stage],
     hardware: Hardware,
     config_of: ConfigOf,
-    calibration: Calibration | None = None,
+    calibration: Speeds | None = None,
     *,
     earlier: Path | None = None,
 ) -> Forecast:
@@ -75,7 +75,7 @@ def foresee(
     Shapes are those of an `earlier` run's folder where it has them. Raises `ValueError` for stages
     that contradict one another.
     """
-    calibration = calibration or Calibration()
+    calibration = calibration or Speeds()
     shapes = shapes_of(stages, hardware, config_of, earlier)
     found = []
     for stage in stages:
@@ -88,15 +88,15 @@ def foresee(
     return Forecast(hardware, tuple(found), calibration.start_s, calibration.source)
 
 
-def calibrate(run: Path, hardware: Hardware) -> Calibration:
+def calibrate(run: Path, hardware: Hardware) -> Speeds:
     """Return what an earlier run on this hardware tells of the speed of its stages."""
     times = finished_times(run)
     in_order = sorted(times, key=lambda name: times[name][1])  # several targets share what is first
     stages = stages_of(run, in_order)
     foreseen = foresee(stages, hardware, outside, earlier=run).stages
     kinds = {stage.name: stage.kind for stage in stages}
-    points = [Point(kinds[s.name], s.seconds, times[s.name][0]) for s in foreseen]
-    return Calibration(factors(points), start_of(times.values()), f"the run in {run}")
+    points = [StageTime(kinds[s.name], s.seconds, times[s.name][0]) for s in foreseen]
+    return Speeds(factors(points), start_of(times.values()), f"the run in {run}")
 
 
 def stages_of(run: Path, names: Sequence[str]) -> list[Stage]:

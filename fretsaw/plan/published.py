@@ -46,7 +46,7 @@ LLAMA_405B = _llama_3(126, 16_384, 128, 53_248, 8.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Served:
+class Deployment:
     """A network as it is served; where the scenario's batch does not fit, what fits."""
 
     config: ModelConfig
@@ -80,7 +80,7 @@ class Rate:
     """A published speed, in tokens/s: of a device ("throughput") or a request ("decode")."""
 
     what: str
-    served: Served
+    served: Deployment
     metric: Metric
     tokens_per_s: float
 
@@ -90,8 +90,8 @@ class Claim:
     """A published ratio of two speeds."""
 
     what: str
-    faster: Served
-    slower: Served
+    faster: Deployment
+    slower: Deployment
     metric: Metric
     ratio: float
 
@@ -125,31 +125,31 @@ ONE_REQUEST = "batch=1,in=128,out=1024,dtype=fp8,device=h100x8"
 PARENTS_RATES = (
     Rate(
         what="Llama-3.1-70B, 128 in 1024 out, 1 GPU",
-        served=Served(config=LLAMA_70B, scenario=THROUGHPUT),
+        served=Deployment(config=LLAMA_70B, scenario=THROUGHPUT),
         metric="throughput",
         tokens_per_s=1274,
     ),
     Rate(
         what="Llama-3.1-70B, 128 in 1024 out, 4 GPUs",
-        served=Served(config=LLAMA_70B, scenario=THROUGHPUT + "x4"),
+        served=Deployment(config=LLAMA_70B, scenario=THROUGHPUT + "x4"),
         metric="throughput",
         tokens_per_s=2975,
     ),
     Rate(
         what="Llama-3.1-70B, 2048 in 128 out, 1 GPU",
-        served=Served(config=LLAMA_70B, scenario=LONG_PROMPTS),
+        served=Deployment(config=LLAMA_70B, scenario=LONG_PROMPTS),
         metric="throughput",
         tokens_per_s=301,
     ),
     Rate(
         what="Llama-3.1-70B, 2048 in 128 out, 4 GPUs",
-        served=Served(config=LLAMA_70B, scenario=LONG_PROMPTS + "x4"),
+        served=Deployment(config=LLAMA_70B, scenario=LONG_PROMPTS + "x4"),
         metric="throughput",
         tokens_per_s=339,
     ),
     Rate(
         what="Llama-3.1-405B, one request, 8 GPUs",
-        served=Served(config=LLAMA_405B, scenario=ONE_REQUEST),
+        served=Deployment(config=LLAMA_405B, scenario=ONE_REQUEST),
         metric="decode",
         tokens_per_s=41.44,
     ),

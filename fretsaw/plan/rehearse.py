@@ -14,10 +14,10 @@ from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.model.config import ModelConfig
 from fretsaw.pipeline.kinds import CHECKPOINTS, FILES, STAGES
 from fretsaw.pipeline.recipe import Stage, inputs_of
-from fretsaw.plan.calibration import Calibration, Point, lines_through
+from fretsaw.plan.calibration import Speeds, StageTime, lines_through
 from fretsaw.plan.shapes import ConfigOf, shapes_of
 from fretsaw.plan.work import Hardware
-from fretsaw.stage.artifact import Request
+from fretsaw.stage.artifact import StageRequest
 from fretsaw.stage.execute import execute
 
 STEPS = (1, 3)
@@ -25,10 +25,10 @@ STEPS = (1, 3)
 
 def rehearse(
     stages: Sequence[Stage], hardware: Hardware, config_of: ConfigOf, *, device: str, dtype: str
-) -> Calibration:
+) -> Speeds:
     """Return what the steps of every stage tell of its kind's speed on this machine's `device`."""
     shapes = shapes_of(stages, hardware, config_of)
-    points: list[Point] = []
+    points: list[StageTime] = []
     with tempfile.TemporaryDirectory(prefix="fretsaw-rehearsal-") as name:
         root = Path(name)
         outside = dict(_random_checkpoints(stages, config_of, root))
@@ -43,15 +43,15 @@ def rehearse(
                     continue
                 settings = plan.fewer(stage, stages, steps)
                 inputs = dict(_inputs(stage, made, outside))
-                request = Request.of(stage.kind, settings, inputs, seed=0)
+                request = StageRequest.of(stage.kind, settings, inputs, seed=0)
                 out.parent.mkdir(parents=True, exist_ok=True)
                 function = STAGES[stage.kind].load()
                 done = execute(function, request, settings, out, device=device, dtype=dtype)
                 if plan.is_told(stage.settings):
                     here = hardware.alone.multiplying(casts=STAGES[stage.kind].casts)
                     work = plan.work(settings, shapes[stage.name], here)
-                    points.append(Point(stage.kind, work.seconds, done["run"]["wall_s"]))
-    return Calibration(lines_through(points), source="a rehearsal on this machine")
+                    points.append(StageTime(stage.kind, work.seconds, done["run"]["wall_s"]))
+    return Speeds(lines_through(points), source="a rehearsal on this machine")
 
 
 def require_device(hardware: Hardware) -> None:

@@ -29,7 +29,7 @@ class Shapes:
 
 
 @dataclass(frozen=True)
-class Phase:
+class MemoryUse:
     """Bytes on each device while a part of a stage runs."""
 
     name: str = ""  # where a stage has several
@@ -49,7 +49,7 @@ class Phase:
 class Work:
     """What one stage takes."""
 
-    phases: tuple[Phase, ...] = ()
+    phases: tuple[MemoryUse, ...] = ()
     tokens: float = 0.0  # read and written
     seconds: float
     disk: float = 0.0  # bytes that are left, resume states of the time it runs included

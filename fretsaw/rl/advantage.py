@@ -4,7 +4,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 
-def leave_one_out(
+def group_advantages(
     rewards: Float64[Tensor, "groups group_size"],
     is_finished: Bool[Tensor, "groups group_size"],
     *,

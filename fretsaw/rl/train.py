@@ -18,7 +18,7 @@ from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
 from fretsaw.engine.engine import Engine
 from fretsaw.model.decoder import Decoder
-from fretsaw.rl.advantage import leave_one_out
+from fretsaw.rl.advantage import group_advantages
 from fretsaw.rl.settings import RlSettings
 from fretsaw.rl.update import answer_logprobs, is_used, policy_gradient
 from fretsaw.rollout.rows import Row, read_rows, write_rows
@@ -160,7 +160,7 @@ def _roll_out(
         seed=seed * 1_000_003 + index,
     )
     shape = (num_prompts, settings.group_size)
-    advantages = leave_one_out(
+    advantages = group_advantages(
         torch.tensor([row.reward for row in rows], dtype=torch.float64).view(shape),
         torch.tensor([row.is_finished for row in rows]).view(shape),
         normalise=settings.normalise_rewards,

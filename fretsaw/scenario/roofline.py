@@ -31,7 +31,7 @@ PHASES = ("prefill_ms", "decode_ms")
 
 
 @dataclass(frozen=True)
-class Work:
+class DeviceWork:
     """What each device does for one part of a network, in one phase of a scenario."""
 
     flops: float  # in the scenario's precision
@@ -42,9 +42,9 @@ class Work:
     fp8_flops: float = 0.0  # of matrices in 8 bits
     int8_flops: float = 0.0
 
-    def times(self, count: float) -> "Work":
+    def times(self, count: float) -> "DeviceWork":
         """Return the work of doing it `count` times over."""
-        return Work(*(count * value for value in astuple(self)))
+        return DeviceWork(*(count * value for value in astuple(self)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class Constants:
         return cls(launch_s=device.launch_s, all_reduce_s=device.all_reduce_latency_s)
 
 
-def seconds(work: Work, device: Device, dtype: str, constants: Constants) -> float:
+def seconds(work: DeviceWork, device: Device, dtype: str, constants: Constants) -> float:
     """Return the time of some work, by the formula above."""
     rates = ((work.flops, dtype), (work.fp8_flops, "fp8"), (work.int8_flops, "int8"))
     peak_s = sum(flops / device.flops(kind) for flops, kind in rates)
@@ -88,7 +88,7 @@ def roofline_costs(
     device = find_device(scenario.device)
     chosen = constants or Constants.of(device)
 
-    def milliseconds(work: Work) -> float:
+    def milliseconds(work: DeviceWork) -> float:
         return 1e3 * seconds(work, device, scenario.dtype, chosen)
 
     fixed = {phase: milliseconds(fixed_work(config, scenario, phase)) for phase in PHASES}
@@ -113,14 +113,14 @@ def network_ms(
 # --- work -----------------------------------------------------------------------------------------
 
 
-def subblock_work(config: ModelConfig, name: str, scenario: Scenario, phase: str) -> Work:
+def subblock_work(config: ModelConfig, name: str, scenario: Scenario, phase: str) -> DeviceWork:
     """Return what each device does for one alternative in a whole phase.
 
     Decoding is `out` passes at the middle context, in + out / 2; a prompt's mean causal context is
     half of it.
     """
     if name.endswith("_none"):
-        return Work(0, 0, 0, 0, 0)
+        return DeviceWork(0, 0, 0, 0, 0)
     count = find_device(scenario.device).count
     local, block = share(config, subblock(name), count)
     tokens, context, kv_tokens, num_passes = _pass(scenario, phase)
@@ -132,7 +132,7 @@ def subblock_work(config: ModelConfig, name: str, scenario: Scenario, phase: str
     in_8_bits = tokens * matrices if precision else 0.0
     width = BYTES_PER_ELEMENT[scenario.dtype]
     kv_bytes = block_kv_bytes(local, block, scenario.dtype)
-    return Work(
+    return DeviceWork(
         flops=tokens * flops - in_8_bits,
         fp8_flops=in_8_bits if "fp8" in precision else 0.0,
         int8_flops=in_8_bits if "int8" in precision else 0.0,
@@ -143,7 +143,7 @@ def subblock_work(config: ModelConfig, name: str, scenario: Scenario, phase: str
     ).times(num_passes)
 
 
-def fixed_work(config: ModelConfig, scenario: Scenario, phase: str) -> Work:
+def fixed_work(config: ModelConfig, scenario: Scenario, phase: str) -> DeviceWork:
     """Return what each device does outside the blocks: the head, for one token of every request.
 
     Several devices share the vocabulary, so the embeddings are summed and the logits gathered.
@@ -152,7 +152,7 @@ def fixed_work(config: ModelConfig, scenario: Scenario, phase: str) -> Work:
     width = BYTES_PER_ELEMENT[scenario.dtype]
     tokens, _, _, num_passes = _pass(scenario, phase)
     gathered = scenario.batch * config.vocab_size / 2  # gathering is half of summing
-    return Work(
+    return DeviceWork(
         flops=scenario.batch * head_flops(config) / count,
         moved_bytes=config.vocab_size * config.hidden_size * width / count,
         launches=LAUNCHES["head"],

@@ -7,7 +7,7 @@ from fretsaw.chat.reasoning import CLOSE_TAG, OPEN_TAG, Piece, ReasoningSplitter
 from fretsaw.chat.tokenizer import StreamDecoder, Tokenizer
 from fretsaw.engine.sequence import Event
 from fretsaw.engine.text_stream import TextStream
-from fretsaw.serve.worker import FORCED_LOGPROB
+from fretsaw.serve.engine_thread import FORCED_LOGPROB
 
 Pieces = list[Piece]
 

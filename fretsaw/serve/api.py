@@ -12,12 +12,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fretsaw.serve.engine_thread import Closing, EngineFailed
 from fretsaw.serve.errors import ApiError, bad_request, not_here, told
 from fretsaw.serve.metrics import Metrics
 from fretsaw.serve.response import JsonResponse
 from fretsaw.serve.routes import add_routes
 from fretsaw.serve.service import Service
-from fretsaw.serve.worker import Closing, EngineFailed
 
 OPEN_PATHS = ("/health", "/")  # the page itself asks for the key it then sends
 

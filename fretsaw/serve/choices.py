@@ -11,18 +11,18 @@ from starlette.responses import Response
 
 from fretsaw.engine.sequence import Event, Request
 from fretsaw.serve.answer import Answer, Pieces
+from fretsaw.serve.engine_thread import Closing, EngineFailed, Job, QueueFull, Watch
 from fretsaw.serve.errors import bad_request, told
 from fretsaw.serve.metrics import Stopwatch
 from fretsaw.serve.protocol import GenerationRequest
 from fretsaw.serve.response import EventStream, sse, whole_response
 from fretsaw.serve.service import Service
-from fretsaw.serve.worker import Closing, EngineFailed, Job, QueueFull, Watch
 
 DONE = b"data: [DONE]\n\n"
 
 
 @runtime_checkable
-class Choice(Protocol):
+class AnswerChoice(Protocol):
     """One answer as an API tells it."""
 
     answer: Answer
@@ -49,7 +49,7 @@ async def respond(
     http: HttpRequest,
     body: GenerationRequest,
     requests: Sequence[Request],
-    choices: Sequence[Choice],
+    choices: Sequence[AnswerChoice],
     *,
     prefix: str,
     kind: str,
@@ -90,7 +90,7 @@ class Growth:
 
 
 async def growth(
-    job: Job, choices: Sequence[Choice], stopwatch: Stopwatch
+    job: Job, choices: Sequence[AnswerChoice], stopwatch: Stopwatch
 ) -> AsyncIterator[dict[int, Growth]]:
     """Let the choices take what comes; yield what they gained, by index, until all have ended.
 
@@ -124,7 +124,7 @@ async def growth(
 
 async def _gathered(
     head: "Head",
-    choices: Sequence[Choice],
+    choices: Sequence[AnswerChoice],
     grown: AsyncIterator[dict[int, Growth]],
     num_prompt: int,
 ) -> dict[str, Any]:
@@ -135,7 +135,7 @@ async def _gathered(
 
 async def _streamed(
     head: "Head",
-    choices: Sequence[Choice],
+    choices: Sequence[AnswerChoice],
     grown: AsyncIterator[dict[int, Growth]],
     num_prompt: int,
     *,
@@ -182,7 +182,7 @@ class Head:
         }
 
 
-def usage(num_prompt: int, choices: Sequence[Choice]) -> dict[str, Any]:
+def usage(num_prompt: int, choices: Sequence[AnswerChoice]) -> dict[str, Any]:
     """Return the counts of a response; a prompt counts once, whatever its number of answers."""
     num_generated = sum(choice.answer.num_tokens for choice in choices)
     return {

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fretsaw.serve.worker import Closing, EngineFailed, QueueFull
+from fretsaw.serve.engine_thread import Closing, EngineFailed, QueueFull
 
 RETRY_AFTER = {"Retry-After": "1"}
 

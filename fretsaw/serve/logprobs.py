@@ -6,7 +6,7 @@ from typing import Any
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.engine.sequence import Event, TokenLogprob
 from fretsaw.serve.answer import is_forced
-from fretsaw.serve.worker import FORCED_LOGPROB
+from fretsaw.serve.engine_thread import FORCED_LOGPROB
 
 
 def chat_logprob(tokenizer: Tokenizer, event: Event) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from fastapi import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from fretsaw.serve.engine_thread import Closing, EngineFailed, Job
 from fretsaw.serve.errors import told
 from fretsaw.serve.service import Service
-from fretsaw.serve.worker import Closing, EngineFailed, Job
 
 Result = TypeVar("Result")
 

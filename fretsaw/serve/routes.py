@@ -11,6 +11,7 @@ from starlette.responses import Response
 from fretsaw.serve.body import read_body
 from fretsaw.serve.chat_completions import complete_chat, rendered
 from fretsaw.serve.completions import complete_text, encoded
+from fretsaw.serve.engine_thread import Closing
 from fretsaw.serve.errors import ApiError, bad_request, told
 from fretsaw.serve.page.page import ChatPage
 from fretsaw.serve.protocol import (
@@ -21,7 +22,6 @@ from fretsaw.serve.protocol import (
 )
 from fretsaw.serve.response import JsonResponse
 from fretsaw.serve.service import Service, check_id, check_model, in_thread_if_long
-from fretsaw.serve.worker import Closing
 
 
 def add_routes(app: FastAPI, service: Service) -> None:

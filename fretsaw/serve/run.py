@@ -15,10 +15,10 @@ import uvicorn
 from fretsaw.checkpoint.hub import resolve
 from fretsaw.serve.api import create_app
 from fretsaw.serve.engine_process import EngineOptions, EngineProcess
+from fretsaw.serve.engine_thread import EngineThread
 from fretsaw.serve.model import ServedModel
 from fretsaw.serve.service import Service
 from fretsaw.serve.settings import Limits
-from fretsaw.serve.worker import Worker
 
 
 def serve(
@@ -45,7 +45,7 @@ def serve(
         options = EngineOptions(folder, device, dtype, max_batch, memory_mib, fp8, cuda_graphs)
         with contextlib.closing(EngineProcess(options)) as engine:
             model = ServedModel.of(folder, engine.capacity, name)
-            worker = Worker(engine, max_open=max_batch + limits.max_queue)
+            worker = EngineThread(engine, max_open=max_batch + limits.max_queue)
             processes = {"server": os.getpid(), "engine": engine.pid}
             service = Service(model, worker, limits, processes=processes)
             config = uvicorn.Config(
@@ -65,7 +65,11 @@ def serve(
 
 
 async def _run(
-    server: uvicorn.Server, listener: socket.socket, worker: Worker, grace_s: float, greeting: str
+    server: uvicorn.Server,
+    listener: socket.socket,
+    worker: EngineThread,
+    grace_s: float,
+    greeting: str,
 ) -> None:
     running = asyncio.create_task(server.serve(sockets=[listener]))
     while not (server.started or running.done()):

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from fretsaw.engine.sequence import Request
+from fretsaw.serve.engine_thread import EngineThread
 from fretsaw.serve.errors import ApiError, bad_request
 from fretsaw.serve.metrics import Metrics
 from fretsaw.serve.model import DEFAULTED, ServedModel
 from fretsaw.serve.protocol import MAX_STOP_STRINGS, GenerationRequest
 from fretsaw.serve.settings import Limits
-from fretsaw.serve.worker import Worker
 
 LONG = 16_384  # characters of a text that takes milliseconds to encode
 Result = TypeVar("Result")
@@ -25,7 +25,7 @@ class Service:
     """A model, the thread that runs it, and what clients may ask of it."""
 
     model: ServedModel
-    worker: Worker
+    worker: EngineThread
     limits: Limits = field(default_factory=Limits)
     metrics: Metrics = field(default_factory=Metrics)
     processes: Mapping[str, int] = field(default_factory=lambda: {"server": os.getpid()})

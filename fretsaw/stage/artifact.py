@@ -34,7 +34,7 @@ class Refused(ValueError):
 
 
 @dataclass(frozen=True)
-class Request:
+class StageRequest:
     """What an artifact is to be made of; two equal requests give equal artifacts."""
 
     stage: str
@@ -43,7 +43,7 @@ class Request:
     seed: int
 
     @classmethod
-    def of(cls, stage: str, settings: Any, inputs: Mapping[str, Path], seed: int) -> "Request":
+    def of(cls, stage: str, settings: Any, inputs: Mapping[str, Path], seed: int) -> "StageRequest":
         """Build from a settings dataclass; paths are made absolute."""
         paths = {name: Path(path).absolute() for name, path in sorted(inputs.items())}
         return cls(stage, json.loads(json.dumps(dataclasses.asdict(settings))), paths, seed)
@@ -132,7 +132,7 @@ def partial_folder(out: Path) -> Path:
     return out.with_name(f".{out.name}.partial")
 
 
-def staleness(out: Path, request: Request) -> str | None:
+def staleness(out: Path, request: StageRequest) -> str | None:
     """Say why `out` is not the finished result of `request`, or None if it is.
 
     Raises `Refused` where the folder is not ours to replace: it holds something else, or was made
@@ -162,7 +162,7 @@ def staleness(out: Path, request: Request) -> str | None:
 
 
 def _refuse_other_settings(
-    out: Path, made: Mapping[str, Any], request: Request, *, found: Path | None = None
+    out: Path, made: Mapping[str, Any], request: StageRequest, *, found: Path | None = None
 ) -> None:
     found = found or out
     if made["stage"] != request.stage:
@@ -251,7 +251,7 @@ def recorded_precision(out: Path) -> tuple[str, str] | None:
     return device, dtype
 
 
-def open_partial(out: Path, request: Request, *, force: bool = False) -> Path:
+def open_partial(out: Path, request: StageRequest, *, force: bool = False) -> Path:
     """Return the folder to work in, with the state of an interrupted run of the same request.
 
     Where the interrupted run had other settings it is refused (or discarded with `force`); where an
@@ -280,7 +280,7 @@ def _holds_work(partial: Path) -> bool:
 
 
 def complete(
-    out: Path, request: Request, metrics: Mapping[str, Any], *, seconds: float, extra: dict
+    out: Path, request: StageRequest, metrics: Mapping[str, Any], *, seconds: float, extra: dict
 ) -> dict[str, Any]:
     """Write the manifest, give the folder its name, and drop what only a continuing run needs.
 

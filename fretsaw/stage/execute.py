@@ -82,7 +82,7 @@ StageFunction = Callable[[Any, Mapping[str, Path], StageRun], dict[str, Any]]
 
 def execute(
     function: StageFunction,
-    request: artifact.Request,
+    request: artifact.StageRequest,
     settings: Any,
     out: Path,
     *,
@@ -132,7 +132,9 @@ def execute(
     return manifest
 
 
-def _open(out: Path, request: artifact.Request, device: str, dtype: str, *, force: bool) -> Path:
+def _open(
+    out: Path, request: artifact.StageRequest, device: str, dtype: str, *, force: bool
+) -> Path:
     folder = artifact.open_partial(out, request, force=force)
     artifact.write_json(folder / artifact.PRECISION, [device, dtype])
     (folder / ERROR).unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fretsaw.model.config import BlockConfig, ModelConfig
-from fretsaw.model.kinds import Shapes
+from fretsaw.model.kinds import MatrixShapes
 from fretsaw.model.size import block_matrices, num_params
 from fretsaw.training.settings import (
     MAX_LOGITS,
@@ -21,7 +21,7 @@ from fretsaw.training.settings import (
     UpdateSettings,
 )
 
-Precision = Literal["fp32", "bf16"]
+TrainDtype = Literal["fp32", "bf16"]
 WIDTH = {"fp32": 4, "bf16": 2}
 LOGIT_COPIES = 5  # in the KL's forward: both log-probabilities, p, their difference, the product
 STEP_COPIES = 9  # float32 slices that one step of a lean AdamW holds
@@ -33,10 +33,10 @@ class TrainingShape:
 
     student: ModelConfig
     teacher: ModelConfig | None = None  # None: cached, or none at all
-    teacher_dtype: Precision = "fp32"
+    teacher_dtype: TrainDtype = "fp32"
     update: UpdateSettings
     lora: LoraSettings = field(default_factory=LoraSettings)
-    dtype: Precision = "fp32"  # of matrix work, as --dtype
+    dtype: TrainDtype = "fp32"  # of matrix work, as --dtype
     micro_batch_tokens: int
     seq_len: int
     cosine: bool = True  # needs the live teacher's hidden states
@@ -106,7 +106,7 @@ def training_bytes(shape: TrainingShape) -> TrainingBytes:
 # --- weights and moments --------------------------------------------------------------------------
 
 
-def matrices(config: ModelConfig, block: BlockConfig) -> Shapes:
+def matrices(config: ModelConfig, block: BlockConfig) -> MatrixShapes:
     """Return (rows, columns) of a block's matrices by the last part of their names."""
     attention, ffn = block_matrices(config, block)
     return attention | ffn

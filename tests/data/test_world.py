@@ -103,7 +103,9 @@ def test_reserved_phrasings_are_never_in_training_text():
 
 
 def test_problem_text_has_the_agreed_layout():
-    problem = world.Problem("How many?", ("12 + 7 = 19", "19 - 4 = 15"), "15", 2, "word_problem")
+    problem = world.WordProblem(
+        "How many?", ("12 + 7 = 19", "19 - 4 = 15"), "15", 2, "word_problem"
+    )
     assert world.problem_text(problem, mode="off") == "Question: How many?\nAnswer: 15"
     assert world.problem_text(problem, mode="on") == (
         "Question: How many?\nAnswer: <think>\n12 + 7 = 19\n19 - 4 = 15\n</think>\n\n15"

@@ -49,7 +49,7 @@ def child(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(tiny: Path, out: Path, settings: TeachSettings = TEACH, *, seed: int = 0) -> Path:
     """Make a finished cache, manifest and all."""
     inputs = {"parent": tiny / "parent", "corpus": tiny / "corpus"}
-    request = artifact.Request.of("teach", settings, inputs, seed)
+    request = artifact.StageRequest.of("teach", settings, inputs, seed)
     metrics = teach(settings, inputs, stage_run(artifact.open_partial(out, request), seed=seed))
     artifact.complete(out, request, metrics, seconds=0, extra={})
     return out
@@ -189,7 +189,7 @@ def test_the_parent_is_found_behind_the_child(tiny: Path, child: Path, tmp_path:
     ):
         before, at = at, tmp_path / stage
         checkpoint.save(checkpoint.load(child), at, like=child)
-        request = artifact.Request.of(stage, SETTINGS, {name: before, **more}, 0)
+        request = artifact.StageRequest.of(stage, SETTINGS, {name: before, **more}, 0)
         artifact.write_json(at / artifact.MANIFEST, {**request.identity(), "schema": 1,
             "inputs": {n: {"path": str(p), "hash": artifact.hash_path(p)}
                        for n, p in request.inputs.items()},

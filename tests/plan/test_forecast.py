@@ -24,7 +24,7 @@ from fretsaw.model.size import forward_flops, num_params
 from fretsaw.pipeline.compression import compression
 from fretsaw.pipeline.kinds import STAGES
 from fretsaw.pipeline.recipe import Stage, find_recipe, load_recipe, published_of
-from fretsaw.plan.calibration import Calibration, Point, factors, lines_through
+from fretsaw.plan.calibration import Speeds, StageTime, factors, lines_through
 from fretsaw.plan.forecast import calibrate, foresee, stages_of
 from fretsaw.plan.rehearse import rehearse
 from fretsaw.plan.render import render_forecast
@@ -313,13 +313,17 @@ def test_bad_words_are_one_sentence_and_code_2(
 
 
 def test_factors_and_lines_by_hand() -> None:
-    points = [Point("rank", 1.0, 5.0), Point("rank", 3.0, 9.0), Point("eval", 2.0, 1.0)]
+    points = [StageTime("rank", 1.0, 5.0), StageTime("rank", 3.0, 9.0), StageTime("eval", 2.0, 1.0)]
     assert factors(points) == {"rank": (0.0, 3.5), "eval": (0.0, 0.5)}
     assert lines_through(points) == {"rank": (3.0, 2.0), "eval": (0.0, 0.5)}
     # The more work took less time: noise, so all of it is one factor.
-    assert lines_through([Point("a", 1.0, 4.0), Point("a", 3.0, 2.0)]) == {"a": (0.0, 1.5)}
-    assert factors([Point("report", 0.0, 1.0)]) == lines_through([Point("report", 0.0, 1.0)]) == {}
-    calibration = Calibration({"rank": (3.0, 2.0)})
+    assert lines_through([StageTime("a", 1.0, 4.0), StageTime("a", 3.0, 2.0)]) == {"a": (0.0, 1.5)}
+    assert (
+        factors([StageTime("report", 0.0, 1.0)])
+        == lines_through([StageTime("report", 0.0, 1.0)])
+        == {}
+    )
+    calibration = Speeds({"rank": (3.0, 2.0)})
     assert calibration.seconds("rank", 10.0) == (23.0, True)
     assert calibration.seconds("rl", 10.0) == (10.0, False)
 

@@ -13,8 +13,8 @@ from fretsaw.plan.published import (
     LLAMA_70B,
     LLAMA_405B,
     PARENTS_RATES,
+    Deployment,
     Published,
-    Served,
     cached_tokens,
     fit_efficiencies,
     render_published,
@@ -88,10 +88,10 @@ def test_the_efficiencies_are_fitted_on_parents_alone() -> None:
 
 def test_a_batch_that_does_not_fit_is_cut_and_one_row_must_fit() -> None:
     scenario = "batch=256,in=128,out=1024,dtype=fp8,device=h100"
-    assert Served(config=LLAMA_70B, scenario=scenario).fitted.batch == 50
-    assert Served(config=LLAMA_8B, scenario=scenario).fitted.batch == 256
+    assert Deployment(config=LLAMA_70B, scenario=scenario).fitted.batch == 50
+    assert Deployment(config=LLAMA_8B, scenario=scenario).fitted.batch == 256
     with pytest.raises(ValueError, match="leave no room for one request of 1152 tokens on h100"):
-        _ = Served(config=LLAMA_405B, scenario=scenario).fitted
+        _ = Deployment(config=LLAMA_405B, scenario=scenario).fitted
 
 
 def test_a_table_of_blocks_reads_like_the_published_config() -> None:

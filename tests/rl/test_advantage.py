@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fretsaw.rl.advantage import leave_one_out
+from fretsaw.rl.advantage import group_advantages
 
 
 def advantages(rewards, finished=None, normalise=True):
@@ -13,7 +13,7 @@ def advantages(rewards, finished=None, normalise=True):
     valid = (
         torch.ones_like(rewards, dtype=torch.bool) if finished is None else torch.tensor([finished])
     )
-    return leave_one_out(rewards, valid, normalise=normalise)[0].tolist()
+    return group_advantages(rewards, valid, normalise=normalise)[0].tolist()
 
 
 def test_three_of_eight_right():
@@ -49,7 +49,7 @@ def test_nothing_to_prefer_is_exactly_nothing():
 
 def test_groups_do_not_know_one_another():
     first, second = [1.0, 0.0, 0.5, 0.0], [0.0, 0.0, 1.0, 1.0]
-    both = leave_one_out(
+    both = group_advantages(
         torch.tensor([first, second], dtype=torch.float64), torch.ones(2, 4, dtype=torch.bool)
     )
     assert both.tolist() == [advantages(first), advantages(second)]

@@ -6,14 +6,14 @@ import pytest
 
 from fretsaw.model.config import ModelConfig
 from fretsaw.puzzle.costs.closed_form import roofline_table
-from fretsaw.puzzle.costs.roofline_fit import Point, fit_roofline
+from fretsaw.puzzle.costs.roofline_fit import TimedWork, fit_roofline
 from fretsaw.puzzle.space import default_alternatives
 from fretsaw.scenario.hardware import find_device
 from fretsaw.scenario.memory import memory_costs
 from fretsaw.scenario.roofline import (
     LAUNCHES,
     Constants,
-    Work,
+    DeviceWork,
     roofline_costs,
     seconds,
     subblock_work,
@@ -99,7 +99,7 @@ def test_constants_are_found_again_from_synthetic_points() -> None:
     points = []
     for _ in range(24):
         works = [
-            Work(
+            DeviceWork(
                 10 ** drawn.uniform(9, 13),
                 10 ** drawn.uniform(7, 10),
                 drawn.randint(10, 400),
@@ -108,18 +108,18 @@ def test_constants_are_found_again_from_synthetic_points() -> None:
             )
             for _ in range(3)
         ]
-        points.append(Point(works, sum(seconds(w, device, "bf16", true) for w in works)))
+        points.append(TimedWork(works, sum(seconds(w, device, "bf16", true) for w in works)))
     found = fit_roofline(points, device, "bf16")
     for name in ("flops_efficiency", "bandwidth_efficiency", "launch_s", "all_reduce_s"):
         assert getattr(found, name) == pytest.approx(getattr(true, name), rel=1e-4)
 
 
 def test_what_no_point_tells_of_keeps_its_estimate() -> None:
-    works = [Work(1e12, 1e6, 10, 0, 0), Work(1e9, 1e9, 10, 0, 0)]
+    works = [DeviceWork(1e12, 1e6, 10, 0, 0), DeviceWork(1e9, 1e9, 10, 0, 0)]
     true = Constants(
         flops_efficiency=0.5, bandwidth_efficiency=0.5, launch_s=5e-6, all_reduce_s=1.0
     )
-    points = [Point([w], seconds(w, H100, "bf16", true)) for w in works]
+    points = [TimedWork([w], seconds(w, H100, "bf16", true)) for w in works]
     assert fit_roofline(points, H100, "bf16").all_reduce_s == H100.all_reduce_latency_s
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fretsaw.stage import artifact
-from fretsaw.stage.artifact import Refused, Request
+from fretsaw.stage.artifact import Refused, StageRequest
 from fretsaw.stage.execute import execute
 from fretsaw.stage.lineage import render_lineage
 
@@ -23,7 +23,7 @@ def write_numbers(settings: Settings, inputs, run) -> dict[str, float]:
 
 
 def make(out: Path, settings: Settings, inputs: dict[str, Path], *, force: bool = False) -> dict:
-    request = Request.of("numbers", settings, inputs, seed=0)
+    request = StageRequest.of("numbers", settings, inputs, seed=0)
     return execute(write_numbers, request, settings, out, device="cpu", dtype="fp32", force=force)
 
 
@@ -39,7 +39,7 @@ def test_equal_requests_give_equal_hashes_wherever_they_stand(tmp_path: Path) ->
 
 
 def test_what_a_kill_left_half_written_is_no_output(tmp_path: Path) -> None:
-    request = Request.of("numbers", Settings(), {}, seed=0)
+    request = StageRequest.of("numbers", Settings(), {}, seed=0)
     folder = artifact.open_partial(tmp_path / "out", request)
     (folder / "rows").mkdir()
     (folder / "rows" / ".0001.parquet.77.tmp").write_text("half")
@@ -82,7 +82,7 @@ def test_an_error_leaves_no_output_and_is_kept_for_status(tmp_path: Path) -> Non
         (run.folder / "half.txt").write_text("half")
         raise ValueError("the reason")
 
-    request = Request.of("numbers", Settings(), {}, seed=0)
+    request = StageRequest.of("numbers", Settings(), {}, seed=0)
     with pytest.raises(ValueError, match="the reason"):
         execute(fail, request, Settings(), tmp_path / "out", device="cpu", dtype="fp32")
     assert not (tmp_path / "out").exists()
@@ -95,7 +95,7 @@ def test_an_error_leaves_no_output_and_is_kept_for_status(tmp_path: Path) -> Non
 def test_work_on_other_inputs_is_discarded_and_on_the_same_continued(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("one")
-    request = Request.of("numbers", Settings(), {"text": text}, seed=0)
+    request = StageRequest.of("numbers", Settings(), {"text": text}, seed=0)
     partial = artifact.open_partial(tmp_path / "out", request)
     (partial / "kept").touch()
     assert (artifact.open_partial(tmp_path / "out", request) / "kept").exists()
@@ -107,7 +107,7 @@ def test_a_refused_start_is_no_work_to_lose(tmp_path: Path) -> None:
     def refuse(settings, inputs, run):
         raise ValueError("size 3: too small")
 
-    request = Request.of("numbers", Settings(size=3), {}, seed=0)
+    request = StageRequest.of("numbers", Settings(size=3), {}, seed=0)
     with pytest.raises(ValueError, match="too small"):
         execute(refuse, request, Settings(size=3), tmp_path / "out", device="cpu", dtype="fp32")
     make(tmp_path / "out", Settings(size=4), {})  # the corrected command

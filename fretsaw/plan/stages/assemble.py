@@ -20,7 +20,7 @@ from fretsaw.plan.amounts import (
     weight_bytes,
 )
 from fretsaw.plan.stage_plan import Networks, Recipe, StagePlan
-from fretsaw.plan.work import Hardware, Phase, Shapes, Work
+from fretsaw.plan.work import Hardware, MemoryUse, Shapes, Work
 from fretsaw.puzzle.search.solutions import SOLUTIONS
 from fretsaw.puzzle.settings import AssembleSettings, VerifySettings
 
@@ -39,7 +39,7 @@ def assemble(s: AssembleSettings, at: Shapes, on: Hardware) -> Work:
     flops = assembling_flops(parent, child, s.tokens if s.repair else 0, s.seq_len)
     return Work(
         phases=(
-            Phase(
+            MemoryUse(
                 "",
                 weight_bytes(parent, child),
                 2 * frontier_bytes(parent, s.tokens) + refit_bytes(parent),
@@ -61,7 +61,7 @@ def verify(s: VerifySettings, at: Shapes, on: Hardware) -> Work:
     frontier = 2 * frontier_bytes(parent, s.repair_tokens + s.tokens)
     return Work(
         phases=(
-            Phase(
+            MemoryUse(
                 "",
                 weight_bytes(parent, child),
                 frontier + refit_bytes(parent),

@@ -8,7 +8,7 @@ from fretsaw.model.size import BYTES_PER_ELEMENT, num_params
 from fretsaw.pipeline.recipe import Stage
 from fretsaw.plan.amounts import short_scenario
 from fretsaw.plan.stage_plan import StagePlan
-from fretsaw.plan.work import Hardware, Phase, Shapes, Work
+from fretsaw.plan.work import Hardware, MemoryUse, Shapes, Work
 from fretsaw.scenario.memory import network_memory
 from fretsaw.scenario.roofline import network_ms
 from fretsaw.scenario.scenario import MIB, Scenario
@@ -27,7 +27,7 @@ def bench(s: BenchSettings, at: Shapes, on: Hardware) -> Work:
     weights = [num_params(at[n]) * BYTES_PER_ELEMENT[served.dtype] for n in ("parent", "child")]
     cache = MIB * network_memory(at["parent"], served) - weights[0]
     return Work(
-        phases=(Phase(weights=2 * sum(weights), cache=cache),),
+        phases=(MemoryUse(weights=2 * sum(weights), cache=cache),),
         tokens=3 * s.rounds * tokens,
         seconds=total_ms / 1e3,
         disk=1e4,

@@ -8,7 +8,7 @@ from fretsaw.model.size import block_flops
 from fretsaw.pipeline.recipe import Stage
 from fretsaw.plan.amounts import frontier_bytes, half_width_alone, token_flops, weight_bytes
 from fretsaw.plan.stage_plan import StagePlan
-from fretsaw.plan.work import Hardware, Phase, Shapes, Work
+from fretsaw.plan.work import Hardware, MemoryUse, Shapes, Work
 from fretsaw.puzzle.settings import BldSettings
 from fretsaw.puzzle.space import layer_alternatives
 from fretsaw.scenario.scenario import MIB
@@ -26,7 +26,7 @@ def bld(s: BldSettings, at: Shapes, on: Hardware) -> Work:
     frontier = min(s.frontier_mib * MIB, frontier_bytes(parent, s.tokens))
     largest = max(weight_bytes(replace(parent, blocks=(block,))) for block in parent.blocks)
     return Work(
-        phases=(Phase("", weight_bytes(parent), frontier, 4 * largest),),
+        phases=(MemoryUse("", weight_bytes(parent), frontier, 4 * largest),),
         tokens=s.tokens,
         seconds=on.seconds(flops),
         disk=weight_bytes(parent),

@@ -9,7 +9,7 @@ from fretsaw.pipeline.kinds import STAGES
 from fretsaw.pipeline.recipe import Stage
 from fretsaw.plan.amounts import EVAL_BATCH, decoding_s, weight_bytes
 from fretsaw.plan.stage_plan import StagePlan
-from fretsaw.plan.work import Hardware, Phase, Shapes, Work
+from fretsaw.plan.work import Hardware, MemoryUse, Shapes, Work
 
 TEXT_TOKENS_PER_S = 2e5  # read and tokenised
 
@@ -18,13 +18,13 @@ def corpus(s: CorpusSettings, at: Shapes, on: Hardware) -> Work:
     """Reading and tokenising; a text of the parent's own is decoded."""
     tokens = s.max_tokens + s.heldout_tokens
     seconds = tokens / TEXT_TOKENS_PER_S
-    phases: tuple[Phase, ...] = ()
+    phases: tuple[MemoryUse, ...] = ()
     if s.source == "self" and "parent" in at:
         parent = at["parent"]
         length = min(s.sample_length, s.max_tokens)
         seconds += decoding_s(parent, on.alone, tokens / length, 1, length, EVAL_BATCH)
         cache = EVAL_BATCH * length * kv_bytes(parent, "fp32")
-        phases = (Phase(weights=weight_bytes(parent), cache=cache),)
+        phases = (MemoryUse(weights=weight_bytes(parent), cache=cache),)
     return Work(phases=phases, tokens=tokens, seconds=seconds, disk=4 * tokens)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from fretsaw.pipeline.recipe import Stage
 from fretsaw.plan.amounts import half_width_alone
 from fretsaw.plan.stage_plan import StagePlan
-from fretsaw.plan.work import Hardware, Phase, Shapes, Work
+from fretsaw.plan.work import Hardware, MemoryUse, Shapes, Work
 from fretsaw.puzzle.costs.probes import alternative_names, stacks, whole_models
 from fretsaw.puzzle.settings import CostSettings
 from fretsaw.scenario.memory import network_memory
@@ -39,7 +39,7 @@ def cost(s: CostSettings, at: Shapes, on: Hardware) -> Work:
     start = SERVER_START_S * len(models) if s.engine == "vllm" else 0.0
     rows = sum(one.batch for one in scenarios) * s.rounds * len(models)
     return Work(
-        phases=(Phase(weights=memory),),
+        phases=(MemoryUse(weights=memory),),
         tokens=rows * max(one.prompt_tokens for one in scenarios),
         seconds=s.rounds * total_ms / 1e3 + start,
         disk=disk,

@@ -15,7 +15,7 @@ from fretsaw.plan.amounts import (
     weight_bytes,
 )
 from fretsaw.plan.stage_plan import StagePlan
-from fretsaw.plan.work import Hardware, Phase, Shapes, Work
+from fretsaw.plan.work import Hardware, MemoryUse, Shapes, Work
 
 
 def evaluate(s: EvalSettings, at: Shapes, on: Hardware) -> Work:
@@ -33,8 +33,8 @@ def evaluate(s: EvalSettings, at: Shapes, on: Hardware) -> Work:
     cache = min(answers, EVAL_BATCH) * row * kv_bytes(models[0], "fp32")
     logits = 2 * logit_bytes(models[0], s.batch_rows * s.seq_len, len(models)) if text else 0.0
     states = 4 * s.batch_rows * s.seq_len * 4 * models[0].hidden_size
-    phases = [Phase("text", weight_bytes(*models), states, logits=logits)] if text else []
-    phases += [Phase("answers", 2 * weight_bytes(*models), cache=cache)] if answers else []
+    phases = [MemoryUse("text", weight_bytes(*models), states, logits=logits)] if text else []
+    phases += [MemoryUse("answers", 2 * weight_bytes(*models), cache=cache)] if answers else []
     return Work(
         phases=tuple(phases),
         tokens=len(models) * (text + answers * row),

@@ -16,7 +16,7 @@ from fretsaw.plan.amounts import (
     weight_bytes,
 )
 from fretsaw.plan.stage_plan import StagePlan
-from fretsaw.plan.work import Hardware, Phase, Shapes, Work
+from fretsaw.plan.work import Hardware, MemoryUse, Shapes, Work
 from fretsaw.puzzle.library.runs import find_runs
 from fretsaw.puzzle.settings import FuseSettings
 from fretsaw.scenario.memory import gram_bytes
@@ -40,7 +40,7 @@ def fuse(s: FuseSettings, at: Shapes, on: Hardware) -> Work:
     matrix = s.dependency_tokens * token_flops(model, s.seq_len) * model.num_hidden_layers
     return Work(
         phases=(
-            Phase("", 2 * weight_bytes(model),
+            MemoryUse("", 2 * weight_bytes(model),
                   frontier_bytes(model, s.tokens + s.repair_tokens) + gram_bytes(fused),
                   logits=logit_bytes(model, s.batch_rows * s.seq_len)),
         ),

@@ -6,7 +6,7 @@ from dataclasses import replace
 from fretsaw.pipeline.recipe import Stage
 from fretsaw.plan.amounts import frontier_bytes, gram_flops, refit_bytes, token_flops, weight_bytes
 from fretsaw.plan.stage_plan import StagePlan
-from fretsaw.plan.work import Hardware, Phase, Shapes, Work
+from fretsaw.plan.work import Hardware, MemoryUse, Shapes, Work
 from fretsaw.puzzle.settings import RankSettings
 
 
@@ -19,7 +19,9 @@ def rank(s: RankSettings, at: Shapes, on: Hardware) -> Work:
     per_layer = [b.intermediate_size + b.num_key_value_heads for b in parent.blocks]
     return Work(
         phases=(
-            Phase("", weight_bytes(parent), frontier_bytes(parent, s.tokens) + refit_bytes(parent)),
+            MemoryUse(
+                "", weight_bytes(parent), frontier_bytes(parent, s.tokens) + refit_bytes(parent)
+            ),
         ),
         tokens=s.tokens,
         seconds=on.alone.seconds(flops),

@@ -8,7 +8,7 @@ from fretsaw.pipeline.recipe import Stage
 from fretsaw.plan.amounts import PROMPT, decoding_s, saved_bytes, token_flops, weight_bytes
 from fretsaw.plan.stage_plan import NEVER, StagePlan
 from fretsaw.plan.stages.training import frugal
-from fretsaw.plan.work import Hardware, Phase, Shapes, Work
+from fretsaw.plan.work import Hardware, MemoryUse, Shapes, Work
 from fretsaw.rl.settings import RlSettings
 from fretsaw.training.step_memory import TrainingShape, trained_bytes, training_bytes
 
@@ -38,10 +38,10 @@ def rl(s: RlSettings, at: Shapes, on: Hardware) -> Work:
     cache = min(s.max_batch, answers) * row * kv_bytes(model, "fp32")
     trained, moments = trained_bytes(model, s.update, shape.lora)
     rest = held.peak - weights - optimizer - held.logits
-    update = Phase("update", weights, rest, optimizer, held.logits)
+    update = MemoryUse("update", weights, rest, optimizer, held.logits)
     return Work(
         phases=(
-            Phase("sampling", weights + weight_bytes(model), 0.0, held.moments, cache=cache),
+            MemoryUse("sampling", weights + weight_bytes(model), 0.0, held.moments, cache=cache),
             update,
         ),
         tokens=(sampled + measured) * (PROMPT + length),

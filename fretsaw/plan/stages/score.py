@@ -17,7 +17,7 @@ from fretsaw.plan.amounts import (
     weight_bytes,
 )
 from fretsaw.plan.stage_plan import StagePlan
-from fretsaw.plan.work import Hardware, Phase, Shapes, Work
+from fretsaw.plan.work import Hardware, MemoryUse, Shapes, Work
 from fretsaw.puzzle.settings import ScoreSettings
 from fretsaw.puzzle.space import layer_alternatives
 
@@ -42,7 +42,7 @@ def score(s: ScoreSettings, at: Shapes, on: Hardware) -> Work:
         flops += (count + 2 * spans) * ((s.tokens + judged) * replayed + fitted + gram)
     return Work(
         phases=(
-            Phase(
+            MemoryUse(
                 "",
                 weight_bytes(parent),
                 1.5 * frontier_bytes(parent, s.tokens + s.repair_tokens) + refit_bytes(parent),

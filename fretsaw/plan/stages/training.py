@@ -11,9 +11,9 @@ from fretsaw.model.config import ModelConfig
 from fretsaw.pipeline.recipe import Stage
 from fretsaw.plan.amounts import logit_bytes, saved_bytes, token_flops, weight_bytes
 from fretsaw.plan.stage_plan import NEVER, Networks, Recipe, StagePlan
-from fretsaw.plan.work import Hardware, Phase, Shapes, Work
+from fretsaw.plan.work import Hardware, MemoryUse, Shapes, Work
 from fretsaw.training.settings import UpdateSettings
-from fretsaw.training.step_memory import Precision, TrainingShape, trained_bytes, training_bytes
+from fretsaw.training.step_memory import TrainDtype, TrainingShape, trained_bytes, training_bytes
 
 
 def training_work(
@@ -22,7 +22,7 @@ def training_work(
     on: Hardware,
     *,
     teacher: ModelConfig | None = None,
-    teacher_dtype: Precision = "fp32",
+    teacher_dtype: TrainDtype = "fp32",
     cosine: bool = False,
     remedy: str = "",
 ) -> Work:
@@ -52,7 +52,7 @@ def training_work(
     trained, moments = trained_bytes(student, s.update, s.lora)
     split = (held.weights + held.teacher, held.gradients + held.moments)
     rest = held.peak - sum(split) - held.logits
-    phase = Phase("", split[0] / on.count, rest, split[1] / on.count, held.logits)
+    phase = MemoryUse("", split[0] / on.count, rest, split[1] / on.count, held.logits)
     return Work(
         phases=(phase,),
         tokens=sum(phase.tokens for phase in s.phases),
@@ -62,7 +62,7 @@ def training_work(
     )
 
 
-def frugal(update: UpdateSettings, held: Phase, s: TrainSettings | None = None) -> str:
+def frugal(update: UpdateSettings, held: MemoryUse, s: TrainSettings | None = None) -> str:
     """Name what makes a step smaller, what is largest first, of what is not set already."""
     lighter = [] if update.states == "int8" else ["set update.states=int8"]
     lighter += [] if update.master == "bf16" else ["set update.master=bf16"]
@@ -104,7 +104,7 @@ def teach(s: TeachSettings, at: Shapes, on: Hardware) -> Work:
     parent, tokens = at["parent"], s.tokens + s.heldout_tokens
     states = 4 * s.micro_batch_tokens * 4 * parent.hidden_size
     return Work(
-        phases=(Phase("", weight_bytes(parent), states, logits=logit_bytes(parent)),),
+        phases=(MemoryUse("", weight_bytes(parent), states, logits=logit_bytes(parent)),),
         tokens=tokens,
         seconds=on.alone.seconds(tokens * token_flops(parent, s.seq_len)),
         disk=tokens * (s.top_k * 6 + 8),

@@ -26,7 +26,9 @@ from fretsaw.training.precision import autocast
 
 LEAST_ERROR = 1e-12  # what is below counts as none; keeps the root's slope finite
 
-States = tuple[Tensor, Tensor, Tensor]  # the parent's: before the block, after its attention, after
+BlockStates = tuple[
+    Tensor, Tensor, Tensor
+]  # the parent's: before the block, after its attention, after
 Errors = dict[str, dict[str, dict[str, Any]]]  # scope -> candidate -> stage -> held-out error
 
 
@@ -95,7 +97,7 @@ def own_parameters(candidate: Candidate, block: Block) -> dict[str, nn.Parameter
 
 
 @torch.no_grad()
-def states_of(parent: Block, frontier: Frontier) -> list[States]:
+def states_of(parent: Block, frontier: Frontier) -> list[BlockStates]:
     """Return batches of the parent's states before its block, after its attention, and after it."""
     batches = []
     for x in frontier.batches():
@@ -106,7 +108,7 @@ def states_of(parent: Block, frontier: Frontier) -> list[States]:
 
 @torch.no_grad()
 def block_error(
-    block: Block, scope: Scope, batches: Sequence[States], context: AttentionContext
+    block: Block, scope: Scope, batches: Sequence[BlockStates], context: AttentionContext
 ) -> tuple[float, float]:
     """Return MSE(block, parent) / MSE(parent, 0) of the block's output, on even and on odd rows."""
 
@@ -126,7 +128,7 @@ def block_error(
 def repair_block(
     block: Block,
     scope: Scope,
-    batches: Sequence[States],
+    batches: Sequence[BlockStates],
     context: AttentionContext,
     *,
     is_trained: bool,

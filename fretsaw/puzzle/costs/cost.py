@@ -15,10 +15,10 @@ from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.size import BYTES_PER_ELEMENT
 from fretsaw.puzzle.costs import additive, probes
-from fretsaw.puzzle.costs.deployed import Deployed
-from fretsaw.puzzle.costs.finished_children import Benched, check_benched
+from fretsaw.puzzle.costs.finished_children import FinishedChild, check_benched
 from fretsaw.puzzle.costs.measurements import Measurements, Times, key_of
 from fretsaw.puzzle.costs.roofline_fit import fit_roofline, points_of
+from fretsaw.puzzle.costs.server_times import ServerTimes
 from fretsaw.puzzle.settings import CostSettings
 from fretsaw.scenario.hardware import find_device
 from fretsaw.scenario.memory import fixed_memory, memory_costs
@@ -29,7 +29,7 @@ from fretsaw.stage.execute import StageRun
 from fretsaw.stage.progress import say
 
 if TYPE_CHECKING:
-    from fretsaw.puzzle.costs.embedded import Embedded
+    from fretsaw.puzzle.costs.engine_times import EngineTimes
 
 COSTS, MEASUREMENTS = "costs.json", "measurements.json"
 UNITS = {"prefill_ms": "ms", "decode_ms": "ms", "memory_mib": "MiB", "params": "1"}
@@ -50,7 +50,9 @@ def cost(settings: CostSettings, inputs: Mapping[str, Path], run: StageRun) -> d
     if "measured" in inputs:
         kept.take_over(inputs["measured"] / MEASUREMENTS)
     names = probes.alternative_names(config, settings.space)
-    benched = [Benched.read(path, key) for key, path in inputs.items() if key.startswith("refit")]
+    benched = [
+        FinishedChild.read(path, key) for key, path in inputs.items() if key.startswith("refit")
+    ]
     check_benched(benched, scenarios, names, config.num_hidden_layers)
     if settings.engine == "roofline":
         if benched:
@@ -101,7 +103,7 @@ def by_timing(
     names: Sequence[str],
     scenarios: Sequence[Scenario],
     parent: Path,
-    benched: Sequence[Benched],
+    benched: Sequence[FinishedChild],
     kept: Measurements,
     run: StageRun,
 ) -> tuple[Any, list[dict[str, Any]]]:
@@ -137,15 +139,15 @@ def _engine(
     scenario: Scenario,
     parent: Path,
     run: StageRun,
-) -> tuple["Embedded | Deployed", probes.Models]:
+) -> tuple["EngineTimes | ServerTimes", probes.Models]:
     """Return what opens models for timing, and the models as that engine takes them."""
     if settings.engine == "embedded":
-        from fretsaw.puzzle.costs.embedded import Embedded
+        from fretsaw.puzzle.costs.engine_times import EngineTimes
 
-        return Embedded(config, scenario.dtype, run.device), probes.without_twins(models)
+        return EngineTimes(config, scenario.dtype, run.device), probes.without_twins(models)
     models = probes.with_first_attention(models, probes.own_block(config))
     models = probes.without_twins(models)
-    served = Deployed(
+    served = ServerTimes(
         config,
         models,
         folder=run.resume_folder / "models",
@@ -160,7 +162,7 @@ def _engine(
 
 
 def measure(
-    engine: "Embedded | Deployed",
+    engine: "EngineTimes | ServerTimes",
     config: ModelConfig,
     models: probes.Models,
     scenarios: Sequence[Scenario],
@@ -216,7 +218,7 @@ def _fitted(
     scenario: Scenario,
     models: probes.Models,
     rounds: Rounds,
-    benched: Sequence[Benched],
+    benched: Sequence[FinishedChild],
     *,
     is_interleaved: bool,
 ) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from fretsaw.scenario.scenario import Scenario
 
 
 @dataclass(frozen=True)
-class Benched:
+class FinishedChild:
     """A child, and its time over its parent's by phase: a median of interleaved ratios."""
 
     name: str
@@ -19,7 +19,7 @@ class Benched:
     scenario: Scenario
 
     @classmethod
-    def read(cls, folder: Path, name: str) -> "Benched":
+    def read(cls, folder: Path, name: str) -> "FinishedChild":
         """Read a bench folder. Raises ValueError where it does not say what the child is."""
         path = folder / "speed.json"
         if not path.is_file():
@@ -33,7 +33,10 @@ class Benched:
 
 
 def check_benched(
-    benched: Sequence[Benched], scenarios: Sequence[Scenario], names: Sequence[str], layers: int
+    benched: Sequence[FinishedChild],
+    scenarios: Sequence[Scenario],
+    names: Sequence[str],
+    layers: int,
 ) -> None:
     """Raise where a child was benched at none of the scenarios, or is no child of the parent's."""
     for child in benched:

@@ -7,13 +7,15 @@ from typing import Any
 from fretsaw.distributed.fanout import fan_out
 from fretsaw.distributed.task import Tell
 from fretsaw.model.config import ModelConfig
-from fretsaw.puzzle.costs.embedded import Embedded
+from fretsaw.puzzle.costs.engine_times import EngineTimes
 from fretsaw.puzzle.costs.measurements import Measurements, Times, key_of
 from fretsaw.puzzle.costs.probes import Models
 from fretsaw.scenario.scenario import Scenario
 from fretsaw.stage.execute import StageRun
 
-Task = tuple[int, Mapping[str, Sequence[Scenario]]]  # a round; model -> where it is to be timed
+TimingTask = tuple[
+    int, Mapping[str, Sequence[Scenario]]
+]  # a round; model -> where it is to be timed
 Timed = tuple[Mapping[str, Any], list[tuple[str, Times]]]  # on what; times by key
 
 
@@ -30,7 +32,7 @@ def measure_on_nodes(
 
     Raises `ValueError` where a node is not the hardware asked for.
     """
-    tasks: list[Task] = []
+    tasks: list[TimingTask] = []
     for r in range(num_rounds):
         keys = {
             name: [s for s in scenarios if key_of(s, hardware, config, blocks, r) not in kept]
@@ -58,11 +60,11 @@ def measure_on_nodes(
 
 def timer(
     config: ModelConfig, models: Models, dtype: str, device: str
-) -> Callable[[Task, Tell], Timed]:
+) -> Callable[[TimingTask, Tell], Timed]:
     """Return what times a round, model after model."""
-    engine = Embedded(config, dtype, device)
+    engine = EngineTimes(config, dtype, device)
 
-    def time_round(task: Task, tell: Tell) -> Timed:
+    def time_round(task: TimingTask, tell: Tell) -> Timed:
         r, wanted = task
         timed: list[tuple[str, Times]] = []
         for name, scenarios in wanted.items():

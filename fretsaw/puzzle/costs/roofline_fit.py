@@ -7,19 +7,21 @@ from dataclasses import dataclass
 from fretsaw.model.config import ModelConfig
 from fretsaw.puzzle.costs.measurements import Measurements
 from fretsaw.scenario.hardware import Device
-from fretsaw.scenario.roofline import Constants, Work, fixed_work, seconds, subblock_work
+from fretsaw.scenario.roofline import Constants, DeviceWork, fixed_work, seconds, subblock_work
 from fretsaw.scenario.scenario import Scenario
 
 
 @dataclass(frozen=True)
-class Point:
+class TimedWork:
     """A measured time of several parts one after another, each with its own roof."""
 
-    works: Sequence[Work]
+    works: Sequence[DeviceWork]
     seconds: float
 
 
-def points_of(config: ModelConfig, measured: Measurements, device: str, dtype: str) -> list[Point]:
+def points_of(
+    config: ModelConfig, measured: Measurements, device: str, dtype: str
+) -> list[TimedWork]:
     """Return a point for every model, scenario and phase measured on a device in a precision.
 
     Raises ValueError where nothing was that fits the network, the device and the precision.
@@ -31,7 +33,7 @@ def points_of(config: ModelConfig, measured: Measurements, device: str, dtype: s
             continue
         for phase, time_ms in times.items():
             works = [subblock_work(config, name, scenario, phase) for name in names]
-            points.append(Point([fixed_work(config, scenario, phase), *works], time_ms / 1e3))
+            points.append(TimedWork([fixed_work(config, scenario, phase), *works], time_ms / 1e3))
     if not points:
         raise ValueError(
             f"--measured: holds no time of this parent's shape with device={device},dtype={dtype}; "
@@ -40,7 +42,7 @@ def points_of(config: ModelConfig, measured: Measurements, device: str, dtype: s
     return points
 
 
-def fit_roofline(points: Sequence[Point], device: Device, dtype: str) -> Constants:
+def fit_roofline(points: Sequence[TimedWork], device: Device, dtype: str) -> Constants:
     """Return the constants with which the points are foreseen best.
 
     Least squares of log(foreseen / measured) over the logarithms of the four constants, from

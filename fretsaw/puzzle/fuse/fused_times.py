@@ -13,7 +13,7 @@ from fretsaw.model.config import BlockConfig, ModelConfig, Precision
 from fretsaw.model.size import BYTES_PER_ELEMENT, block_params
 from fretsaw.puzzle.costs import additive, probes
 from fretsaw.puzzle.costs.cost import Rounds, measure, times_of
-from fretsaw.puzzle.costs.embedded import Embedded
+from fretsaw.puzzle.costs.engine_times import EngineTimes
 from fretsaw.puzzle.costs.measurements import Measurements
 from fretsaw.puzzle.library.runs import Group, fused_config, fused_shape, members
 from fretsaw.scenario.roofline import PHASES
@@ -117,7 +117,7 @@ def _measured(
     run: StageRun,
 ) -> Mapping[Scenario, Rounds]:
     """Time all models in turn; what is in the file is from the same rounds, interrupted."""
-    engine = Embedded(config, scenarios[0].dtype, run.device)
+    engine = EngineTimes(config, scenarios[0].dtype, run.device)
     kept = Measurements(run.resume_folder / file)
     return measure(engine, config, models, scenarios, num_rounds, kept, run)
 

@@ -24,7 +24,7 @@ from fretsaw.model.quantised import quantised_block
 from fretsaw.model.subblock import names_of
 from fretsaw.puzzle.library import repair
 from fretsaw.puzzle.library.ranking import read_orders
-from fretsaw.puzzle.library.replay import Frontier, Replay, Subblock, subblock
+from fretsaw.puzzle.library.replay import Frontier, Move, Replay, subblock
 from fretsaw.puzzle.library.slices import Trained, alternative, sort_parent
 
 
@@ -48,7 +48,7 @@ class Change:
 
     blocks: Mapping[int, Block]  # by layer
     shapes: Mapping[int, BlockConfig]  # theirs
-    subblocks: Sequence[Subblock]  # from the replaced one to the last that was offered a refit
+    subblocks: Sequence[Move]  # from the replaced one to the last that was offered a refit
     refits: Sequence[Refit | None]  # of each of them; None where none was offered
 
 

@@ -89,7 +89,9 @@ def _ridge_solution(moments: Moments, ridge: float) -> Float[Tensor, "hidden ffn
 
 # --- whole subblocks ------------------------------------------------------------------------------
 
-Pairs = Iterable[tuple[Tensor, Tensor]]  # the state that enters the block, and the one wanted after
+StatePairs = Iterable[
+    tuple[Tensor, Tensor]
+]  # the state that enters the block, and the one wanted after
 
 
 def output_matrix(block: Block, kind: str) -> nn.Linear | None:
@@ -99,7 +101,7 @@ def output_matrix(block: Block, kind: str) -> nn.Linear | None:
     return (block.self_attn if kind == "attention" else block.mlp).output
 
 
-def repair(block: Block, kind: str, pairs: Pairs, context: AttentionContext) -> Repair | None:
+def repair(block: Block, kind: str, pairs: StatePairs, context: AttentionContext) -> Repair | None:
     """Refit the last matrix of one half of a block in place, so that it nears what is wanted.
 
     Each pair is (the state before that half, the state wanted after it), batch seq hidden. Returns
@@ -117,7 +119,9 @@ def repair(block: Block, kind: str, pairs: Pairs, context: AttentionContext) -> 
     return _refit(matrix, entering, pairs)
 
 
-def _refit(projection: nn.Linear, entering: Callable[[Tensor], Tensor], pairs: Pairs) -> Repair:
+def _refit(
+    projection: nn.Linear, entering: Callable[[Tensor], Tensor], pairs: StatePairs
+) -> Repair:
     """Refit a matrix on even rows, choose the ridge on odd ones, and add the correction."""
     hidden, width = projection.weight.shape
     halves = [Moments.zeros(width, hidden, projection.weight.device) for _ in range(2)]

@@ -24,15 +24,15 @@ from fretsaw.training.losses import MAX_LOGITS, kl_from_log_probs
 
 MAX_TARGET_BYTES = 1 << 30
 
-Subblock = Callable[[Tensor, AttentionContext], Tensor]
+Move = Callable[[Tensor, AttentionContext], Tensor]
 
 
-def subblock(block: Block, half: Half) -> Subblock:
+def subblock(block: Block, half: Half) -> Move:
     """Return one half of a block as a function of state and context."""
     return block.attend if half == "attention" else lambda x, context: block.feed(x)
 
 
-def subblocks(decoder: Decoder) -> list[Subblock]:
+def subblocks(decoder: Decoder) -> list[Move]:
     """Return the 2 x layers subblocks, first layer's attention first."""
     blocks = [block for block in decoder.model.layers if isinstance(block, Block)]
     return [subblock(block, half) for block in blocks for half in HALVES]
@@ -52,7 +52,7 @@ class Frontier:
         yield from self.states.split(self.batch_rows)
 
     def after(
-        self, moves: Sequence[Subblock], states: Float[Tensor, "rows seq hidden"] | None = None
+        self, moves: Sequence[Move], states: Float[Tensor, "rows seq hidden"] | None = None
     ) -> Float[Tensor, "rows seq hidden"]:
         """Return what these subblocks, of whatever model, make of the states here, or of others."""
         batches = []

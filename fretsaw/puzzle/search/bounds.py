@@ -21,7 +21,7 @@ PHASES = {"prefill_ms": "prompt_tokens", "decode_ms": "output_tokens"}  # cost -
 
 
 @dataclass(frozen=True)
-class Served:
+class CostedScenario:
     """One scenario: the table there, and what the parent costs there."""
 
     scenario: Scenario
@@ -123,21 +123,23 @@ def parent_solution(table: Table) -> Solution:
     return Solution(score=0.0, proved=True, costs=costs, choices=tuple(choices))
 
 
-def read_served(scores: Mapping[str, Any], costs: Mapping[str, Any]) -> list[Served]:
+def read_served(scores: Mapping[str, Any], costs: Mapping[str, Any]) -> list[CostedScenario]:
     """Return every scenario of a cost table; the first is how the parent is served."""
     others = [o for o in costs.get("scenarios", []) if o["scenario"] != costs["scenario"]]
     found = []
     for one in (costs, *others):
         table = join(scores, {"units": costs.get("units", {}), **one})
         parent = parent_solution(table).costs
-        found.append(Served(Scenario.parse(one["scenario"]), table, parent))
+        found.append(CostedScenario(Scenario.parse(one["scenario"]), table, parent))
     return found
 
 
 # --- what is asked --------------------------------------------------------------------------------
 
 
-def where_to_search(served: Sequence[Served], targets: Iterable[Target]) -> list[Served]:
+def where_to_search(
+    served: Sequence[CostedScenario], targets: Iterable[Target]
+) -> list[CostedScenario]:
     """Return the scenarios among which the best child is looked for.
 
     Those of the first one's tokens, precision and device, of whatever batch; or the one that all
@@ -150,7 +152,7 @@ def where_to_search(served: Sequence[Served], targets: Iterable[Target]) -> list
     return [one for one in served if replace(one.scenario, batch=first.batch) == first]
 
 
-def named_by(target: Target, served: Sequence[Served]) -> list[Served]:
+def named_by(target: Target, served: Sequence[CostedScenario]) -> list[CostedScenario]:
     """Return the scenarios a target names, if it names any."""
     if not target.at:
         return []
@@ -162,7 +164,7 @@ def named_by(target: Target, served: Sequence[Served]) -> list[Served]:
 
 
 def bounds_at(
-    here: Served, served: Sequence[Served], targets: Iterable[Target], margin: float
+    here: CostedScenario, served: Sequence[CostedScenario], targets: Iterable[Target], margin: float
 ) -> tuple[Table, list[Bound]]:
     """Return the bounds that the targets set at one scenario, and the table that has their costs.
 
@@ -189,7 +191,7 @@ def bounds_at(
     return table, bounds
 
 
-def _with_costs(table: Table, at: Served) -> Table:
+def _with_costs(table: Table, at: CostedScenario) -> Table:
     """Return a table with the costs at another scenario beside its own, by "cost at scenario"."""
     if any(f"{name} at {at.scenario}" in table.cost_names for name in at.table.cost_names):
         return table

@@ -12,7 +12,7 @@ from typing import Any, get_args
 from fretsaw.puzzle.search.bounds import (
     PHASES,
     Bound,
-    Served,
+    CostedScenario,
     bounds_at,
     explain_targets,
     limits_of,
@@ -42,7 +42,7 @@ from fretsaw.stage.progress import say
 class Attempt:
     """The search at one scenario: what was found there, or why nothing was."""
 
-    served: Served
+    served: CostedScenario
     table: Table
     bounds: list[Bound]
     solutions: list[Solution]
@@ -97,7 +97,7 @@ def write_search(
 def attempt(
     settings: SearchSettings,
     rules: Rules,
-    here: Served,
+    here: CostedScenario,
     table: Table,
     bounds: list[Bound],
     seed: int,
@@ -142,7 +142,9 @@ def _by_subblock(solution: Solution) -> Solution:
     return replace(solution, choices=choices)
 
 
-def _speedups(child: Mapping[str, float], at: Served, reference: Served) -> dict[str, float]:
+def _speedups(
+    child: Mapping[str, float], at: CostedScenario, reference: CostedScenario
+) -> dict[str, float]:
     """Return tokens/s of a child served at one scenario over the parent's at the reference."""
     return {
         name.removesuffix("_ms"): (at.tokens(name) / child[name])
@@ -155,7 +157,7 @@ def _speedups(child: Mapping[str, float], at: Served, reference: Served) -> dict
 
 
 def _forecast(
-    settings: SearchSettings, reference: Served, best: Attempt, attempts: Sequence[Attempt]
+    settings: SearchSettings, reference: CostedScenario, best: Attempt, attempts: Sequence[Attempt]
 ) -> dict[str, Any]:
     def foreseen(one: Attempt) -> dict[str, Any]:
         where = {"scenario": str(one.served.scenario), "bounds": limits_of(one.bounds)}
@@ -196,7 +198,7 @@ def _baselines(
     return rows
 
 
-def _say(settings: SearchSettings, reference: Served, best: Attempt) -> None:
+def _say(settings: SearchSettings, reference: CostedScenario, best: Attempt) -> None:
     child, parent = best.solutions[0], reference.parent
     speedups = _speedups(child.costs, best.served, reference)
     say(

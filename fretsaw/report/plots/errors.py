@@ -11,7 +11,7 @@ from fretsaw.report.findings import Findings
 from fretsaw.report.plots.axes import key, name_rows
 from fretsaw.report.plots.style import CHILD, MUTED, PARENT, SECOND, sheet
 
-STAGES = {"plain": (PARENT, "s"), "repaired": (SECOND, "o"), "trained": (CHILD, "D")}
+CARE = {"plain": (PARENT, "s"), "repaired": (SECOND, "o"), "trained": (CHILD, "D")}
 
 
 def draw_errors(findings: Findings) -> Figure | None:
@@ -29,7 +29,7 @@ def draw_errors(findings: Findings) -> Figure | None:
     for y, layers in enumerate(shown.values()):
         _draw_row(axes, y, layers, seen)
     for stage in seen:
-        axes.plot([], [], STAGES[stage][1], color=STAGES[stage][0], label=stage)
+        axes.plot([], [], CARE[stage][1], color=CARE[stage][0], label=stage)
     axes.set_xscale("log")
     name_rows(axes, list(shown))
     axes.set_xlabel("held-out block error" if findings.trained else "KL, nats a token")
@@ -45,7 +45,7 @@ def _draw_row(
         values = [max(row[stage], 1e-9) for row in layers if stage in row]
         if not values:
             continue
-        colour, marker = STAGES[stage]
+        colour, marker = CARE[stage]
         at, median = y + 0.22 * (k - (len(stages) - 1) / 2), float(np.median(values))
         axes.plot(values, [at] * len(values), ".", color=colour, ms=3, alpha=0.6)
         axes.plot(median, at, marker, color=colour, ms=6, zorder=4)
@@ -73,7 +73,7 @@ def _entries(table: Mapping[str, Any]) -> Iterable[tuple[tuple[int, str], dict[s
 
 
 def _trained(row: Mapping[str, Any]) -> dict[str, float]:
-    stages = {stage: row[stage] for stage in STAGES if stage in row}
+    stages = {stage: row[stage] for stage in CARE if stage in row}
     return {**stages, "trained": row[row["kept"]]}
 
 
@@ -84,4 +84,4 @@ def _repaired(repair: Mapping[str, float]) -> dict[str, float]:
 def stages_of(errors: Iterable[Mapping[str, float]]) -> list[str]:
     """Return the stages at which any alternative's error is known, in their order."""
     known = {stage for stages in errors for stage in stages}
-    return [stage for stage in STAGES if stage in known]
+    return [stage for stage in CARE if stage in known]

@@ -13,7 +13,7 @@ from fretsaw.report.plots.style import ACCENT, DASHED, DIAMOND, MUTED, PARENT, S
 OTHERS = ("v", "^", "<", ">", "x", "+", "1")  # markers of the other searches
 SPEEDUPS = (1, 1.25, 1.5, 2, 3, 4, 6, 10, 20, 40, 80)  # that are ticked
 
-Place = tuple[float, float]  # (decode speed-up, sum of scores)
+Coordinates = tuple[float, float]  # (decode speed-up, sum of scores)
 
 
 def draw_pareto(findings: Findings) -> Figure | None:
@@ -42,13 +42,13 @@ def draw_pareto(findings: Findings) -> Figure | None:
     return figure
 
 
-def _front(findings: Findings) -> list[Place]:
+def _front(findings: Findings) -> list[Coordinates]:
     parent_ms, _ = findings.decode_ms_searched
     points = [(solution["costs"]["decode_ms"], solution["score"]) for solution in findings.front]
     return [(parent_ms / ms, score) for ms, score in points if ms > 0]
 
 
-def _others(findings: Findings) -> dict[str, Place]:
+def _others(findings: Findings) -> dict[str, Coordinates]:
     parent_ms, _ = findings.decode_ms_searched
     return {
         row["method"]: (parent_ms / row["costs"]["decode_ms"], row["score"])
@@ -57,7 +57,7 @@ def _others(findings: Findings) -> dict[str, Place]:
     }
 
 
-def _child(findings: Findings) -> Place:
+def _child(findings: Findings) -> Coordinates:
     parent_ms, child_ms = findings.decode_ms_searched
     return parent_ms / child_ms, findings.score
 
@@ -72,7 +72,7 @@ def _wanted(findings: Findings) -> float | None:
     return max((t.amount for t in targets if t.quantity == "decode"), default=None)
 
 
-def _draw_front(axes: Axes, front: Sequence[Place], wanted: float | None) -> None:
+def _draw_front(axes: Axes, front: Sequence[Coordinates], wanted: float | None) -> None:
     points = zip(*sorted(front), strict=True)
     axes.plot(*points, "-o", color=SECOND, ms=4, label="best at each speed")
     axes.plot(1, 0, "s", color=PARENT, ms=9, label="parent", zorder=4, clip_on=False)
@@ -80,12 +80,12 @@ def _draw_front(axes: Axes, front: Sequence[Place], wanted: float | None) -> Non
         axes.axvline(wanted, label=f"target {wanted:g}×", **DASHED)
 
 
-def _draw_others(axes: Axes, others: Mapping[str, Place]) -> None:
+def _draw_others(axes: Axes, others: Mapping[str, Coordinates]) -> None:
     for marker, (method, place) in zip(OTHERS, others.items(), strict=False):
         axes.plot(*place, marker, color=MUTED, ms=6, label=method, clip_on=False)
 
 
-def _draw_child(axes: Axes, child: Place, measured: float | None) -> None:
+def _draw_child(axes: Axes, child: Coordinates, measured: float | None) -> None:
     speedup, score = child
     axes.plot(speedup, score, "o", color=ACCENT, ms=9, label="chosen, predicted", zorder=5)
     if measured is not None:

@@ -16,7 +16,9 @@ from fretsaw.report.plots.style import ACCENT, MUTED, sheet
 COLOURS = "cividis_r"
 MAX_SCORED = 16  # layers; beyond that a key says what the colours mean
 
-Layers = Sequence[Mapping[str, Mapping[str, Any]]]  # kind of subblock -> alternative -> its entry
+LayerScores = Sequence[
+    Mapping[str, Mapping[str, Any]]
+]  # kind of subblock -> alternative -> its entry
 
 
 def draw_scores(findings: Findings) -> Figure:
@@ -39,7 +41,7 @@ def draw_scores(findings: Findings) -> Figure:
     return figure
 
 
-def _norm(layers: Layers) -> LogNorm:
+def _norm(layers: LayerScores) -> LogNorm:
     entries = [entry for layer in layers for kind in layer.values() for entry in kind.values()]
     values = [entry["score"] for entry in entries if entry["score"] > 0]
     return LogNorm(min(values, default=1e-6), max(max(values, default=1.0), 1e-6))

@@ -13,7 +13,7 @@ from fretsaw.report.findings import Findings
 from fretsaw.report.plots.axes import MAX_LABELLED, bare, number_layers
 from fretsaw.report.plots.style import ACCENT, CHILD, EMPTY, INK, PARENT, sheet
 
-HALVES = {  # of a block: its size, 0 for none, and its kind
+PANELS = {  # of a block: its size, 0 for none, and its kind
     "Attention: KV heads": attrgetter("num_key_value_heads", "attention_kind"),
     "FFN: width": attrgetter("intermediate_size", "ffn_kind"),
 }
@@ -23,8 +23,8 @@ Kept = tuple[int, SubblockKind]
 def draw_shapes(findings: Findings) -> Figure:
     """Draw the sizes that each layer had and kept."""
     figure = sheet(3.3, "Per layer, what of the parent's attention and FFN was kept")
-    panels = figure.subplots(len(HALVES), 1, sharex=True)
-    for axes, (title, half_of) in zip(panels, HALVES.items(), strict=True):
+    panels = figure.subplots(len(PANELS), 1, sharex=True)
+    for axes, (title, half_of) in zip(panels, PANELS.items(), strict=True):
         before, after = (
             [half_of(block) for block in config.blocks]
             for config in (findings.parent, findings.assembled)

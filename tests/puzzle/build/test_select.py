@@ -11,7 +11,7 @@ from fretsaw.distill.train import distill
 from fretsaw.puzzle.build.assemble import assemble
 from fretsaw.puzzle.build.select import select
 from fretsaw.puzzle.settings import AssembleSettings, SelectSettings
-from fretsaw.stage.artifact import Request
+from fretsaw.stage.artifact import StageRequest
 from fretsaw.stage.execute import execute
 
 BRIEF = DistillSettings(
@@ -23,7 +23,7 @@ BRIEF = DistillSettings(
 
 def make(function, kind: str, settings, inputs: dict[str, Path], out: Path) -> Path:
     execute(
-        function, Request.of(kind, settings, inputs, 0), settings, out, device="cpu", dtype="fp32"
+        function, StageRequest.of(kind, settings, inputs, 0), settings, out, device="cpu", dtype="fp32"
     )
     return out
 

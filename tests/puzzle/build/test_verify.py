@@ -19,7 +19,7 @@ from fretsaw.puzzle.settings import (
     SpaceSettings,
     VerifySettings,
 )
-from fretsaw.stage.artifact import Request
+from fretsaw.stage.artifact import StageRequest
 from fretsaw.stage.execute import Interrupted, execute
 
 SPACE = SpaceSettings(kv_heads=(1,), ffn_percents=(50, 25), linear=False)
@@ -49,7 +49,7 @@ def made(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
 
 def run(function, name: str, settings, inputs: dict[str, Path], out: Path) -> dict:
     """Run a stage with its manifest."""
-    request = Request.of(name, settings, inputs, 0)
+    request = StageRequest.of(name, settings, inputs, 0)
     return execute(function, request, settings, out, device="cpu", dtype="fp32")
 
 

@@ -38,7 +38,7 @@ from fretsaw.scenario.memory import memory_costs
 from fretsaw.scenario.roofline import roofline_costs, subblock_work
 from fretsaw.scenario.scenario import Scenario
 from fretsaw.sft.settings import SftSettings
-from fretsaw.stage.artifact import Request
+from fretsaw.stage.artifact import StageRequest
 from fretsaw.stage.execute import execute
 
 SPACE = SpaceSettings(kv_heads=(2,), ffn_percents=(50,), linear=False, precisions=("fp8", "int8"))
@@ -46,7 +46,7 @@ SCENARIO = "batch=2,in=8,out=8,dtype=fp32,device=cpu"
 
 
 def made(kind: str, settings, inputs: dict[str, Path], out: Path) -> Path:
-    request = Request.of(kind, settings, inputs, 0)
+    request = StageRequest.of(kind, settings, inputs, 0)
     execute(STAGES[kind].load(), request, settings, out, device="cpu", dtype="fp32")
     return out
 

@@ -11,7 +11,7 @@ from scripted import Reply, scripted
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Decoder
-from fretsaw.puzzle.costs.deployed import Deployed
+from fretsaw.puzzle.costs.server_times import ServerTimes
 from fretsaw.scenario.scenario import Scenario
 
 CONFIG = ModelConfig.uniform(
@@ -51,7 +51,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[2])), Handler).serve_forever()
 
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("deployed") / "parent"
+    folder = tmp_path_factory.mktemp("served") / "parent"
     decoder = Decoder(CONFIG)
     decoder.init_weights(seed=0)
     checkpoint.save(decoder, folder)
@@ -59,11 +59,11 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def deployed(parent: Path, tmp_path: Path) -> Callable[..., Deployed]:
-    def make(url: str = "http://127.0.0.1:{port}", command: str = "", **more: Any) -> Deployed:
+def timed(parent: Path, tmp_path: Path) -> Callable[..., ServerTimes]:
+    def make(url: str = "http://127.0.0.1:{port}", command: str = "", **more: Any) -> ServerTimes:
         options: dict[str, Any] = {"config": CONFIG, "models": MODELS, "deadline_s": 20.0, **more}
         options.setdefault("check", lambda: None)
-        return Deployed(
+        return ServerTimes(
             folder=tmp_path / "models",
             parent=parent,
             scenario=SCENARIO,
@@ -85,7 +85,7 @@ def all_tokens(number: int, body: Any) -> Reply:
     return Reply.of({"usage": {"completion_tokens": len(body["prompt"]) * body["max_tokens"]}})
 
 
-def time_at(engine: Deployed, *rounds: int, scenario: Scenario = SCENARIO) -> list[dict]:
+def time_at(engine: ServerTimes, *rounds: int, scenario: Scenario = SCENARIO) -> list[dict]:
     with engine.open("parent", CONFIG.blocks) as timed:
         return [timed(scenario, r) for r in rounds]
 
@@ -94,13 +94,13 @@ def time_at(engine: Deployed, *rounds: int, scenario: Scenario = SCENARIO) -> li
 
 
 def test_every_model_is_served_in_turn_and_its_server_ends(
-    deployed: Callable[..., Deployed], tmp_path: Path
+    timed: Callable[..., ServerTimes], tmp_path: Path
 ) -> None:
-    engine = deployed(command=script(tmp_path, SERVER))
+    engine = timed(command=script(tmp_path, SERVER))
     assert not engine.is_interleaved
     for name, blocks in MODELS.items():
-        with engine.open(name, blocks) as timed:
-            times = timed(SCENARIO, 0)
+        with engine.open(name, blocks) as time_once:
+            times = time_once(SCENARIO, 0)
         assert set(times) == {"prefill_ms", "decode_ms"}
         assert min(times.values()) > 0
     written = sorted(path.name for path in (tmp_path / "models").iterdir())
@@ -110,7 +110,7 @@ def test_every_model_is_served_in_turn_and_its_server_ends(
 
 
 def test_what_a_server_started_ends_with_it(
-    deployed: Callable[..., Deployed], tmp_path: Path
+    timed: Callable[..., ServerTimes], tmp_path: Path
 ) -> None:
     number = tmp_path / "pid"
     child = (
@@ -118,26 +118,26 @@ def test_what_a_server_started_ends_with_it(
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
         f"pathlib.Path({str(number)!r}).write_text(str(child.pid))\n"
     )
-    time_at(deployed(command=script(tmp_path, child + SERVER)), 0)
+    time_at(timed(command=script(tmp_path, child + SERVER)), 0)
     state = Path("/proc") / number.read_text() / "stat"
     assert not state.exists() or state.read_text().split()[2] == "Z"
 
 
 def test_a_server_that_ends_is_told_with_its_last_words(
-    deployed: Callable[..., Deployed], tmp_path: Path
+    timed: Callable[..., ServerTimes], tmp_path: Path
 ) -> None:
     words = "import sys\nfor i in range(9): print('line', i)\nsys.exit(3)"
     rule = r"--server-command: the server ended with 3: \nline 4\nline 5\nline 6\nline 7\nline 8$"
     with pytest.raises(ValueError, match=rule):
-        time_at(deployed(command=script(tmp_path, words)), 0)
+        time_at(timed(command=script(tmp_path, words)), 0)
     with pytest.raises(ValueError, match="the server ended with 0: it wrote nothing"):
-        time_at(deployed(command=script(tmp_path, "")), 0)
+        time_at(timed(command=script(tmp_path, "")), 0)
     with pytest.raises(ValueError, match=r"--server-command: nowhere is no program that can be"):
-        time_at(deployed(command="nowhere {model}"), 0)
+        time_at(timed(command="nowhere {model}"), 0)
 
 
 def test_a_server_that_does_not_listen_is_told_with_its_last_words(
-    deployed: Callable[..., Deployed], tmp_path: Path
+    timed: Callable[..., ServerTimes], tmp_path: Path
 ) -> None:
     silent = "import time\nprint('loading', flush=True)\ntime.sleep(600)"
     rule = (
@@ -145,27 +145,27 @@ def test_a_server_that_does_not_listen_is_told_with_its_last_words(
         r"--server-deadline-s; it last wrote: \nloading$"
     )
     with pytest.raises(ValueError, match=rule):
-        time_at(deployed(command=script(tmp_path, silent), deadline_s=1.0), 0)
+        time_at(timed(command=script(tmp_path, silent), deadline_s=1.0), 0)
 
 
 def test_a_stop_is_heard_while_a_server_is_awaited(
-    deployed: Callable[..., Deployed], tmp_path: Path
+    timed: Callable[..., ServerTimes], tmp_path: Path
 ) -> None:
     def stop() -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        time_at(deployed(command=script(tmp_path, "import time; time.sleep(9)"), check=stop), 0)
+        time_at(timed(command=script(tmp_path, "import time; time.sleep(9)"), check=stop), 0)
 
 
 # --- a server that runs ---------------------------------------------------------------------------
 
 
 def test_the_whole_batch_is_one_request_and_new_in_every_round(
-    deployed: Callable[..., Deployed],
+    timed: Callable[..., ServerTimes],
 ) -> None:
     with scripted(all_tokens) as server:
-        engine = deployed(server.url + "/{index}/v1")
+        engine = timed(server.url + "/{index}/v1")
         assert engine.is_interleaved
         time_at(engine, 0, 1)
     bodies = [one.body for one in server.posted]
@@ -177,17 +177,17 @@ def test_the_whole_batch_is_one_request_and_new_in_every_round(
     assert all(0 <= token < 10 for body in bodies for row in body["prompt"] for token in row)
 
 
-def test_what_is_refused_is_told_and_not_asked_again(deployed: Callable[..., Deployed]) -> None:
+def test_what_is_refused_is_told_and_not_asked_again(timed: Callable[..., ServerTimes]) -> None:
     busy = Reply.of({"error": {"message": "too busy"}}, 503, headers={"Retry-After": "0"})
     with (
         scripted(lambda number, body: busy) as server,
         pytest.raises(ValueError, match=r"completions: the server refused \(503\): .*too busy"),
     ):
-        time_at(deployed(server.url + "/{index}"), 0)
+        time_at(timed(server.url + "/{index}"), 0)
     assert len(server.posted) == 1
 
 
-def test_fewer_tokens_than_asked_for_do_not_count(deployed: Callable[..., Deployed]) -> None:
+def test_fewer_tokens_than_asked_for_do_not_count(timed: Callable[..., ServerTimes]) -> None:
     answers = {"completion_tokens": 3}, {}
     for answer, made in zip(answers, ("3", "an unknown number of"), strict=True):
         rule = f"{made} tokens came where 4 were asked for, so its times do not count; use a server"
@@ -195,40 +195,40 @@ def test_fewer_tokens_than_asked_for_do_not_count(deployed: Callable[..., Deploy
             scripted(lambda number, body, a=answer: Reply.of({"usage": a})) as server,
             pytest.raises(ValueError, match=rule),
         ):
-            time_at(deployed(server.url + "/{index}"), 0)
+            time_at(timed(server.url + "/{index}"), 0)
 
 
-def test_what_is_no_such_server_is_told(deployed: Callable[..., Deployed]) -> None:
+def test_what_is_no_such_server_is_told(timed: Callable[..., ServerTimes]) -> None:
     hello, empty = Reply((b"hello",)), Reply.of({"data": []})
     rules = "v1/models: what answers speaks no JSON; give a", "names no model at /v1/models; give a"
     for models, rule in zip((hello, empty), rules, strict=True):
         with scripted(all_tokens, models) as server, pytest.raises(ValueError, match=rule):
-            time_at(deployed(server.url + "/{index}"), 0)
+            time_at(timed(server.url + "/{index}"), 0)
 
 
-def test_an_answer_too_late_is_none(deployed: Callable[..., Deployed]) -> None:
+def test_an_answer_too_late_is_none(timed: Callable[..., ServerTimes]) -> None:
     slow = Reply.of({}, pause_s=9.0)
     rule = r"no answer within 0.5 s \(.*timed out.*\); .* or raise --server-deadline-s$"
     with scripted(lambda n, b: slow) as server, pytest.raises(ValueError, match=rule):
-        time_at(deployed(server.url + "/{index}", deadline_s=0.5), 0)
+        time_at(timed(server.url + "/{index}", deadline_s=0.5), 0)
 
 
 # --- what is not understood -----------------------------------------------------------------------
 
 
-def test_one_token_is_no_decoding(deployed: Callable[..., Deployed]) -> None:
+def test_one_token_is_no_decoding(timed: Callable[..., ServerTimes]) -> None:
     one = Scenario(batch=2, prompt_tokens=3, output_tokens=1, dtype="fp32", device="cpu")
     with scripted(all_tokens) as server, pytest.raises(ValueError, match="give out=2 or more"):
-        time_at(deployed(server.url + "/{index}"), 0, scenario=one)
+        time_at(timed(server.url + "/{index}"), 0, scenario=one)
 
 
-def test_options_that_are_not_understood(deployed: Callable[..., Deployed]) -> None:
+def test_options_that_are_not_understood(timed: Callable[..., ServerTimes]) -> None:
     with pytest.raises(ValueError, match=r"--server-url ftp://\{port\}: no address; write http"):
-        deployed("ftp://{port}")
+        timed("ftp://{port}")
     with pytest.raises(ValueError, match=r"--server-command 'vllm serve': names no \{model\}"):
-        deployed(command="vllm serve")
+        timed(command="vllm serve")
     with pytest.raises(ValueError, match=r"--server-url http://gpu: the same for all models"):
-        deployed("http://gpu")
+        timed("http://gpu")
     linear = {"linear": (BlockConfig.from_names("attn_linear", "ffn8"),) * 2}
     with pytest.raises(ValueError, match="vLLM loads no linear subblocks"):
-        deployed(models=linear)
+        timed(models=linear)

@@ -73,7 +73,7 @@ class Job:
     """
 
     def __init__(
-        self, worker: "Worker", requests: Sequence[Request], watches: Sequence[Watch | None]
+        self, worker: "EngineThread", requests: Sequence[Request], watches: Sequence[Watch | None]
     ):
         self.requests, self.watches = tuple(requests), tuple(watches)
         self._worker = worker
@@ -118,7 +118,7 @@ class Job:
             self._accepted.set_exception(error)
 
 
-class Worker:
+class EngineThread:
     """Runs an engine in a thread of its own."""
 
     def __init__(self, engine: Stepped, *, max_open: int):

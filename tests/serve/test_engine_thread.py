@@ -13,13 +13,13 @@ from serving import asking, local
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.engine.engine import Engine
 from fretsaw.engine.sequence import Event
-from fretsaw.serve.worker import (
+from fretsaw.serve.engine_thread import (
     FORCED_LOGPROB,
     Closing,
     EngineFailed,
+    EngineThread,
     Job,
     QueueFull,
-    Worker,
 )
 
 PROMPT = (0, 5, 6, 7)
@@ -32,12 +32,12 @@ def engine(toggled: Path) -> Engine:
 
 
 def run(
-    engine: Engine, work: Callable[[Worker], Awaitable[Result]], *, max_open: int = 8
+    engine: Engine, work: Callable[[EngineThread], Awaitable[Result]], *, max_open: int = 8
 ) -> Result:
     """Run some work with a worker that is started before and closed after it."""
 
     async def whole() -> Result:
-        worker = Worker(engine, max_open=max_open)
+        worker = EngineThread(engine, max_open=max_open)
         worker.start()
         try:
             return await asyncio.wait_for(work(worker), timeout=30)
@@ -60,7 +60,7 @@ async def gather(job: Job) -> list[list[Event]]:
 
 
 def test_jobs_side_by_side(engine: Engine) -> None:
-    async def work(worker: Worker) -> list[list[list[Event]]]:
+    async def work(worker: EngineThread) -> list[list[list[Event]]]:
         jobs = [
             await worker.submit(
                 [
@@ -80,7 +80,7 @@ def test_jobs_side_by_side(engine: Engine) -> None:
 
 
 def test_leaving_a_job_frees_its_pages(engine: Engine) -> None:
-    async def work(worker: Worker) -> None:
+    async def work(worker: EngineThread) -> None:
         job = await worker.submit([ask(PROMPT, 200)] * 3)
         async with job:
             async for _ in job.events():
@@ -103,7 +103,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 def test_a_client_that_leaves_before_it_is_accepted(engine: Engine) -> None:
-    async def work(worker: Worker) -> None:
+    async def work(worker: EngineThread) -> None:
         submitting = [asyncio.create_task(worker.submit([ask(PROMPT, 200)])) for _ in range(4)]
         await asyncio.sleep(0)
         for task in submitting:
@@ -116,7 +116,7 @@ def test_a_client_that_leaves_before_it_is_accepted(engine: Engine) -> None:
 
 
 def test_all_requests_of_a_job_run_or_none(engine: Engine) -> None:
-    async def work(worker: Worker) -> None:
+    async def work(worker: EngineThread) -> None:
         with pytest.raises(ValueError, match="context"):
             await worker.submit(
                 [
@@ -138,7 +138,7 @@ def test_tokens_that_are_put_in_come_as_events_in_their_place(engine: Engine) ->
         seen.append(token_id)
         return (11, 12) if len(seen) == 3 else ()
 
-    async def work(worker: Worker) -> list[list[Event]]:
+    async def work(worker: EngineThread) -> list[list[Event]]:
         requests = [
             ask(PROMPT, 10),
             ask(PROMPT, 10),
@@ -159,7 +159,7 @@ def test_tokens_that_are_put_in_come_as_events_in_their_place(engine: Engine) ->
 
 
 def test_nothing_is_put_in_where_no_room_would_be_left(engine: Engine) -> None:
-    async def work(worker: Worker) -> list[list[Event]]:
+    async def work(worker: EngineThread) -> list[list[Event]]:
         watches = [lambda id: (11, 12)]
         return await gather(await worker.submit([ask(PROMPT, 3)], watches))
 
@@ -169,7 +169,7 @@ def test_nothing_is_put_in_where_no_room_would_be_left(engine: Engine) -> None:
 
 
 def test_a_full_queue_and_a_closing_one(engine: Engine) -> None:
-    async def work(worker: Worker) -> None:
+    async def work(worker: EngineThread) -> None:
         job = await worker.submit([ask(PROMPT, 100)] * 3)
         with pytest.raises(QueueFull):
             await worker.submit([ask(PROMPT, 1)])
@@ -185,7 +185,7 @@ def test_a_full_queue_and_a_closing_one(engine: Engine) -> None:
 
 
 def test_past_the_deadline_what_runs_is_told(engine: Engine) -> None:
-    async def work(worker: Worker) -> None:
+    async def work(worker: EngineThread) -> None:
         job = await worker.submit([ask(PROMPT, 250)])
         await worker.close(grace_s=0)
         with pytest.raises(Closing):
@@ -195,7 +195,7 @@ def test_past_the_deadline_what_runs_is_told(engine: Engine) -> None:
 
 
 def test_a_failure_of_the_engine_reaches_everyone(engine: Engine, capsys) -> None:
-    async def work(worker: Worker) -> None:
+    async def work(worker: EngineThread) -> None:
         jobs = [await worker.submit([ask(PROMPT, 250)]) for _ in range(2)]
         worker._orders.put(fail)
         for job in jobs:

@@ -26,7 +26,7 @@ from fretsaw.stage.progress import say
 FIRST_PORT = 8100  # of servers that are already running, one more for each model
 
 
-class Deployed:
+class ServerTimes:
     """Opens models by serving them; `command` "" means that they are served at `url` already.
 
     In the command `{model}` stands for the folder, in both `{port}` for a port, and in the address

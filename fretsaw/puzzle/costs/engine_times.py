@@ -6,14 +6,20 @@ from dataclasses import replace
 
 import torch
 
-from fretsaw.engine.timing import Load, describe_hardware, time_decode, time_prefill, torch_dtype
+from fretsaw.engine.timing import (
+    DecodeLoad,
+    describe_hardware,
+    time_decode,
+    time_prefill,
+    torch_dtype,
+)
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Decoder
 from fretsaw.model.quantised import randomise_codes
 from fretsaw.scenario.scenario import Scenario
 
 
-class Embedded:
+class EngineTimes:
     """Opens models of random weights, since times do not depend on the weights."""
 
     is_interleaved = True
@@ -33,7 +39,7 @@ class Embedded:
         decoder = decoder.to(self._dtype).eval().requires_grad_(False)
 
         def time(scenario: Scenario, round_index: int) -> dict[str, float]:
-            load = Load(scenario.batch, scenario.prompt_tokens, scenario.output_tokens)
+            load = DecodeLoad(scenario.batch, scenario.prompt_tokens, scenario.output_tokens)
             return {
                 "prefill_ms": time_prefill(decoder, load),
                 "decode_ms": time_decode(decoder, load),
