@@ -17,7 +17,8 @@ from fretsaw.puzzle.search.table_json import joint_pairs, pairs_from_json
 from fretsaw.scenario.scenario import Scenario
 from fretsaw.scenario.target import TOTAL_MS, Target, limits
 
-PHASES = {"prefill_ms": "prompt_tokens", "decode_ms": "output_tokens"}  # cost -> its tokens
+# Of a scenario, by the cost that is spent on them.
+TOKENS_OF_PHASE = {"prefill_ms": "prompt_tokens", "decode_ms": "output_tokens"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class CostedScenario:
 
     def tokens(self, cost: str) -> int:
         """Return how many tokens a time is spent on."""
-        return self.scenario.batch * sum(getattr(self.scenario, PHASES[p]) for p in cost.split("+"))
+        fields = (TOKENS_OF_PHASE[phase] for phase in cost.split("+"))
+        return self.scenario.batch * sum(getattr(self.scenario, field) for field in fields)
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def ffn_overhead(alternatives: Mapping[str, Mapping[str, float]]) -> dict[str, f
             "of an FFN, so what fusing saves is not known; add ffn_percents to the costs' space"
         )
     found = {}
-    for phase in PHASES:
+    for phase in TOKENS_OF_PHASE:
         _, intercept = np.polyfit(list(widths), [costs[phase] for costs in widths.values()], 1)
         found[phase] = max(0.0, float(intercept))
     return found
@@ -177,10 +179,10 @@ def bounds_at(
         for at in named_by(target, served) or [here]:
             parent = dict((at if target.at else served[0]).parent)
             name = target.cost
-            is_time = name in (*PHASES, TOTAL_MS)
+            is_time = name in (*TOKENS_OF_PHASE, TOTAL_MS)
             if is_time and not target.at:
                 scale = here.tokens(name) / served[0].tokens(name)
-                parent |= {part: parent[part] * scale for part in PHASES}
+                parent |= {part: parent[part] * scale for part in TOKENS_OF_PHASE}
             ((_, limit),) = limits([replace(target, at="")], parent).items()
             if at is not here:
                 table = _with_costs(table, at)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from fretsaw.puzzle.search.bounds import (
-    PHASES,
+    TOKENS_OF_PHASE,
     Bound,
     CostedScenario,
     bounds_at,
@@ -149,7 +149,7 @@ def _speedups(
     return {
         name.removesuffix("_ms"): (at.tokens(name) / child[name])
         / (reference.tokens(name) / reference.parent[name])
-        for name in PHASES
+        for name in TOKENS_OF_PHASE
     }
 
 
