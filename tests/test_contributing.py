@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from test_layout import FLOORS
+
 ROOT = Path(__file__).parents[1]
 PATH = re.compile(r"`(fretsaw/[^`]+)`")
 
@@ -30,3 +32,13 @@ def test_every_question_of_where_has_files_that_are_there() -> None:
     assert len(answers) >= 10
     assert [row for row, files in zip(rows, answers, strict=True) if not files] == []
     assert absent([path for files in answers for path in files]) == []
+
+
+def test_the_rooms_are_those_of_the_layout() -> None:
+    _, _, *rows = re.findall(r"^\|.*$", section("Rooms and floors"), re.MULTILINE)
+    floors: dict[int, set[str]] = {}
+    for row in rows:
+        _, floor, rooms, _ = row.split("|")
+        floors.setdefault(int(floor) - 1, set()).update(re.findall(r"`(\w+)`", rooms))
+    known = {i: {room for room in rooms if "__" not in room} for i, rooms in enumerate(FLOORS)}
+    assert floors == known

@@ -11,6 +11,7 @@ import email.utils
 import hashlib
 import ipaddress
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -96,7 +97,7 @@ class Client:
                 raise Fault(f"{self.url}: names no model at /v1/models; {rule}", status=200)
 
     def call(self, path: str, body: Body | None = None) -> Any:
-        """Return the answer to a GET, or with a body to a POST. Raises `Fault`."""
+        """Return the JSON that answers a GET, or with a body a POST. Raises `Fault`."""
         kept = None if self._cache is None or body is None else self._cache / _key(path, body)
         self._count(requests=1)
         if kept is not None and kept.is_file():
@@ -134,6 +135,8 @@ class Client:
                 if not line.startswith(b"data:") or data == b"[DONE]":
                     continue  # a comment, or nothing that counts
                 event = self._json(path, data)
+                if not isinstance(event, dict):
+                    raise self._no_json(path)
                 usage = event.get("usage") or usage
                 yield at, event
         self._count_tokens(usage)
@@ -155,7 +158,7 @@ class Client:
     def _try(self, path: str, body: Body | None, deadline: float) -> Any:
         with self._open(path, body, max(0.01, deadline - time.monotonic())) as response:
             answer = self._json(path, b"".join(_until(deadline, response.iter_bytes())))
-        self._count_tokens(answer.get("usage"))
+        self._count_tokens(answer.get("usage") if isinstance(answer, dict) else None)
         return answer
 
     @contextlib.contextmanager
@@ -172,22 +175,26 @@ class Client:
                     raise Fault(f"{url}: {rule}", status=status, told=told, wait_s=wait_s)
                 yield response
         except httpx.RequestError as error:
+            if isinstance(error, httpx.RemoteProtocolError) and _greets_otherwise(self.url):
+                raise self._no_json(path) from error
             told = str(error) or type(error).__name__
             rule = f"no answer ({told}); check the address and that the server runs"
             raise Fault(f"{url}: {rule}", told=told) from error
 
     def _json(self, path: str, text: bytes) -> Any:
-        """Return the object that an answer or an event is, unless it tells of an error."""
-        found = None
-        with contextlib.suppress(ValueError):
+        """Return what an answer or an event is as JSON, unless it tells of an error."""
+        try:
             found = json.loads(text)
-        if not isinstance(found, dict):
-            rule = "what answers speaks no JSON; give an OpenAI-compatible server's URL"
-            raise Fault(f"{self.url}{path}: {rule}", status=200, told="it speaks no JSON")
-        if found.get("error"):
+        except ValueError as error:
+            raise self._no_json(path) from error
+        if isinstance(found, dict) and found.get("error"):
             told = _said(text)
             raise Fault(f"{self.url}{path}: the server failed: {told}", status=200, told=told)
         return found
+
+    def _no_json(self, path: str) -> Fault:
+        rule = "what answers speaks no JSON; give an OpenAI-compatible server's URL"
+        return Fault(f"{self.url}{path}: {rule}", status=200, told="it speaks no JSON")
 
     def _count(self, **more: float) -> None:
         with self._lock:
@@ -208,6 +215,18 @@ def _host(url: str) -> str:
         if address.scheme in ("http", "https") and address.host:
             return address.host
     raise ValueError(f"{url!r} is no address; write http://HOST:PORT")
+
+
+def _greets_otherwise(url: str) -> bool:
+    """Whether who listens there answers a request with something that is not HTTP."""
+    address = httpx.URL(url)
+    port = address.port or {"http": 80, "https": 443}[address.scheme]
+    with contextlib.suppress(OSError), socket.create_connection((address.host, port), 1.0) as there:
+        there.settimeout(1.0)
+        there.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        said = there.recv(64)
+        return address.scheme == "http" and bool(said) and not said.startswith(b"HTTP/")
+    return False
 
 
 def _is_here(host: str) -> bool:

@@ -48,9 +48,11 @@ class RemoteSampler:
     @property
     def context(self) -> int:
         """Tokens of a prompt and its answer together, as the server states them."""
-        for entry in self._client.call("/v1/models").get("data", ()):
-            if entry.get("id") == self.model and entry.get("max_model_len"):
-                return int(entry["max_model_len"])
+        match self._client.call("/v1/models"):
+            case {"data": [*entries]}:
+                for entry in entries:
+                    if entry.get("id") == self.model and entry.get("max_model_len"):
+                        return int(entry["max_model_len"])
         raise ValueError(
             f"{self._client.url}: does not say how long the context of {self.model} is; use a "
             "server that states max_model_len at /v1/models, as vLLM does"
@@ -100,8 +102,12 @@ class RemoteSampler:
             "return_token_ids": True,
         }
 
-    def _events(self, number: int, answer: dict[str, Any]) -> Iterator[Event]:
-        choice = (answer.get("choices") or [{}])[0]
+    def _events(self, number: int, answer: Any) -> Iterator[Event]:
+        match answer:
+            case {"choices": [{} as choice, *_]}:
+                pass
+            case _:
+                choice = {}
         token_ids = choice.get("token_ids")
         logprobs = (choice.get("logprobs") or {}).get("token_logprobs")
         if not token_ids or logprobs is None or len(token_ids) != len(logprobs):
