@@ -147,10 +147,8 @@ def make_silences(
     num_problems: int, seed: int, split: str, options: Mapping[str, str]
 ) -> list[Problem]:
     length = int(options.get("length", 0))
-    question = (Message("user", f"Say {length} letters."),)
-    return [
-        Problem(str(i), question, {"length": length}, grader="length") for i in range(num_problems)
-    ]
+    question = (Message("user", f"{length} letters."),)
+    return [Problem(str(i), question, {"length": length}) for i in range(num_problems)]
 
 
 LENGTH_ROW = Grader(
@@ -163,6 +161,7 @@ SILENCE_ROW = Task(
     function="test_additions:make_silences",
     options=("length",),
     grader="length",
+    prompt="Say {question}",
     sampling={"on": Sampling(), "off": Sampling()},
     licence="Apache-2.0",
 )
@@ -181,6 +180,8 @@ def test_a_grader_and_a_task_are_known_to_eval(
     tasks = json.loads((tmp_path / "eval/results.json").read_text())["tasks"]
     assert list(tasks) == ["silence:length=4", "own.jsonl"]
     assert len(tasks["silence:length=4"]["child"]["on"]["grades"]) == 3
+    (problem,) = load_problems("silence:length=2", 1, seed=0)
+    assert (problem.messages[-1].content, problem.grader) == ("Say 2 letters.", "length")
     with pytest.raises(ValueError, match="no option 'depth'; it has length"):
         load_problems("silence:depth=2", 1, seed=0)
     with pytest.raises(ValueError, match="unknown; use word_problems, silence"):

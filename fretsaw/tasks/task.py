@@ -5,7 +5,7 @@
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fretsaw.chat.reasoning import Mode
@@ -31,6 +31,12 @@ class Task:
         """Import the function."""
         module, name = self.function.split(":")
         return getattr(importlib.import_module(module), name)
+
+    def put(self, problem: Problem) -> Problem:
+        """Return a problem as this task asks it, graded by this task's grader."""
+        *before, last = problem.messages
+        asked = replace(last, content=self.prompt.replace("{question}", last.content))
+        return replace(problem, messages=(*before, asked), grader=self.grader)
 
 
 GREEDY = Sampling(max_tokens=96)
@@ -72,9 +78,10 @@ def load_problems(
                 f"task {task!r}: no option {key!r}; it has {', '.join(TASKS[name].options)}"
             )
     try:
-        return TASKS[name].load()(num_problems, seed, split, options)
+        problems = TASKS[name].load()(num_problems, seed, split, options)
     except BadOption as error:
         raise ValueError(f"task {task!r}: {error}") from None
+    return [TASKS[name].put(problem) for problem in problems]
 
 
 class BadOption(ValueError):

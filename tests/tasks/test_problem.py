@@ -7,10 +7,11 @@ import pytest
 
 from fretsaw.chat.message import Message
 from fretsaw.chat.reasoning import Mode, with_reasoning
+from fretsaw.eval.settings import EvalSettings
 from fretsaw.grade.grader import GRADERS, Grader
 from fretsaw.tasks.problem import Problem, read_problems
 from fretsaw.tasks.prompt import GradedAnswer, Prompt, grade_answers
-from fretsaw.tasks.task import load_problems
+from fretsaw.tasks.task import TASKS, load_problems
 
 PROBLEM = Problem("0", (Message("user", "1 + 1?"),), {"answer": "2"})
 
@@ -134,3 +135,9 @@ def test_a_task_by_name():
 def test_a_task_that_is_none(task, message):
     with pytest.raises(ValueError, match=message):
         load_problems(task, 4, seed=0)
+
+
+def test_eval_draws_as_the_task_says_where_nothing_else_is_said():
+    for sampling in TASKS["word_problems"].sampling.values():
+        assert sampling.temperature == EvalSettings().temperature
+        assert sampling.max_tokens == EvalSettings().max_new_tokens
