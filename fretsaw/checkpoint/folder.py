@@ -43,9 +43,6 @@ _REMOTE_CODE = ("configuration_decilm.py", "modeling_decilm.py")
 _DERIVED = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$")  # old buffers, recomputed
 
 
-# --- finding -------------------------------------------------------------------------------------
-
-
 # --- reading -------------------------------------------------------------------------------------
 
 
