@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from fretsaw.report.findings import Findings, read_findings
+from fretsaw.report.plots.style import VARIABLES
 from fretsaw.report.plots.table import draw_all
 from fretsaw.stage.artifact import read_manifest
 
@@ -37,6 +38,15 @@ def rows(found: Findings) -> list[tuple[str, str, str, str, str]]:
     return table
 
 
+def alone(svg: str) -> str:
+    """Return a figure of the page as a file of its own: light, with the page's colours in it."""
+    colours = "".join(f"{variable}:{colour};" for colour, variable in VARIABLES.items())
+    start, _, rest = svg.partition(">")
+    style = f"<style>svg{{{colours}--sans:sans-serif}}</style>"
+    paper = '<rect width="100%" height="100%" fill="#fff"/>'
+    return f'{start} xmlns="http://www.w3.org/2000/svg">{style}{paper}{rest}'
+
+
 def main() -> None:
     """Print the table, and write the figure where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -50,7 +60,7 @@ def main() -> None:
         print(f"| {' | '.join(row)} |")
     if options.svg:
         options.svg.parent.mkdir(parents=True, exist_ok=True)
-        options.svg.write_text(draw_all(found)["shapes"])
+        options.svg.write_text(alone(draw_all(found)["shapes"]))
 
 
 if __name__ == "__main__":
