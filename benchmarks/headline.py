@@ -49,7 +49,7 @@ def alone(svg: str) -> str:
 
 def main() -> None:
     """Print the table, and write the figure where asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path, help="the folder of a target, with a report in it")
     parser.add_argument("--svg", type=Path, help="where to write the figure")
     options = parser.parse_args()

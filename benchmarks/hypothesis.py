@@ -27,9 +27,9 @@ from fretsaw.data import loader
 from fretsaw.model.config import BlockConfig, ModelConfig, blocks_from_names
 from fretsaw.model.size import block_params
 from fretsaw.model.subblock import names_of
-from fretsaw.puzzle.build.assemble import build_child
-from fretsaw.puzzle.build.interaction import Interaction, Part, fit_interaction
-from fretsaw.puzzle.build.verify import corrected_table
+from fretsaw.puzzle.children.assemble import build_child
+from fretsaw.puzzle.children.interaction import Interaction, Part, fit_interaction
+from fretsaw.puzzle.children.verify import corrected_table
 from fretsaw.puzzle.library.alternatives import calibrate
 from fretsaw.puzzle.library.ranking import BATCH_ROWS, read_orders
 from fretsaw.puzzle.library.replay import Replay

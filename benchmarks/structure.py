@@ -62,7 +62,7 @@ def lengths(paths: Iterable[Path]) -> list[int]:
 
 def main() -> None:
     """Print the figures of a checkout."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tree", type=Path, default=Path(__file__).parents[1])
     package = parser.parse_args().tree / "fretsaw"
     for folder in (package, package / "puzzle"):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from fretsaw.engine.sampler import choose
+from fretsaw.engine.draws import choose
 from fretsaw.engine.sampling import Sampling
 from fretsaw.engine.sequence import Request, SequenceState
 from fretsaw.model.config import ModelConfig, blocks_from_names

@@ -27,7 +27,7 @@ PUZZLE_FLOORS = [
     {"library", "search"},
     {"bld", "costs"},
     {"scores"},
-    {"build", "fuse"},
+    {"children", "fuse"},
 ]
 # Rooms of one floor do not know one another, except where they are one storey's own steps.
 MAY_KNOW_ITS_FLOOR = {1, 10}
@@ -99,6 +99,15 @@ def test_no_file_knows_itself_through_others() -> None:
 
     for module in sorted(modules):
         visit(module, ())
+
+
+def test_every_folder_of_code_is_a_room_that_tools_see() -> None:
+    """Names such as build and dist are passed over by git, packagers, ruff and pytest."""
+    for folder in {path.parent for path in PACKAGE.rglob("*.py")}:
+        assert (folder / "__init__.py").is_file(), f"{folder} has no __init__.py"
+    folders = [p for top in (PACKAGE, ROOT / "tests") for p in top.rglob("*") if p.is_dir()]
+    passed_over = {"build", "dist", "venv", "node_modules", "CVS"}
+    assert [folder for folder in folders if folder.name in passed_over] == []
 
 
 def test_few_files_stand_at_the_top() -> None:

@@ -72,6 +72,7 @@ class Server:
             api_key=self.api_key,
             deadline_s=self.timeout_s,
             max_concurrent=max_concurrent,
+            through_proxy=False,
         )
 
     def named(self) -> "Server":

@@ -7,17 +7,26 @@ TEMPLATE = "chat_template.jinja"  # the file of a checkpoint
 
 
 def read_chat_template(folder: Path) -> str | None:
-    """Return a checkpoint's chat template, from the file of its own or the tokenizer's config.
+    """Return a checkpoint's chat template, None where it has none.
 
-    Where the config names several, it is the one called "default", else the first.
+    Where the tokenizer's config names several, it is the one called "default".
+    """
+    return read_chat_templates(folder).get("default")
+
+
+def read_chat_templates(folder: Path) -> dict[str, str]:
+    """Return a checkpoint's templates by name, from the file of its own or the tokenizer's config.
+
+    One that stands alone is the "default".
     """
     path = folder / TEMPLATE
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        return {"default": path.read_text(encoding="utf-8")}
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    template = settings.get("chat_template")
-    if isinstance(template, list):
-        named = {entry["name"]: entry["template"] for entry in template}
-        template = named.get("default", next(iter(named.values()), None))
-    return template
+    match settings.get("chat_template"):
+        case str(template):
+            return {"default": template}
+        case list(several):
+            return {entry["name"]: entry["template"] for entry in several}
+    return {}

@@ -12,7 +12,7 @@ from typing import Literal
 
 from fretsaw.chat.control_tokens import is_chat
 from fretsaw.chat.reasoning import CLOSE_TAG, MODES, Mode
-from fretsaw.chat.template import read_chat_template
+from fretsaw.chat.template import read_chat_templates
 from fretsaw.chat.tokenizer import Tokenizer
 
 Toggle = Literal["v1", "v1.5", "none"]
@@ -68,7 +68,7 @@ def toggle_of(folder: Path) -> Toggle:
             )
     if not is_chat(Tokenizer.from_folder(folder)):
         return "none"
-    template = read_chat_template(folder)
-    if template is None or TOGGLE in template:
+    templates = "".join(read_chat_templates(folder).values())
+    if not templates or TOGGLE in templates:
         return "v1"
-    return "v1.5" if NO_THINK in template else "v1" if CLOSE_TAG in template else "none"
+    return "v1.5" if NO_THINK in templates else "v1" if CLOSE_TAG in templates else "none"

@@ -70,6 +70,7 @@ class Client:
         deadline_s: float = 600.0,
         max_concurrent: int = 64,
         may_repeat: bool = False,
+        through_proxy: bool = True,
         cache: Path | None = None,
         prices: tuple[float, float] = (0.0, 0.0),
     ):
@@ -78,7 +79,8 @@ class Client:
         self._http = httpx.Client(
             headers=HEADERS | ({"Authorization": f"Bearer {api_key}"} if api_key else {}),
             limits=httpx.Limits(max_connections=None),
-            trust_env=not _is_here(_host(url)),  # no proxy leads to this machine
+            # No proxy leads to this machine, and none stands where times are taken.
+            trust_env=through_proxy and not _is_here(_host(url)),
         )
         self._deadline_s, self._may_repeat = deadline_s, may_repeat
         self._max_concurrent = max_concurrent

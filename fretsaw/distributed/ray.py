@@ -26,10 +26,10 @@ from fretsaw.distributed.task import (
     Hear,
     MapTasks,
     Prepare,
-    attempt,
     ignore,
     lost,
 )
+from fretsaw.stage.attempt import attempt
 from fretsaw.stage.workers import Workers
 
 DEADLINE_S = 30.0

@@ -1,8 +1,5 @@
 """One independent task: what is called, what it tells, and how often it may be lost."""
 
-import os
-import pickle
-import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -37,16 +34,3 @@ def lost(index: int, task: Any, times: int, how: str) -> RuntimeError:
         f"task {index} ({task}): its worker died {times} times ({how}); a kill without a word "
         "is often the machine's memory: try fewer workers"
     )
-
-
-def attempt(do: Callable[[], Any]) -> tuple[str, Any]:
-    """Return ("did", result) or ("raised", the error, fit to travel, with its traceback)."""
-    try:
-        return "did", do()
-    except Exception as error:
-        error.add_note(f"in a worker (process {os.getpid()}):\n{traceback.format_exc()}")
-        try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:  # an error of a kind that cannot be sent
-            return "raised", RuntimeError(traceback.format_exc())
-        return "raised", error

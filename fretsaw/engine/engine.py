@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from fretsaw.engine.draws import choose
 from fretsaw.engine.graphs import DecodeGraphs
 from fretsaw.engine.page_memory import keep_freed_memory, num_pages_for
 from fretsaw.engine.pages import BLOCK, PagePool
 from fretsaw.engine.runner import Runner
-from fretsaw.engine.sampler import choose
 from fretsaw.engine.sampling import Sampling
 from fretsaw.engine.scheduler import Scheduler
 from fretsaw.engine.sequence import Event, Request, SequenceState, Slice, TokenLogprob

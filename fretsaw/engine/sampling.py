@@ -36,7 +36,8 @@ class Sampling:
     seed: int = 0
     """Seed of the sampling."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise ValueError for a setting out of its range; the engine's `Request` asks for it."""
         ranges = {
             "max_tokens": (self.max_tokens >= 0, "at least 0"),
             "temperature": (0 <= self.temperature < math.inf, "at least 0"),

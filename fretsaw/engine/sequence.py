@@ -16,6 +16,7 @@ class Request:
     prompt_logprobs: bool = False
 
     def __post_init__(self) -> None:
+        self.sampling.check()
         if self.num_top_logprobs < 0:
             raise ValueError(f"num_top_logprobs {self.num_top_logprobs}: must be at least 0")
 

@@ -5,8 +5,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
+
+from fretsaw.stage.attempt import attempt
 
 NUM_WORKERS = 2
 START_S = 60.0  # until a process must be ready: imports, on a busy machine
@@ -18,6 +21,15 @@ class _Worker:
     pipe: Connection
     deadline: float
     index: int | None = None  # of the pair it grades; None until it is ready for one
+
+    def take(self, index: int, pair: tuple[Any, Any], deadline_s: float) -> bool:
+        """Begin with a pair; return whether the process is there to do so."""
+        try:
+            self.pipe.send(pair)
+        except OSError:  # it died after its last answer
+            return False
+        self.index, self.deadline = index, time.monotonic() + deadline_s
+        return True
 
     def kill(self) -> None:
         self.process.kill()
@@ -49,11 +61,10 @@ def grade_killably(
                     assert worker.index is not None, f"no grader was ready within {START_S:g} s"
                     outcomes[worker.index] = f"no grade within {deadline_s:g} s"
                     is_alive = False
-                if is_alive and todo:
-                    worker.index = todo.popleft()
-                    worker.deadline = time.monotonic() + deadline_s
-                    worker.pipe.send(pairs[worker.index])
+                if is_alive and todo and worker.take(todo[0], pairs[todo[0]], deadline_s):
+                    todo.popleft()
                 else:
+                    is_alive = is_alive and not todo
                     worker.kill()
                     workers.remove(worker)
                     workers += [_start(function)] if todo and not is_alive else []
@@ -77,22 +88,24 @@ def _hear(worker: _Worker, outcomes: list[Any]) -> bool:
     try:
         outcome = worker.pipe.recv()
     except (EOFError, OSError):
-        assert worker.index is not None, "a grader's process died before it was ready"
+        if worker.index is None:
+            raise ValueError(
+                "a grader's process died before it was ready; from a script of your own, grade "
+                "under `if __name__ == '__main__':`"
+            ) from None
         outcomes[worker.index] = "the grader's process died"
         return False
-    if isinstance(outcome, Exception):
-        raise outcome
-    if worker.index is not None:  # the first word only says that it is ready
-        outcomes[worker.index] = outcome
-    return True
+    match outcome:
+        case ("raised", error):
+            raise error
+        case ("did", grade):
+            assert worker.index is not None, "an answer follows a pair"
+            outcomes[worker.index] = grade
+    return True  # the first word only says that it is ready
 
 
 def _work(function: Callable[[Any, Any], Any], pipe: Connection) -> None:
     pipe.send(None)
     while True:
         answer, expected = pipe.recv()
-        try:
-            outcome = function(answer, expected)
-        except Exception as error:
-            outcome = error
-        pipe.send(outcome)
+        pipe.send(attempt(partial(function, answer, expected)))

@@ -178,8 +178,8 @@ def parse_alternative(half: Half, text: str) -> tuple[SubblockKind, int, Precisi
     what = "attention" if half == "attention" else "FFN"
     forms = [kind.form for kind in kinds_of(half)]
     raise ValueError(
-        f"{text!r} names no {what}; use {', '.join(forms[:-1])} or {forms[-1]}, with @fp8 or @int8 "
-        "after it if wanted, but for nothing"
+        f"{text!r} names no {what}; use {', '.join(forms[:-1])} or {forms[-1]}; @fp8 or @int8 may "
+        "follow where there is something to store"
     )
 
 

@@ -241,8 +241,8 @@ class Compression:
 
 
 def compression(**told: Any) -> list[Stage]:
-    """Return the stages of a `Compression` that is told so."""
-    return Compression(**told).stages()
+    """Return the stages of a `Compression`; None stands for a field's default."""
+    return Compression(**{name: one for name, one in told.items() if one is not None}).stages()
 
 
 def _tenth(distill: DistillSettings) -> DistillSettings:

@@ -188,7 +188,7 @@ STAGES: dict[str, StageKind] = {
     ),
     "verify": StageKind(
         "measure a few whole children and correct the scores by them",
-        "fretsaw.puzzle.build.verify:verify",
+        "fretsaw.puzzle.children.verify:verify",
         VerifySettings,
         {
             "parent": _PARENT,
@@ -206,7 +206,7 @@ STAGES: dict[str, StageKind] = {
     ),
     "assemble": StageKind(
         "build the child from the parent's weights, repaired in closed form",
-        "fretsaw.puzzle.build.assemble:assemble",
+        "fretsaw.puzzle.children.assemble:assemble",
         AssembleSettings,
         {
             "parent": _PARENT,
@@ -250,7 +250,7 @@ STAGES: dict[str, StageKind] = {
     ),
     "select": StageKind(
         "choose among candidates that were healed briefly",
-        "fretsaw.puzzle.build.select:select",
+        "fretsaw.puzzle.children.select:select",
         SelectSettings,
         {
             "child": "the candidates, healed briefly",

@@ -57,7 +57,7 @@ class Forecast:
         """Yield the stages, and their phases, that a device can't hold."""
         usable = USABLE * self.hardware.device.memory_bytes
         for stage in self.stages:
-            for phase in stage.work.phases:
+            for phase in stage.work.uses:
                 if phase.memory > usable:
                     yield stage, phase
 

@@ -56,7 +56,7 @@ def _memory_lines(forecast: Forecast) -> list[str]:
     ]
     large = {(stage.name, phase.name) for stage, phase in forecast.too_large()}
     for stage in forecast.stages:
-        for phase in stage.work.phases:
+        for phase in stage.work.uses:
             parts = (phase.weights, phase.activations, phase.optimizer, phase.logits, phase.cache)
             lines.append(
                 f"{stage.name:<26}{phase.name:<10}"

@@ -63,9 +63,11 @@ def _read_networks(
     inputs: Mapping[str, str], made: Networks, by_name: Mapping[str, Stage], config_of: ConfigOf
 ) -> Networks:
     """Return the networks that a stage reads: of earlier stages, and of checkpoints outside."""
-    networks = {name: made[value] for name, value in inputs.items() if value in made}
-    outside_names = (n for n, v in inputs.items() if n in CHECKPOINTS and v not in by_name)
-    return networks | {name: config_of(inputs[name]) for name in outside_names}
+    return {
+        name: made[value] if value in made else config_of(value)
+        for name, value in inputs.items()
+        if value in made or (name in CHECKPOINTS and value not in by_name)
+    }
 
 
 def _text_bytes(stage: Stage) -> int:

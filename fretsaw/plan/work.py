@@ -49,7 +49,7 @@ class MemoryUse:
 class Work:
     """What one stage takes."""
 
-    phases: tuple[MemoryUse, ...] = ()
+    uses: tuple[MemoryUse, ...] = ()
     tokens: float = 0.0  # read and written
     seconds: float
     disk: float = 0.0  # bytes that are left, resume states of the time it runs included

@@ -34,16 +34,20 @@ def layer_alternatives(
 
 
 def _other_kinds(own: SubblockKind, space: SpaceSettings) -> list[str]:
-    """Return what can stand in a half's place, as far as the space lets it in.
-
-    Only a plain Llama's half can turn into another kind, and anything into nothing.
-    """
+    """Return what can stand in a half's place, as far as the space lets it in."""
     return [
         kind.alternative(0)
         for kind in kinds_of(own.half)
-        if not kind.has_size and (not kind.option or getattr(space, kind.option))
-        if (own.is_llamas and own.module if kind.module else own.module)
+        if not kind.has_size
+        if not kind.option or getattr(space, kind.option)
+        if _can_become(own, kind)
     ]
+
+
+def _can_become(own: SubblockKind, kind: SubblockKind) -> bool:
+    """Whether a parent's half can turn into a kind: any into nothing, a Llama's into all."""
+    is_there = bool(own.module)
+    return is_there and (own.is_llamas or not kind.module)
 
 
 def default_alternatives(

@@ -46,14 +46,15 @@ def reinforce(settings: RlSettings, inputs: Mapping[str, Path], run: StageRun) -
     tokenizer = Tokenizer.from_folder(inputs["model"])
     checkpoint.check_tokenizer(tokenizer, model.config)
     toggle = toggle_of(inputs["model"])
+    problems, heldout = _problems(settings, inputs.get("problems"), run.seed)
+    for problem, mode in itertools.product((*problems, *heldout), MODES):
+        prompt = chat_prompt(tokenizer, problem, mode, toggle)
+        _check_length(prompt, settings, model.config.max_position_embeddings)
     artifact.require_disk(run.folder, saved_bytes(model.config))
     reference = copy.deepcopy(model).requires_grad_(False) if settings.kl_coef else None
     optimizers = build_optimizers(model, settings.update)
     state = TrainingState(run.resume_folder, model, optimizers)
     sampler: Sampler = Engine(model, max_batch=settings.max_batch)
-    problems, heldout = _problems(settings, inputs.get("problems"), run.seed)
-    for problem, mode in itertools.product((*problems, *heldout), MODES):
-        _check_length(chat_prompt(tokenizer, problem, mode, toggle), settings, sampler)
     folder = run.folder / ROLLOUTS
     folder.mkdir(exist_ok=True)
 
@@ -122,8 +123,8 @@ def _problems(
     return shuffled[num_heldout:], shuffled[:num_heldout]
 
 
-def _check_length(prompt: Prompt, settings: RlSettings, sampler: Sampler) -> None:
-    length, limit = len(prompt.token_ids), sampler.context
+def _check_length(prompt: Prompt, settings: RlSettings, limit: int) -> None:
+    length = len(prompt.token_ids)
     if length + settings.max_tokens > limit:
         raise ValueError(
             f"problem {prompt.problem.id}: {length} tokens and max_tokens {settings.max_tokens} to "

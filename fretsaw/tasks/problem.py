@@ -15,6 +15,10 @@ from fretsaw.data.sources import read_objects
 from fretsaw.grade.grader import GRADERS, Expectation
 
 
+class BadOption(ValueError):
+    """An option of a task that can't be read."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """A question with what is expected of an answer."""
@@ -44,9 +48,10 @@ def read_problems(path: Path) -> list[Problem]:
 
 def _problem(row: Mapping[str, Any], number: int, where: str) -> Problem:
     grader = row.get("grader", "number")
+    keys = GRADERS[grader].keys if grader in GRADERS else ("answer",)
+    expected = _expected(row, keys, where)
     if grader not in GRADERS:
         raise ValueError(f"{where}: grader is {grader!r}; choose one of {', '.join(GRADERS)}")
-    expected = _expected(row, GRADERS[grader].keys, where)
     messages = _messages(row, where)
     try:
         GRADERS[grader].load()("", expected)
@@ -58,7 +63,11 @@ def _problem(row: Mapping[str, Any], number: int, where: str) -> Problem:
 
 def _expected(row: Mapping[str, Any], keys: tuple[str, ...], where: str) -> Expectation:
     """Return what a row expects, by a grader's keys; a row's `answer` is one of them."""
-    expected = dict(row.get("expected") or {})
+    given = row.get("expected")
+    if keys != ("answer",) and not isinstance(given, Mapping):
+        rule = f"write an object with {', '.join(keys)}"
+        raise ValueError(f"{where}: expected is {given!r}; {rule}")
+    expected = dict(given) if isinstance(given, Mapping) else {}
     if "answer" in keys:
         answer = row.get("answer", expected.get("answer"))
         if isinstance(answer, int | float):

@@ -11,7 +11,7 @@ from pathlib import Path
 from fretsaw.chat.reasoning import Mode
 from fretsaw.data import world
 from fretsaw.engine.sampling import Sampling
-from fretsaw.tasks.problem import Problem, read_problems
+from fretsaw.tasks.problem import BadOption, Problem, read_problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,3 @@ def load_problems(
     except BadOption as error:
         raise ValueError(f"task {task!r}: {error}") from None
     return [TASKS[name].put(problem) for problem in problems]
-
-
-class BadOption(ValueError):
-    """An option of a task that can't be read."""

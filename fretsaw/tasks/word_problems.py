@@ -10,8 +10,7 @@ from typing import cast
 
 from fretsaw.chat.message import Message
 from fretsaw.data import world
-from fretsaw.tasks.problem import Problem
-from fretsaw.tasks.task import BadOption
+from fretsaw.tasks.problem import BadOption, Problem
 
 
 def from_options(

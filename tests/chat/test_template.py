@@ -16,7 +16,7 @@ from fretsaw.chat.template import TEMPLATE, read_chat_template
         (None, None),
         ([], None),
         ([{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}], "d"),
-        ([{"name": "tool_use", "template": "t"}, {"name": "rag", "template": "r"}], "t"),
+        ([{"name": "tool_use", "template": "t"}, {"name": "rag", "template": "r"}], None),
     ],
 )
 def test_the_tokenizers_config_has_one_or_several(

@@ -4,8 +4,8 @@ import pytest
 import torch
 from engines import ask
 
+from fretsaw.engine.draws import uniform
 from fretsaw.engine.engine import Engine
-from fretsaw.engine.sampler import uniform
 from fretsaw.engine.sequence import Request
 from fretsaw.model.config import ModelConfig, blocks_from_names
 from fretsaw.model.decoder import Decoder

@@ -141,7 +141,7 @@ def test_a_child_heals_on_one_device_with_the_settings_named(config, device, opt
     )  # fmt: skip
     assert f"{options}  <- the plainest that fits" in render_plan(plan)
     (distill,) = [stage for stage in plan.forecast.stages if stage.name == "child/distill"]
-    (phase,) = distill.work.phases
+    (phase,) = distill.work.uses
     assert phase.memory < 0.95 * find_device(device).memory_bytes
     (chosen,) = [rung for rung in plan.rungs if rung.options.endswith(options)]
     assert phase.memory == pytest.approx(chosen.bytes.peak)

@@ -116,7 +116,7 @@ def test_eight_devices_share_what_they_can() -> None:
     assert by_name[0]["distill"].seconds / by_name[1]["distill"].seconds == pytest.approx(8)
     assert by_name[0]["distill"].device_hours == pytest.approx(by_name[1]["distill"].device_hours)
     assert by_name[0]["rank"].seconds == by_name[1]["rank"].seconds
-    weights = [names["distill"].work.phases[0].weights for names in by_name]
+    weights = [names["distill"].work.uses[0].weights for names in by_name]
     assert weights[0] / weights[1] == 8
 
 
@@ -172,7 +172,7 @@ def test_what_is_not_cast_runs_at_the_rate_of_fp32() -> None:
 
 def test_the_memory_of_a_refit_is_what_the_refit_asks_for() -> None:
     parent = published_of("ln_nano").models["parent"]
-    (phase,) = work_of("rank", RankSettings(), CPU, parent=parent).phases
+    (phase,) = work_of("rank", RankSettings(), CPU, parent=parent).uses
     assert phase.activations == gram_bytes(14_336) + 2 * 32_768 * 4 * 4096
 
 
@@ -184,7 +184,7 @@ def test_rows_that_do_not_divide_a_batch_are_foreseen_too() -> None:
 def test_problems_of_a_file_are_answered_too() -> None:
     model = shapes_of(tiny(), CPU, no_checkpoint)["rank"]["parent"]
     work = work_of("eval", EvalSettings(), CPU, model=model, problems=None)
-    assert [phase.name for phase in work.phases] == ["answers"]
+    assert [phase.name for phase in work.uses] == ["answers"]
     by_text, by_task = (
         work_of("score", settings, CPU, parent=model).seconds
         for settings in (ScoreSettings(), ScoreSettings(metric="accuracy", task="word_problems"))

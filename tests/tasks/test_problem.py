@@ -141,3 +141,16 @@ def test_eval_draws_as_the_task_says_where_nothing_else_is_said():
     for sampling in TASKS["word_problems"].sampling.values():
         assert sampling.temperature == EvalSettings().temperature
         assert sampling.max_tokens == EvalSettings().max_new_tokens
+
+
+def test_a_column_expected_is_read_by_graders_of_more_than_an_answer_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps({"prompt": "1 + 1?", "answer": "2", "expected": "2"}))
+    assert read_problems(path)[0].expected == {"answer": "2"}
+    row = Grader(summary="", function="fretsaw.grade.text:grade_exact", keys=("unit",))
+    monkeypatch.setitem(GRADERS, "measure", row)
+    path.write_text(json.dumps({"prompt": "How far?", "grader": "measure", "expected": 3}))
+    with pytest.raises(ValueError, match=r"mine\.jsonl, line 1: expected is 3; write an object"):
+        read_problems(path)

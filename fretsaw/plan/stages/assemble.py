@@ -38,7 +38,7 @@ def assemble(s: AssembleSettings, at: Shapes, on: Hardware) -> Work:
     moved_s = (weight_bytes(parent) + weight_bytes(child)) / DISK_BYTES_PER_S
     flops = assembling_flops(parent, child, s.tokens if s.repair else 0, s.seq_len)
     return Work(
-        phases=(
+        uses=(
             MemoryUse(
                 "",
                 weight_bytes(parent, child),
@@ -60,7 +60,7 @@ def verify(s: VerifySettings, at: Shapes, on: Hardware) -> Work:
     children = s.children + s.rounds
     frontier = 2 * frontier_bytes(parent, s.repair_tokens + s.tokens)
     return Work(
-        phases=(
+        uses=(
             MemoryUse(
                 "",
                 weight_bytes(parent, child),

@@ -27,7 +27,7 @@ def bench(s: BenchSettings, at: Shapes, on: Hardware) -> Work:
     weights = [num_params(at[n]) * BYTES_PER_ELEMENT[served.dtype] for n in ("parent", "child")]
     cache = MIB * network_memory(at["parent"], served) - weights[0]
     return Work(
-        phases=(MemoryUse(weights=2 * sum(weights), cache=cache),),
+        uses=(MemoryUse(weights=2 * sum(weights), cache=cache),),
         tokens=3 * s.rounds * tokens,
         seconds=total_ms / 1e3,
         disk=1e4,

@@ -26,7 +26,7 @@ def bld(s: BldSettings, at: Shapes, on: Hardware) -> Work:
     frontier = min(s.frontier_mib * MIB, frontier_bytes(parent, s.tokens))
     largest = max(weight_bytes(replace(parent, blocks=(block,))) for block in parent.blocks)
     return Work(
-        phases=(MemoryUse("", weight_bytes(parent), frontier, 4 * largest),),
+        uses=(MemoryUse("", weight_bytes(parent), frontier, 4 * largest),),
         tokens=s.tokens,
         seconds=on.seconds(flops),
         disk=weight_bytes(parent),

@@ -18,14 +18,14 @@ def corpus(s: CorpusSettings, at: Shapes, on: Hardware) -> Work:
     """Reading and tokenising; a text of the parent's own is decoded."""
     tokens = s.max_tokens + s.heldout_tokens
     seconds = tokens / TEXT_TOKENS_PER_S
-    phases: tuple[MemoryUse, ...] = ()
+    uses: tuple[MemoryUse, ...] = ()
     if s.source == "self" and "parent" in at:
         parent = at["parent"]
         length = min(s.sample_length, s.max_tokens)
         seconds += decoding_s(parent, on.alone, tokens / length, 1, length, EVAL_BATCH)
         cache = EVAL_BATCH * length * kv_bytes(parent, "fp32")
-        phases = (MemoryUse(weights=weight_bytes(parent), cache=cache),)
-    return Work(phases=phases, tokens=tokens, seconds=seconds, disk=4 * tokens)
+        uses = (MemoryUse(weights=weight_bytes(parent), cache=cache),)
+    return Work(uses=uses, tokens=tokens, seconds=seconds, disk=4 * tokens)
 
 
 def fewer(stage: Stage, stages: Sequence[Stage], steps: int) -> CorpusSettings:

@@ -39,7 +39,7 @@ def cost(s: CostSettings, at: Shapes, on: Hardware) -> Work:
     start = SERVER_START_S * len(models) if s.engine == "vllm" else 0.0
     rows = sum(one.batch for one in scenarios) * s.rounds * len(models)
     return Work(
-        phases=(MemoryUse(weights=memory),),
+        uses=(MemoryUse(weights=memory),),
         tokens=rows * max(one.prompt_tokens for one in scenarios),
         seconds=s.rounds * total_ms / 1e3 + start,
         disk=disk,

@@ -33,10 +33,10 @@ def evaluate(s: EvalSettings, at: Shapes, on: Hardware) -> Work:
     cache = min(answers, EVAL_BATCH) * row * kv_bytes(models[0], "fp32")
     logits = 2 * logit_bytes(models[0], s.batch_rows * s.seq_len, len(models)) if text else 0.0
     states = 4 * s.batch_rows * s.seq_len * 4 * models[0].hidden_size
-    phases = [MemoryUse("text", weight_bytes(*models), states, logits=logits)] if text else []
-    phases += [MemoryUse("answers", 2 * weight_bytes(*models), cache=cache)] if answers else []
+    uses = [MemoryUse("text", weight_bytes(*models), states, logits=logits)] if text else []
+    uses += [MemoryUse("answers", 2 * weight_bytes(*models), cache=cache)] if answers else []
     return Work(
-        phases=tuple(phases),
+        uses=tuple(uses),
         tokens=len(models) * (text + answers * row),
         seconds=on.alone.seconds(flops) + decoding,
         disk=2e5 + 500 * answers,

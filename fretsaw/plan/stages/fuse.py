@@ -39,7 +39,7 @@ def fuse(s: FuseSettings, at: Shapes, on: Hardware) -> Work:
     timed_ms = sum(2 * s.rounds * sum(network_ms(model, one).values()) for one in served)
     matrix = s.dependency_tokens * token_flops(model, s.seq_len) * model.num_hidden_layers
     return Work(
-        phases=(
+        uses=(
             MemoryUse("", 2 * weight_bytes(model),
                   frontier_bytes(model, s.tokens + s.repair_tokens) + gram_bytes(fused),
                   logits=logit_bytes(model, s.batch_rows * s.seq_len)),

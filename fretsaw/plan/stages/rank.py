@@ -18,7 +18,7 @@ def rank(s: RankSettings, at: Shapes, on: Hardware) -> Work:
         flops += sum(block.intermediate_size**3 for block in parent.blocks)
     per_layer = [b.intermediate_size + b.num_key_value_heads for b in parent.blocks]
     return Work(
-        phases=(
+        uses=(
             MemoryUse(
                 "", weight_bytes(parent), frontier_bytes(parent, s.tokens) + refit_bytes(parent)
             ),

@@ -40,7 +40,7 @@ def rl(s: RlSettings, at: Shapes, on: Hardware) -> Work:
     rest = held.peak - weights - optimizer - held.logits
     update = MemoryUse("update", weights, rest, optimizer, held.logits)
     return Work(
-        phases=(
+        uses=(
             MemoryUse("sampling", weights + weight_bytes(model), 0.0, held.moments, cache=cache),
             update,
         ),

@@ -41,7 +41,7 @@ def score(s: ScoreSettings, at: Shapes, on: Hardware) -> Work:
         gram = 2 * s.repair_tokens * parent.blocks[i].intermediate_size ** 2
         flops += (count + 2 * spans) * ((s.tokens + judged) * replayed + fitted + gram)
     return Work(
-        phases=(
+        uses=(
             MemoryUse(
                 "",
                 weight_bytes(parent),

@@ -33,7 +33,7 @@ def sft(s: SftSettings, at: Shapes, on: Hardware) -> Work:
         update=s.update,
     )
     work = training_work(train, model, on)
-    return replace(work, remedy=frugal(s.update, work.phases[0]))  # it can't run blocks again
+    return replace(work, remedy=frugal(s.update, work.uses[0]))  # it can't run blocks again
 
 
 def fewer(stage: Stage, stages: Sequence[Stage], steps: int) -> SftSettings:

@@ -52,13 +52,13 @@ def training_work(
     trained, moments = trained_bytes(student, s.update, s.lora)
     split = (held.weights + held.teacher, held.gradients + held.moments)
     rest = held.peak - sum(split) - held.logits
-    phase = MemoryUse("", split[0] / on.count, rest, split[1] / on.count, held.logits)
+    use = MemoryUse("", split[0] / on.count, rest, split[1] / on.count, held.logits)
     return Work(
-        phases=(phase,),
+        uses=(use,),
         tokens=sum(phase.tokens for phase in s.phases),
         seconds=on.seconds(flops + measured * reading),
         disk=saved_bytes(student, on) + 2 * (trained + moments) + trained,
-        remedy=remedy or frugal(s.update, phase, s),
+        remedy=remedy or frugal(s.update, use, s),
     )
 
 
@@ -104,7 +104,7 @@ def teach(s: TeachSettings, at: Shapes, on: Hardware) -> Work:
     parent, tokens = at["parent"], s.tokens + s.heldout_tokens
     states = 4 * s.micro_batch_tokens * 4 * parent.hidden_size
     return Work(
-        phases=(MemoryUse("", weight_bytes(parent), states, logits=logit_bytes(parent)),),
+        uses=(MemoryUse("", weight_bytes(parent), states, logits=logit_bytes(parent)),),
         tokens=tokens,
         seconds=on.alone.seconds(tokens * token_flops(parent, s.seq_len)),
         disk=tokens * (s.top_k * 6 + 8),

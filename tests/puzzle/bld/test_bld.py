@@ -17,7 +17,7 @@ from fretsaw.puzzle.bld.candidates import decoupled
 from fretsaw.puzzle.bld.distillation import block_error, distill_layer, drawn, states_of
 from fretsaw.puzzle.bld.layer_files import read_trained
 from fretsaw.puzzle.bld.states import Text, Walk
-from fretsaw.puzzle.build.assemble import assemble
+from fretsaw.puzzle.children.assemble import assemble
 from fretsaw.puzzle.library.ranking import read_orders
 from fretsaw.puzzle.library.slices import alternative, sort_parent
 from fretsaw.puzzle.settings import AssembleSettings, BldSettings, SpaceSettings

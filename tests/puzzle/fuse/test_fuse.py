@@ -335,7 +335,7 @@ def measured_by_hand(monkeypatch: pytest.MonkeyPatch, drift: float = 1.0) -> lis
         now = ms * drift ** len(opened)
         yield lambda scenario, number: {"prefill_ms": 3 * now, "decode_ms": now}
 
-    monkeypatch.setattr("fretsaw.puzzle.costs.engine_times.Embedded.open", open_by_hand)
+    monkeypatch.setattr("fretsaw.puzzle.costs.engine_times.EngineTimes.open", open_by_hand)
     return opened
 
 

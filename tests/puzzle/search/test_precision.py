@@ -18,7 +18,7 @@ from fretsaw.model.config import BlockConfig
 from fretsaw.model.quantised import everywhere, quantised
 from fretsaw.model.size import block_bytes
 from fretsaw.pipeline.kinds import STAGES
-from fretsaw.puzzle.build.verify import verify
+from fretsaw.puzzle.children.verify import verify
 from fretsaw.puzzle.costs.cost import cost
 from fretsaw.puzzle.fuse.candidates import as_searched
 from fretsaw.puzzle.library.replay import Replay

@@ -14,8 +14,8 @@ from fretsaw.checkpoint.folder import read_config
 from fretsaw.cli import main
 from fretsaw.model.place import Place
 from fretsaw.pipeline.compression import compression
-from fretsaw.puzzle.build.assemble import assemble
-from fretsaw.puzzle.build.verify import verify
+from fretsaw.puzzle.children.assemble import assemble
+from fretsaw.puzzle.children.verify import verify
 from fretsaw.puzzle.fuse.fuse import fuse
 from fretsaw.puzzle.library.repair import widest
 from fretsaw.puzzle.scores.replacements import all_jobs, span_of, without_wide_spans

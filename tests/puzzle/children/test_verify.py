@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support import stage_run
 
-from fretsaw.puzzle.build.verify import verify
+from fretsaw.puzzle.children.verify import verify
 from fretsaw.puzzle.costs.cost import cost
 from fretsaw.puzzle.scores.score import score
 from fretsaw.puzzle.search.search import search

@@ -24,8 +24,8 @@ from fretsaw.model.decoder import Decoder
 from fretsaw.model.quantised import quantised
 from fretsaw.model.subblock import names_of
 from fretsaw.puzzle.bld.layer_files import check_trained
-from fretsaw.puzzle.build.assemble import build_child
-from fretsaw.puzzle.build.interaction import Interaction, fit_interaction
+from fretsaw.puzzle.children.assemble import build_child
+from fretsaw.puzzle.children.interaction import Interaction, fit_interaction
 from fretsaw.puzzle.library.alternatives import calibrate, open_parent
 from fretsaw.puzzle.library.replay import Replay
 from fretsaw.puzzle.scores.scoreboard import Scoreboard

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from fretsaw.puzzle.build.interaction import Interaction, fit_interaction
+from fretsaw.puzzle.children.interaction import Interaction, fit_interaction
 
 PARTS = [(layer, name) for layer in range(6) for name in ("gqa1", "attn_none", "ffn32")]
 
@@ -40,7 +40,7 @@ def test_left_out_predictions_are_of_fits_without_that_child() -> None:
     children, scores, measured = planted(1, 12, strength=0.3)
     fit = fit_interaction(children, scores, measured)
     # the prediction for the first from the formula, by brute force over the same grid
-    from fretsaw.puzzle.build import interaction as module
+    from fretsaw.puzzle.children import interaction as module
 
     found = []
     for single, pair, noise in itertools.product(module.SINGLES, module.PAIRS, module.NOISE):

@@ -13,7 +13,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from fretsaw.engine.sampler import choose, filter_probs, penalise
+from fretsaw.engine.draws import choose, filter_probs, penalise
 from fretsaw.engine.sampling import Sampling
 from fretsaw.engine.sequence import Request, SequenceState
 

@@ -8,8 +8,8 @@ import pytest
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.distill.settings import DistillSettings, TrainSettings
 from fretsaw.distill.train import distill
-from fretsaw.puzzle.build.assemble import assemble
-from fretsaw.puzzle.build.select import select
+from fretsaw.puzzle.children.assemble import assemble
+from fretsaw.puzzle.children.select import select
 from fretsaw.puzzle.settings import AssembleSettings, SelectSettings
 from fretsaw.stage.artifact import StageRequest
 from fretsaw.stage.execute import execute
@@ -23,7 +23,12 @@ BRIEF = DistillSettings(
 
 def make(function, kind: str, settings, inputs: dict[str, Path], out: Path) -> Path:
     execute(
-        function, StageRequest.of(kind, settings, inputs, 0), settings, out, device="cpu", dtype="fp32"
+        function,
+        StageRequest.of(kind, settings, inputs, 0),
+        settings,
+        out,
+        device="cpu",
+        dtype="fp32",
     )
     return out
 

@@ -12,7 +12,7 @@ from fretsaw.bench.settings import BenchSettings
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.eval.evaluate import evaluate, kept_accuracy
 from fretsaw.eval.settings import EvalSettings
-from fretsaw.puzzle.build.assemble import assemble
+from fretsaw.puzzle.children.assemble import assemble
 from fretsaw.puzzle.search.bounds import join, parent_solution
 from fretsaw.puzzle.search.search import search
 from fretsaw.puzzle.search.solutions import Infeasible
