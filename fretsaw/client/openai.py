@@ -76,11 +76,12 @@ class Client:
     ):
         """Raise ValueError where `url` is no address."""
         self.url = url.rstrip("/").removesuffix("/v1")
+        is_here = _is_here(_host(url))
         self._http = httpx.Client(
             headers=HEADERS | ({"Authorization": f"Bearer {api_key}"} if api_key else {}),
             limits=httpx.Limits(max_connections=None),
             # No proxy leads to this machine, and none stands where times are taken.
-            trust_env=through_proxy and not _is_here(_host(url)),
+            trust_env=through_proxy and not is_here,
         )
         self._deadline_s, self._may_repeat = deadline_s, may_repeat
         self._max_concurrent = max_concurrent
