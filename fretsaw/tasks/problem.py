@@ -48,9 +48,10 @@ def read_problems(path: Path) -> list[Problem]:
 
 def _problem(row: Mapping[str, Any], number: int, where: str) -> Problem:
     grader = row.get("grader", "number")
-    keys = GRADERS[grader].keys if grader in GRADERS else ("answer",)
+    is_known = isinstance(grader, str) and grader in GRADERS
+    keys = GRADERS[grader].keys if is_known else ("answer",)
     expected = _expected(row, keys, where)
-    if grader not in GRADERS:
+    if not is_known:
         raise ValueError(f"{where}: grader is {grader!r}; choose one of {', '.join(GRADERS)}")
     messages = _messages(row, where)
     try:

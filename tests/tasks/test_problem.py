@@ -92,6 +92,8 @@ def test_ones_own_problems(tmp_path: Path):
             {"prompt": "?", "answer": "2", "grader": "magic"},
             "grader is 'magic'; choose one of",
         ),
+        ({"prompt": "?", "answer": "2", "grader": ["number"]}, "grader is ..number..; choose one"),
+        ({"prompt": "?", "answer": "2", "grader": None}, "grader is None; choose one of"),
         ({"prompt": " ", "answer": "2"}, "prompt is ' '; write"),
         ({"messages": [{"role": "assistant", "content": "2"}], "answer": "2"}, "not the user's"),
         (
