@@ -51,14 +51,7 @@ def read_config(folder: Path) -> ModelConfig:
 
     The ids that end a text are those of generation_config.json, then those only config.json has.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; give a checkpoint folder")
-    if not (folder / "config.json").is_file():
-        raise ValueError(
-            f"{folder}: no config.json, so this is no checkpoint; "
-            "give a folder in Hugging Face layout"
-        )
-    raw = read_json(folder / "config.json")
+    raw = _read_raw_config(folder)
     quantisation = raw.pop("quantization_config", None)
     match raw.get("model_type"):
         case "llama" | "mistral":
@@ -79,9 +72,20 @@ def read_config(folder: Path) -> ModelConfig:
     return config
 
 
+def _read_raw_config(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; give a checkpoint folder")
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{folder}: no config.json, so this is no checkpoint; "
+            "give a folder in Hugging Face layout"
+        )
+    return read_json(folder / "config.json")
+
+
 def read_dtype(folder: Path) -> str:
     """Return the precision a checkpoint's config states, float32 where it states none."""
-    raw = read_json(folder / "config.json")
+    raw = _read_raw_config(folder)
     names = {name: short for short, name in llama.DTYPE_NAMES.items()}
     return names.get(raw.get("dtype") or raw.get("torch_dtype") or "", "fp32")
 

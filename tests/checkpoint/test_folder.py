@@ -274,3 +274,11 @@ def test_what_the_hub_answers(monkeypatch: pytest.MonkeyPatch, error, message: s
     monkeypatch.setattr("huggingface_hub.snapshot_download", answer)
     with pytest.raises(ValueError, match=message):
         resolve("owner/name")
+
+
+@pytest.mark.parametrize("read", [folder.read_config, folder.read_dtype, folder.load])
+def test_a_folder_without_a_config_is_no_checkpoint(read, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no config\.json, so this is no checkpoint"):
+        read(tmp_path)
+    with pytest.raises(ValueError, match="no such folder"):
+        read(tmp_path / "nowhere")
