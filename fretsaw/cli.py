@@ -4,7 +4,6 @@ Exit codes: 0 done, 2 the user's input, 75 interrupted and resumable, 1 our faul
 """
 
 import difflib
-import errno
 import functools
 import importlib
 import os
@@ -13,7 +12,6 @@ import sys
 from collections.abc import Callable, Sequence
 
 EXIT_USER, EXIT_INTERRUPTED = 2, 75
-DISK_FULL = "the disk is full; free some space and run the same command again to go on from there"
 
 # By name: the file of commands/ that holds the function of that name, and what it does.
 COMMANDS = {
@@ -82,15 +80,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has had enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:
-        is_users = isinstance(error, ValueError | FileNotFoundError | PermissionError)
-        is_full = _is_disk_full(error)
-        if os.environ.get("FRETSAW_DEBUG") or not (is_users or is_full):
+    except SystemExit:
+        raise
+    except BaseException as error:  # torch's errors of checkpoints are no Exceptions
+        sentence = _sentence(error)
+        if os.environ.get("FRETSAW_DEBUG") or sentence is None:
             raise
         where = f" (rank {peers.rank})" if peers.rank else ""
-        print(f"fretsaw{where}: {DISK_FULL if is_full else error}", file=sys.stderr)
+        print(f"fretsaw{where}: {sentence}", file=sys.stderr)
         return EXIT_USER
     return 0
+
+
+def _sentence(error: BaseException) -> str | None:
+    """Return what the user did wrong or the file system refused; None for a fault of ours."""
+    from fretsaw.stage.file_errors import sentence_of
+
+    is_told = isinstance(error, ValueError) or (
+        isinstance(error, FileNotFoundError | PermissionError) and error.filename is None
+    )
+    return sentence_of(error) or (str(error) if is_told else None)
 
 
 def spelled_out(argv: Sequence[str]) -> str:
@@ -113,17 +122,6 @@ def _refuse_peers(name: str, num_processes: int) -> None:
             f"{name}: torchrun starts {num_processes} processes, but this runs in one; start it "
             f"without torchrun (those that train run in several: {', '.join(together)})"
         )
-
-
-def _is_disk_full(error: BaseException | None) -> bool:
-    """Whether a full disk is behind an error; torch and safetensors only say so in words."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if "No space left on device" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _interrupt(signal_number: int, frame: object) -> None:

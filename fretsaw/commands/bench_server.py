@@ -3,6 +3,7 @@
 Its short spelling is `fretsaw bench URL|CHECKPOINT`.
 """
 
+import contextlib
 import dataclasses
 import os
 import secrets
@@ -50,6 +51,7 @@ def bench_server(argv: list[str]) -> None:
     from fretsaw.bench.load import Load, Server, measure_load, render_load, summarise
     from fretsaw.scenario.scenario import Scenario
     from fretsaw.stage.artifact import write_json
+    from fretsaw.stage.holder import hold
 
     if options.out is not None and options.out.exists():
         raise ValueError(f"--out {options.out}: already there; choose another file")
@@ -64,9 +66,10 @@ def bench_server(argv: list[str]) -> None:
     )
     key = options.api_key or os.environ.get("FRETSAW_API_KEY", "")
     server = Server(options.server, options.model, key, options.timeout_s)
-    load, seen = measure_load(server, load, warmup=options.warmup)
-    found = summarise(seen)
-    print(render_load(options.server, load, found))
-    if options.out is not None:
-        requests = [dataclasses.asdict(one) for one in seen]
-        write_json(options.out, {"load": dataclasses.asdict(load), **found, "each": requests})
+    with hold(options.out) if options.out is not None else contextlib.nullcontext():
+        load, seen = measure_load(server, load, warmup=options.warmup)
+        found = summarise(seen)
+        print(render_load(options.server, load, found))
+        if options.out is not None:
+            requests = [dataclasses.asdict(one) for one in seen]
+            write_json(options.out, {"load": dataclasses.asdict(load), **found, "each": requests})

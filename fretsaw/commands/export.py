@@ -49,13 +49,15 @@ def export(argv: list[str]) -> None:
         "fretsaw export RUN/distill --out child-fp8 --weights fp8.",
     )
     from fretsaw.export.export import export
+    from fretsaw.stage.holder import hold
 
-    exported = export(
-        options.checkpoint,
-        options.out,
-        target=options.target,
-        format=options.format,
-        dtype=options.dtype,
-        weights=options.weights,
-    )
+    with hold(options.out):
+        exported = export(
+            options.checkpoint,
+            options.out,
+            target=options.target,
+            format=options.format,
+            dtype=options.dtype,
+            weights=options.weights,
+        )
     print(exported.render())

@@ -26,6 +26,7 @@ class SearchFileOptions:
 def search_table(argv: list[str]) -> None:
     """Run `fretsaw search-table`."""
     from fretsaw.puzzle.search.solutions import search_file
+    from fretsaw.stage.holder import hold
 
     options = tyro.cli(
         SearchFileOptions,
@@ -35,7 +36,8 @@ def search_table(argv: list[str]) -> None:
         "search-table --library table.json --limit runtime_ms=20 --out solved.",
         config=(tyro.conf.UseAppendAction,),
     )
-    solutions = search_file(options.library, options.limit, options.out, options.num_solutions)
+    with hold(options.out):
+        solutions = search_file(options.library, options.limit, options.out, options.num_solutions)
     best = solutions[0]
     costs = ", ".join(f"{name} {value:.6g}" for name, value in best.costs.items())
     print(f"score {best.score:.6f}  {costs}  -> {options.out / 'solutions.json'}")

@@ -51,17 +51,19 @@ def generate(argv: list[str]) -> None:
 
     model = fretsaw.load(options.checkpoint, device=options.device, dtype=options.dtype)
     if options.prompts is not None and options.out is not None:
+        from fretsaw.stage.holder import hold
         from fretsaw.talk.generate import generate_file
 
-        num_written = generate_file(
-            model,
-            options.prompts,
-            options.out,
-            options.sampling,
-            mode=options.thinking,
-            num_samples=options.num_samples,
-            origin=options.checkpoint,
-        )
+        with hold(options.out):
+            num_written = generate_file(
+                model,
+                options.prompts,
+                options.out,
+                options.sampling,
+                mode=options.thinking,
+                num_samples=options.num_samples,
+                origin=options.checkpoint,
+            )
         print(f"{num_written} answers -> {options.out}")
         return
     assert options.prompt is not None

@@ -56,6 +56,7 @@ class Lesson:
         own = windows[self.run.peers.share(num_rows, "batch_tokens")]
         micro_rows = self.settings.micro_batch_tokens // seq_len
         for at in range(0, len(own), micro_rows):
+            self.run.check_sooner()
             micro = own[at : at + micro_rows]
             rows = torch.from_numpy(loader.gather(self.tokens, micro, seq_len))
             yield micro, rows.to(self.run.device)

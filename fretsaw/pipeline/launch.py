@@ -26,12 +26,17 @@ def start(request: dict[str, Any], path: Path, launcher: str = "python") -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     artifact.write_json(path, request)
     process = subprocess.Popen([*_words(launcher), "-m", "fretsaw", "stage", str(path)])
-    try:
-        return process.wait()
-    except BaseException:  # Ctrl-C or SIGTERM here: let the stage save, then go
-        process.terminate()
-        process.wait()
-        raise
+    is_interrupted = False
+    while True:
+        try:
+            code = process.wait()
+            break
+        except KeyboardInterrupt:  # Ctrl-C or SIGTERM, each is passed on: the stage saves, and ends
+            is_interrupted = True
+            process.terminate()
+    if is_interrupted:
+        raise KeyboardInterrupt
+    return code
 
 
 def _words(launcher: str) -> list[str]:
@@ -59,6 +64,7 @@ def run_request(path: Path) -> None:
         dtype=request["dtype"],
         force=request["force"],
         workers=Workers(**request["workers"]),
+        within=request["within"],
     )
 
 
@@ -73,8 +79,12 @@ def run_stage(
     dtype: str,
     force: bool = False,
     workers: Workers = HERE,
+    within: str = "",
 ) -> None:
-    """Execute a stage in this process and those that torchrun started beside it, if any."""
+    """Execute a stage in this process and those that torchrun started beside it, if any.
+
+    `within` is the token of the run that it is a stage of.
+    """
     kind, peers = STAGES[name], Peers.from_environment()
     check_inputs(name, settings, inputs)
     if peers.size > 1:
@@ -101,6 +111,7 @@ def run_stage(
         force=force,
         peers=peers,
         workers=workers,
+        within=within,
     )
     if peers.size > 1:
         mesh.leave()

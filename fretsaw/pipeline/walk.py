@@ -13,7 +13,8 @@ from fretsaw.checkpoint.hub import resolve
 from fretsaw.pipeline import launch
 from fretsaw.pipeline.kinds import FILES, STAGES
 from fretsaw.pipeline.recipe import Stage
-from fretsaw.stage import artifact
+from fretsaw.stage import artifact, leftovers
+from fretsaw.stage.holder import hold, refuse_held
 from fretsaw.stage.progress import format_seconds, say
 from fretsaw.stage.settings import override
 from fretsaw.stage.workers import HERE, Workers
@@ -83,13 +84,21 @@ def resolve_inputs(stage: Stage, stages: Sequence[Stage], out: Path) -> dict[str
 
 
 def run(stages: list[Stage], options: RunOptions, *, dry_run: bool = False) -> None:
-    """Run the stages in order, each in a process of its own."""
+    """Run the stages in order, each in a process of its own, while this one holds the folder."""
     out = options.out
     _check_stages(stages, options)
     chosen = _chosen(stages, options)
     if dry_run:
         print(json.dumps([_resolved(s, stages, options, chosen) for s in stages], indent=2))
         return
+    with hold(out.resolve() if out.exists() else out) as token:
+        for name in chosen:
+            refuse_held(out / name)
+        _run(stages, options, chosen, token)
+
+
+def _run(stages: list[Stage], options: RunOptions, chosen: set[str], token: str) -> None:
+    out = options.out
     where = _claim(out, stages, options)
     forced = _names_from(stages, options.force_from) if options.force_from else set()
     started = time.monotonic()
@@ -105,6 +114,7 @@ def run(stages: list[Stage], options: RunOptions, *, dry_run: bool = False) -> N
         force = stage.name in forced
         reason = "forced" if force else artifact.staleness(folder, request)
         if reason is None:
+            leftovers.clear(folder)
             say(f"{stage.name}: done")
             continue
         if reason != "absent":
@@ -121,6 +131,7 @@ def run(stages: list[Stage], options: RunOptions, *, dry_run: bool = False) -> N
                 "dtype": where["dtype"],
                 "force": force,
                 "workers": dataclasses.asdict(_workers(stage, options)),
+                "within": token,
             },
             out / ".requests" / f"{stage.name.replace('/', '.')}.json",
             _launcher(stage, options),

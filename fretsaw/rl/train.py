@@ -85,7 +85,7 @@ def reinforce(settings: RlSettings, inputs: Mapping[str, Path], run: StageRun) -
         groups = settings.prompts_per_rollout // settings.updates_per_rollout
         mine = [row for row in rows if row.group // groups == part]
         updating = time.monotonic()
-        metrics |= policy_gradient(model, mine, settings, run.dtype)
+        metrics |= policy_gradient(model, mine, settings, run.dtype, run.check_sooner)
         metrics |= apply_gradients(
             model, optimizers, settings.update, step=state.step, num_steps=settings.num_updates
         )

@@ -4,7 +4,7 @@ Whatever the cut into micro-batches, the packing and the order, the gradient is 
 share of the loss is known before the first forward.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -24,16 +24,22 @@ def is_used(row: Row, settings: RlSettings) -> bool:
 
 
 def policy_gradient(
-    model: Decoder, rows: Sequence[Row], settings: RlSettings, dtype: str
+    model: Decoder,
+    rows: Sequence[Row],
+    settings: RlSettings,
+    dtype: str,
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Add the gradient of one update's loss to the model; return the loss and its parts.
 
-    `rows` are all answers of the update: the average counts those that are left out too.
+    `rows` are all answers of the update: the average counts those that are left out too. `check` is
+    called before each micro-batch's backward, and what it raises ends the update.
     """
     used = [row for row in rows if is_used(row, settings)]
     num_tokens = sum(len(row.token_ids) for row in rows)
     sums = {"loss": 0.0, "kl": 0.0, "clipped": 0.0}
     for batch, logprobs in _forward(model, used, settings.micro_batch_tokens, dtype):
+        check()
         answers = [used[i] for i in batch]
         lengths = torch.tensor([len(row.token_ids) for row in answers])
         weights = token_weights(

@@ -1,7 +1,7 @@
 """Supervised fine-tuning on conversations of both modes: the loss stands on the answers alone."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def tune(settings: SftSettings, inputs: Mapping[str, Path], run: StageRun) -> di
         chosen = loader.order(len(rows), rows_per_step, seed=run.seed, step=state.step)
         own = [rows[i] for i in chosen[own_rows]]
         batches = micro_batches(train, own, row_len, micro_rows)
-        metrics = add_gradient(model, batches, run.dtype, run.peers)
+        metrics = add_gradient(model, batches, run.dtype, run.peers, run.check_sooner)
         metrics |= apply_gradients(
             model, optimizers, settings.update, step=state.step, num_steps=num_steps
         )
@@ -116,15 +116,21 @@ def row_length(settings: SftSettings, config: ModelConfig) -> int:
 
 
 def add_gradient(
-    model: Decoder, batches: Sequence[Batch], dtype: str, peers: Peers = ALONE
+    model: Decoder,
+    batches: Sequence[Batch],
+    dtype: str,
+    peers: Peers = ALONE,
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Add the gradient of a step's loss, the mean over the targets of all processes; return both.
 
-    `batches` are this process's, however they are cut.
+    `batches` are this process's, however they are cut; `check` is called before each, and what it
+    raises ends the step.
     """
     num_targets = sum(peers.gather(sum(len(batch.targets) for batch in batches)))
     total = 0.0
     for batch in batches:
+        check()
         loss = -packed_logprobs(model, *batch.arrays, dtype=dtype).sum() / num_targets
         loss.backward()
         total += loss.item()

@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import time
@@ -73,16 +74,25 @@ def _sha256(text: str) -> str:
 def hash_file(path: Path) -> str:
     """Return the sha256 of a file's content, streamed once and cached by size and mtime."""
     stat = path.stat()
+    folder = _hash_cache_folder()
+    if folder is None or stat.st_size <= 1 << 20:  # quicker to read than to look up
+        return _read_hash(path)
     key = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
-    cache = _hash_cache_folder() / _sha256(key)
-    if cache.is_file():
-        return cache.read_text()
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if stat.st_size > 1 << 20:  # small files are quicker to read than to look up
+    cache = folder / hashlib.sha256(os.fsencode(key)).hexdigest()
+    with contextlib.suppress(OSError, ValueError):  # a cache that can't be read is none
+        known = cache.read_text()
+        if re.fullmatch("[0-9a-f]{64}", known):
+            return known
+    digest = _read_hash(path)
+    with contextlib.suppress(OSError):  # nor is one that can't be written
         cache.parent.mkdir(parents=True, exist_ok=True)
         write_text(cache, digest)
     return digest
+
+
+def _read_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_path(path: Path) -> str:
@@ -105,9 +115,10 @@ def artifact_hash(manifest: Mapping[str, Any]) -> str:
     return _sha256(canonical_json(kept))
 
 
-def _hash_cache_folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "fretsaw" / "hashes"
+def _hash_cache_folder() -> Path | None:
+    """Return where hashes are kept, None for a user without a home."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    return root / "fretsaw" / "hashes" if root.is_absolute() else None
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -142,7 +153,7 @@ def staleness(out: Path, request: StageRequest) -> str | None:
     partial = partial_folder(out)
     if (partial / MANIFEST).is_file():
         _take_name(partial, out)
-        _drop_resume_state(out)
+        drop_resume_state(out)
     if not out.exists():
         return "absent"
     if not (out / MANIFEST).is_file():
@@ -319,11 +330,12 @@ def complete(
     }
     write_json(partial / MANIFEST, manifest)
     _take_name(partial, out)
-    _drop_resume_state(out)
+    drop_resume_state(out)
     return manifest
 
 
-def _drop_resume_state(out: Path) -> None:
+def drop_resume_state(out: Path) -> None:
+    """Remove from a complete artifact what only a continuing run needs."""
     shutil.rmtree(out / RESUME, ignore_errors=True)
     for name in (REQUEST, PRECISION):
         (out / name).unlink(missing_ok=True)

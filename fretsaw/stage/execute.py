@@ -1,20 +1,23 @@
 """What every stage is given while it runs, and the two ways it can end early."""
 
 import contextlib
+import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fretsaw.stage import artifact
+from fretsaw.stage import artifact, leftovers
+from fretsaw.stage.holder import hold
 from fretsaw.stage.peers import ALONE, Peers
 from fretsaw.stage.progress import Progress, format_seconds, say
 from fretsaw.stage.workers import HERE, Workers
 
 ERROR = "error.txt"
+ONE_REQUEST_S = 0.3  # a terminal's Ctrl-C comes twice: once more from whoever started this process
 
 
 class Interrupted(Exception):
@@ -33,6 +36,8 @@ class StageRun:
     peers: Peers = ALONE
     workers: Workers = HERE
     stop_requested: bool = False
+    stops_sooner: bool = False  # it was asked for twice
+    is_saving: bool = False
     saved_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -66,7 +71,9 @@ class StageRun:
         is_due = step >= self.progress.total or time.monotonic() - self.saved_at > save_every_s
         is_stopping, is_due = self.peers.any(self.stop_requested, is_due)
         if save is not None and (is_stopping or is_due):
+            self.is_saving = True
             save()
+            self.is_saving = False
             self.saved_at = time.monotonic()
         if is_stopping:
             raise Interrupted
@@ -75,6 +82,29 @@ class StageRun:
         """Let a stop that was asked for take effect between steps, where this process is alone."""
         if self.stop_requested:
             raise Interrupted
+
+    def check_sooner(self) -> None:
+        """Let a stop that was asked for twice take effect within a step, whose work is lost.
+
+        All processes call this as often: before each micro-batch.
+        """
+        if self.peers.any(self.stops_sooner)[0]:
+            raise Interrupted
+
+    def request_stop(self, signal_number: int) -> None:
+        """Note that the process is asked to stop, and say when it will; the third time is at once.
+
+        So is the second where a state is being saved, for there is nothing sooner.
+        """
+        if self.stops_sooner or (self.stop_requested and self.is_saving):
+            signal.signal(signal_number, signal.SIG_DFL)
+            os.kill(os.getpid(), signal_number)
+        elif self.stop_requested:
+            self.stops_sooner = True
+            _tell(self.peers, "stopping within this step, whose work is lost (a third: at once)")
+        else:
+            self.stop_requested = True
+            _tell(self.peers, "stopping after this step (a second one stops sooner)")
 
 
 StageFunction = Callable[[Any, Mapping[str, Path], StageRun], dict[str, Any]]
@@ -91,45 +121,78 @@ def execute(
     force: bool = False,
     peers: Peers = ALONE,
     workers: Workers = HERE,
+    within: str = "",
 ) -> dict[str, Any]:
     """Run a stage unless its result is there; return the manifest either way.
 
-    With peers all processes run the function, and rank 0 writes the artifact.
+    With peers all processes run the function, and rank 0 writes the artifact, which it holds for
+    all of them. `within` is the token of a run that holds a folder around `out`.
     """
-    is_first = peers.rank == 0
-    reason = peers.on_first(lambda: "made again" if force else artifact.staleness(out, request))
-    if reason is None:
-        say(f"{request.stage}: done already in {out}")
-        return artifact.read_manifest(out)
-    folder = peers.on_first(lambda: _open(out, request, device, dtype, force=force))
-    progress = Progress(request.stage, folder if is_first else None)
-    run = StageRun(folder, request.seed, device, dtype, progress, peers, workers)
+    with contextlib.ExitStack() as held:
 
-    def request_stop(signal_number: int, frame: object) -> None:
-        if run.stop_requested and signal_number == signal.SIGINT and peers.size == 1:
-            raise KeyboardInterrupt  # Ctrl-C twice: at once, without saving
-        run.stop_requested = True
+        def find() -> str | None:
+            held.enter_context(hold(out, within=within))
+            reason = "made again" if force else artifact.staleness(out, request)
+            leftovers.clear(out)
+            return reason
 
-    stops = (signal.SIGTERM, signal.SIGINT)
-    previous = [signal.signal(stop, request_stop) for stop in stops]
-    started = time.monotonic()
+        if peers.on_first(find) is None:
+            say(f"{request.stage}: done already in {out}")
+            return artifact.read_manifest(out)
+        folder = peers.on_first(lambda: _open(out, request, device, dtype, force=force))
+        progress = Progress(request.stage, folder if peers.rank == 0 else None)
+        run = StageRun(folder, request.seed, device, dtype, progress, peers, workers)
+        started = time.monotonic()
+        metrics = _call(function, request, settings, run)
+        seconds = time.monotonic() - started
+        extra = {"device": device, "dtype": dtype, "processes": peers.size, **asdict(workers)}
+        manifest = peers.on_first(
+            lambda: artifact.complete(out, request, metrics, seconds=seconds, extra=extra)
+        )
+        say(f"{request.stage}: finished in {format_seconds(seconds)} -> {out}")
+        return manifest
+
+
+def _call(
+    function: StageFunction, request: artifact.StageRequest, settings: Any, run: StageRun
+) -> dict[str, Any]:
+    """Call the stage's function; what it raises is kept, torch's errors that are none among it."""
     try:
-        metrics = function(settings, request.inputs, run)
-    except Exception as error:
-        if not isinstance(error, Interrupted):
-            _record(error, folder, peers)
+        with _stops_told(run):
+            return function(settings, request.inputs, run)
+    except BaseException as error:
+        if not isinstance(error, Interrupted | KeyboardInterrupt | SystemExit):
+            _record(error, run.folder, run.peers)
         raise
     finally:
-        progress.close()
+        run.progress.close()
+
+
+@contextlib.contextmanager
+def _stops_told(run: StageRun) -> Iterator[None]:
+    """Have SIGTERM and Ctrl-C ask the run to stop while the block runs."""
+    heard_at = -ONE_REQUEST_S
+
+    def hear(signal_number: int, frame: object) -> None:
+        nonlocal heard_at
+        before, heard_at = heard_at, time.monotonic()
+        if heard_at - before >= ONE_REQUEST_S:
+            run.request_stop(signal_number)
+
+    stops = (signal.SIGTERM, signal.SIGINT)
+    previous = [signal.signal(stop, hear) for stop in stops]
+    try:
+        yield
+    finally:
         for stop, handler in zip(stops, previous, strict=True):
             signal.signal(stop, handler)
-    seconds = time.monotonic() - started
-    extra = {"device": device, "dtype": dtype, "processes": peers.size, **asdict(workers)}
-    manifest = peers.on_first(
-        lambda: artifact.complete(out, request, metrics, seconds=seconds, extra=extra)
-    )
-    say(f"{request.stage}: finished in {format_seconds(seconds)} -> {out}")
-    return manifest
+
+
+def _tell(peers: Peers, message: str) -> None:
+    """Write a line past Python's buffers, which a signal may find in the middle of another line."""
+    if peers.rank == 0:
+        with contextlib.suppress(OSError):
+            os.write(2, f"\nfretsaw: {message}\n".encode())
 
 
 def _open(
@@ -141,8 +204,11 @@ def _open(
     return folder
 
 
-def _record(error: Exception, folder: Path, peers: Peers) -> None:
-    """Keep the error for `fretsaw status`: the first one, for others may fail of its absence."""
+def _record(error: BaseException, folder: Path, peers: Peers) -> None:
+    """Keep the error for `fretsaw status`: the first one, for others may fail of its absence.
+
+    A full disk holds none of it, and then must not stand in the error's place.
+    """
     where = f"rank {peers.rank}: " if peers.size > 1 else ""
-    with contextlib.suppress(FileExistsError), (folder / ERROR).open("x") as file:
+    with contextlib.suppress(OSError), (folder / ERROR).open("x") as file:
         file.write(where + "".join(traceback.format_exception(error)))

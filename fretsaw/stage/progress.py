@@ -5,13 +5,14 @@ resume, so it reads as one run) and `status.json` (the latest, which `fretsaw st
 """
 
 import json
+import math
 import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from fretsaw.stage.artifact import write_json
+from fretsaw.stage.artifact import write_json, write_text
 from fretsaw.stage.peers import Peers
 
 STATUS_EVERY_S = 1.0
@@ -56,7 +57,9 @@ class Progress:
         if sys.stderr.isatty() and Peers.from_environment().rank == 0:
             self._open_bar(step)
         else:
-            say(f"{self.stage}: {phase}, {total - step} {unit}s")
+            num = f"{total} {unit}{'' if total == 1 else 's'}"
+            going = f"goes on at {unit} {step + 1} of {total}" if step < total else f"{num}, done"
+            say(f"{self.stage}: {phase}, {going if step else num}")
 
     def _open_bar(self, step: int) -> None:
         from rich.console import Console
@@ -128,12 +131,19 @@ class Progress:
         path = self.folder / "metrics.jsonl"
         if not path.is_file():
             return
-        lines = path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        path.write_text("".join(kept))
+        lines = path.read_text(errors="replace").splitlines(keepends=True)
+        write_text(path, "".join(line for line in lines if _row_step(line) <= step))
 
     def close(self) -> None:
         """Put the terminal back as it was."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _row_step(line: str) -> float:
+    """Return the step of a row of metrics.jsonl; infinity where a kill or a full disk cut it."""
+    try:
+        return json.loads(line)["step"] if line.endswith("\n") else math.inf
+    except (ValueError, TypeError, KeyError):
+        return math.inf
