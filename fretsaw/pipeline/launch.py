@@ -17,6 +17,7 @@ from fretsaw.pipeline.kinds import STAGES
 from fretsaw.stage import artifact
 from fretsaw.stage.execute import execute
 from fretsaw.stage.peers import Peers
+from fretsaw.stage.place import check_place
 from fretsaw.stage.settings import build
 from fretsaw.stage.workers import HERE, Workers
 
@@ -86,6 +87,7 @@ def run_stage(
     `within` is the token of the run that it is a stage of.
     """
     kind, peers = STAGES[name], Peers.from_environment()
+    check_place(out)
     check_inputs(name, settings, inputs)
     if peers.size > 1:
         from fretsaw.distributed import mesh

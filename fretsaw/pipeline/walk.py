@@ -15,6 +15,7 @@ from fretsaw.pipeline.kinds import FILES, STAGES
 from fretsaw.pipeline.recipe import Stage
 from fretsaw.stage import artifact, leftovers
 from fretsaw.stage.holder import hold, refuse_held
+from fretsaw.stage.place import check_place
 from fretsaw.stage.progress import format_seconds, say
 from fretsaw.stage.settings import override
 from fretsaw.stage.workers import HERE, Workers
@@ -91,6 +92,7 @@ def run(stages: list[Stage], options: RunOptions, *, dry_run: bool = False) -> N
     if dry_run:
         print(json.dumps([_resolved(s, stages, options, chosen) for s in stages], indent=2))
         return
+    check_place(out)
     with hold(out.resolve() if out.exists() else out) as token:
         for name in chosen:
             refuse_held(out / name)

@@ -367,10 +367,11 @@ def versions() -> dict[str, str]:
 
 def require_disk(folder: Path, num_bytes: int) -> None:
     """Refuse to start what the disk cannot hold."""
-    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    free = shutil.disk_usage(existing).free
+    around = (folder, *folder.absolute().parents)
+    free = shutil.disk_usage(next(p for p in around if p.exists())).free
     if free < num_bytes:
+        shown = next((p for p in around if not p.name.startswith(".")), folder)
         raise ValueError(
-            f"{folder}: {num_bytes / 2**20:,.0f} MiB needed, {free / 2**20:,.0f} MiB free; "
+            f"{shown}: {num_bytes / 2**20:,.1f} MiB needed, {free / 2**20:,.1f} MiB free; "
             "free some space or choose another --out"
         )

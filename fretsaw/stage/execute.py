@@ -191,8 +191,9 @@ def _stops_told(run: StageRun) -> Iterator[None]:
 def _tell(peers: Peers, message: str) -> None:
     """Write a line past Python's buffers, which a signal may find in the middle of another line."""
     if peers.rank == 0:
+        before = "\n" if os.isatty(2) else ""  # a bar's line ends without one
         with contextlib.suppress(OSError):
-            os.write(2, f"\nfretsaw: {message}\n".encode())
+            os.write(2, f"{before}fretsaw: {message}\n".encode())
 
 
 def _open(

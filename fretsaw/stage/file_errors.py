@@ -9,8 +9,7 @@ from pathlib import Path
 import fretsaw
 
 AGAIN = "run the same command again to go on from there"
-FULL = (errno.ENOSPC, errno.EDQUOT)
-FULL_WORDS = ("No space left on device", "Disk quota exceeded")  # where only words come through
+FULL_WORDS = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))  # often only words come through
 REMEDIES = {
     errno.ENOENT: "check the path",
     errno.EACCES: "give yourself the right to it, or choose another path",
@@ -27,7 +26,12 @@ REMEDIES = {
     errno.ESTALE: f"see to the network's disk, and {AGAIN}",
     errno.EFBIG: f"allow larger files (ulimit -f), and {AGAIN}",
 }
-OF_WRITING = (errno.EIO, errno.ESTALE, errno.EFBIG, errno.EROFS)  # these come without a path
+OF_WRITING = (
+    errno.EIO,
+    errno.ESTALE,
+    errno.EFBIG,
+    errno.EROFS,
+)  # often without a path
 
 
 def sentence_of(error: BaseException) -> str | None:
@@ -35,25 +39,26 @@ def sentence_of(error: BaseException) -> str | None:
 
     A path of fretsaw's own or of Python's is the fault of whoever wrote or installed them.
     """
-    for one in _behind(error):
-        if isinstance(one, OSError) and one.errno in FULL:
-            where = f"{os.fsdecode(one.filename)}: " if one.filename is not None else ""
-            return f"{where}the disk is full; free some space and {AGAIN}"
+    behind = list(_behind(error))
+    for one in behind:
         if any(words in str(one) for words in FULL_WORDS):
-            return f"the disk is full; free some space and {AGAIN}"
-    found = [error, *_failures(error)]
-    for one in found:
+            where = f"{_path_of(one)}: " if _path_of(one) else ""
+            return f"{where}the disk is full; free some space and {AGAIN}"
+    for one in behind:
         if not isinstance(one, OSError) or one.errno is None:
             continue
         what = (one.strerror or os.strerror(one.errno)).lower()
-        remedy = REMEDIES.get(one.errno, "choose another path")
-        if isinstance(one.filename, str | bytes | os.PathLike):
-            path = os.fsdecode(one.filename)
-            if not _is_installed(path):
-                return f"{path}: {what}; {remedy}"
-        elif one.errno in OF_WRITING:
-            return f"a file could not be written: {what}; {remedy}"
+        remedy, path = REMEDIES.get(one.errno, "choose another path"), _path_of(one)
+        if path and one is error and not _is_installed(path):
+            return f"{path}: {what}; {remedy}"
+        if one.errno in OF_WRITING:
+            return f"{path or 'a file'}: {what}; {remedy}"
     return None
+
+
+def _path_of(error: BaseException) -> str:
+    path = getattr(error, "filename", None)
+    return os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
 
 
 def _behind(error: BaseException | None) -> Iterator[BaseException]:

@@ -242,10 +242,15 @@ def _create_without_links(path: Path, content: bytes) -> bool:
 
 
 def _write_new(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError:
+        raise
+    except OSError as error:  # of the folder: a name that is ours says nothing to the user
+        raise OSError(error.errno, error.strerror, str(path.parent)) from error
 
 
 def _token_in(path: Path) -> str | None:
@@ -278,8 +283,7 @@ def _remove_dead(path: Path, found: Found, own: Holder, out: Path) -> bool:
     Of several that found it, one at a time may: the claim is a holder's file too, and what stands
     there by then is compared with what was found.
     """
-    mark = hashlib.sha256(path.name.encode() + found.content).hexdigest()[:16]
-    claim = path.with_name(f".claim-{mark}.holder")
+    claim = _claim_of(path, found.content)
     try:
         _take(claim, own, out)
     except Refused:
@@ -296,6 +300,11 @@ def _remove_dead(path: Path, found: Found, own: Holder, out: Path) -> bool:
         return is_same
     finally:
         claim.unlink(missing_ok=True)
+
+
+def _claim_of(path: Path, content: bytes) -> Path:
+    mark = hashlib.sha256(os.fsencode(path.name) + content).hexdigest()[:16]
+    return path.with_name(f".claim-{mark}.holder")
 
 
 def _beat(path: Path, own: Holder, ended: threading.Event) -> None:

@@ -144,6 +144,7 @@ class Progress:
 def _row_step(line: str) -> float:
     """Return the step of a row of metrics.jsonl; infinity where a kill or a full disk cut it."""
     try:
-        return json.loads(line)["step"] if line.endswith("\n") else math.inf
+        step = json.loads(line)["step"] if line.endswith("\n") else None
     except (ValueError, TypeError, KeyError):
         return math.inf
+    return step if isinstance(step, int) else math.inf
