@@ -47,8 +47,11 @@ def choose(
 def penalise(
     logits: Float[Tensor, "rows vocab"], sequences: Sequence[SequenceState]
 ) -> Float[Tensor, "rows vocab"]:
-    """Return logits with the repetition (arXiv 1909.05858), presence and frequency penalties."""
-    logits = logits.clone()
+    """Return logits with the repetition (arXiv 1909.05858), presence and frequency penalties.
+
+    What leaves the range of float32 is put at its end, so that finite logits stay finite.
+    """
+    logits, most = logits.clone(), torch.finfo(logits.dtype).max
     for row, sequence in enumerate(sequences):
         request, sampling = sequence.request, sequence.request.sampling
         if not sampling.has_penalties:
@@ -56,12 +59,14 @@ def penalise(
         if sampling.repetition_penalty != 1:
             seen = torch.tensor(sorted(set(sequence.token_ids)), device=logits.device)
             values, penalty = logits[row, seen], sampling.repetition_penalty
-            logits[row, seen] = torch.where(values > 0, values / penalty, values * penalty)
+            penalised = torch.where(values > 0, values / penalty, values * penalty)
+            logits[row, seen] = penalised.clamp(-most, most)
         if sampling.presence_penalty or sampling.frequency_penalty:
             counts = Counter(sequence.token_ids[len(request.token_ids) :])
             ids = torch.tensor(list(counts), dtype=torch.long, device=logits.device)
             number = torch.tensor(list(counts.values()), device=logits.device)
-            logits[row, ids] -= sampling.presence_penalty + sampling.frequency_penalty * number
+            taken = sampling.presence_penalty + sampling.frequency_penalty * number
+            logits[row, ids] = (logits[row, ids] - taken).clamp(-most, most)
     return logits
 
 
@@ -75,7 +80,8 @@ def filter_probs(
     """
     vocab = probs.shape[-1]
     sorted_probs, ids = probs.sort(stable=True, dim=-1, descending=True)
-    top_k = torch.tensor([[one.top_k or vocab] for one in settings], device=probs.device)
+    top_k = torch.tensor([[min(one.top_k or vocab, vocab)] for one in settings])
+    top_k = top_k.to(probs.device)
     top_p = torch.tensor([[one.top_p] for one in settings], device=probs.device)
     min_p = torch.tensor([[one.min_p] for one in settings], device=probs.device)
     sorted_probs = sorted_probs * (torch.arange(vocab, device=probs.device) < top_k)

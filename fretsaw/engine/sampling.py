@@ -1,10 +1,36 @@
 """How text is drawn from a model: one set of settings, from the command line to the engine.
 
-Standard library only.
+Every number has bounds that the draws can compute with in float32. Standard library only.
 """
 
-import math
 from dataclasses import dataclass
+from numbers import Integral, Real
+
+MAX_INTEGER = 2**63 - 1  # what tensors, and the engine's other process, can hold
+MAX_TEMPERATURE = 1_000.0
+MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.01, 100.0
+MAX_PENALTY = 1_000.0  # of presence and frequency, either way
+MIN_SEED, MAX_SEED = -(2**127), 2**127 - 1  # taken modulo 2**64
+
+_PENALTY = (Real, -MAX_PENALTY, MAX_PENALTY, f"from {-MAX_PENALTY:g} to {MAX_PENALTY:g}")
+_REPETITION = (
+    Real,
+    MIN_REPETITION_PENALTY,
+    MAX_REPETITION_PENALTY,
+    f"from {MIN_REPETITION_PENALTY:g} to {MAX_REPETITION_PENALTY:g} (1: none)",
+)
+# setting -> its kind, its lowest and highest value, and how that is said
+_RANGES = {
+    "max_tokens": (Integral, 0, MAX_INTEGER, f"a whole number, at least 0, at most {MAX_INTEGER}"),
+    "temperature": (Real, 0, MAX_TEMPERATURE, f"at least 0, at most {MAX_TEMPERATURE:g}"),
+    "top_k": (Integral, 0, MAX_INTEGER, f"at least 0 (0: all tokens), at most {MAX_INTEGER}"),
+    "top_p": (Real, 0, 1, "in (0, 1]"),
+    "min_p": (Real, 0, 1, "in [0, 1)"),
+    "repetition_penalty": _REPETITION,
+    "presence_penalty": _PENALTY,
+    "frequency_penalty": _PENALTY,
+    "seed": (Integral, MIN_SEED, MAX_SEED, "a whole number of at most 128 bits"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,19 +64,15 @@ class Sampling:
 
     def check(self) -> None:
         """Raise ValueError for a setting out of its range; the engine's `Request` asks for it."""
-        ranges = {
-            "max_tokens": (self.max_tokens >= 0, "at least 0"),
-            "temperature": (0 <= self.temperature < math.inf, "at least 0"),
-            "top_k": (self.top_k >= 0, "at least 0 (0: all tokens)"),
-            "presence_penalty": (math.isfinite(self.presence_penalty), "a finite number"),
-            "frequency_penalty": (math.isfinite(self.frequency_penalty), "a finite number"),
-            "top_p": (0 < self.top_p <= 1, "in (0, 1]"),
-            "min_p": (0 <= self.min_p < 1, "in [0, 1)"),
-            "repetition_penalty": (0 < self.repetition_penalty < math.inf, "above 0 (1: none)"),
-        }
-        for name, (is_good, rule) in ranges.items():
+        for name, (kind, low, high, rule) in _RANGES.items():
+            value = getattr(self, name)
+            is_number = isinstance(value, kind) and not isinstance(value, bool)
+            if not (is_number and low <= value <= high):
+                raise ValueError(f"{name} {value!r:.40}: must be {rule}")
+        # Of these one end is not in the range.
+        for name, is_good in (("top_p", self.top_p > 0), ("min_p", self.min_p < 1)):
             if not is_good:
-                raise ValueError(f"{name} {getattr(self, name)}: must be {rule}")
+                raise ValueError(f"{name} {getattr(self, name)}: must be {_RANGES[name][3]}")
 
     @property
     def has_penalties(self) -> bool:

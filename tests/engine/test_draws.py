@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 from engines import ask
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import (
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
@@ -14,7 +16,13 @@ from transformers import (
 )
 
 from fretsaw.engine.draws import choose, filter_probs, penalise
-from fretsaw.engine.sampling import Sampling
+from fretsaw.engine.sampling import (
+    MAX_INTEGER,
+    MAX_PENALTY,
+    MAX_TEMPERATURE,
+    MIN_REPETITION_PENALTY,
+    Sampling,
+)
 from fretsaw.engine.sequence import Request, SequenceState
 
 VOCAB = 40
@@ -119,3 +127,67 @@ def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
     settings = {"max_tokens": 1, name: value}
     with pytest.raises(ValueError, match=f"{name} {value}: must be"):
         Request((1,), Sampling(**settings))
+
+
+NAN, INFINITY = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("max_tokens", value) for value in (2**63, 10**30, 1.5, True, "9")],
+        *[("temperature", value) for value in (1e300, 1001, INFINITY, NAN, "1", None)],
+        *[("top_k", value) for value in (2**63, 99999999999999999999, 7.0, NAN)],
+        *[("top_p", value) for value in (-1e-300, 1.0000001, NAN, INFINITY)],
+        *[("min_p", value) for value in (-1e-9, 1, NAN)],
+        *[("repetition_penalty", value) for value in (1e-320, 0.0099, 101, 1e308, NAN, -1)],
+        *[("presence_penalty", value) for value in (1e300, -1001, NAN, -INFINITY)],
+        *[("frequency_penalty", value) for value in (1e300, -1001, NAN, INFINITY)],
+        *[("seed", value) for value in (2**127, -(2**128), 1.0)],
+    ],
+)
+def test_numbers_that_the_draws_cannot_hold_are_refused(name: str, value: Any) -> None:
+    sampling = Sampling()
+    object.__setattr__(sampling, name, value)  # as from a file: of any type
+    with pytest.raises(ValueError, match=rf"{name} .*: must be "):
+        Request((1,), sampling)
+
+
+SCALES = st.sampled_from([1e-38, 1e-3, 1.0, 1e4, 1e30, 3e38])
+SETTINGS = st.fixed_dictionaries(
+    {
+        "temperature": st.one_of(
+            st.sampled_from([0.0, 1e-300, 1e-30, 1.0, MAX_TEMPERATURE]), st.floats(0, 2)
+        ),
+        "top_k": st.sampled_from([0, 1, 3, VOCAB + 1, MAX_INTEGER]),
+        "top_p": st.sampled_from([1e-300, 1e-9, 0.5, 1 - 1e-16, 1.0]),
+        "min_p": st.sampled_from([0.0, 1e-300, 0.5, 1 - 1e-16]),
+        "repetition_penalty": st.sampled_from([MIN_REPETITION_PENALTY, 1.0, 1.3, 100.0]),
+        "presence_penalty": st.sampled_from([-MAX_PENALTY, 0.0, MAX_PENALTY]),
+        "frequency_penalty": st.sampled_from([-MAX_PENALTY, 0.0, MAX_PENALTY]),
+        "seed": st.sampled_from([-(2**127), -1, 0, 2**63, 2**127 - 1]),
+    }
+)
+
+
+@given(rows=st.lists(st.tuples(SETTINGS, SCALES, st.booleans()), min_size=1, max_size=4))
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_any_settings_within_their_ranges_draw_a_token_that_is_not_masked(rows: list) -> None:
+    """The logits may be of any size, most of them masked; a row's draw is its own."""
+    logits = logits_of(len(rows)) / 12
+    for row, (_, scale, is_masked) in enumerate(rows):
+        logits[row] *= scale
+        if is_masked:
+            logits[row, 2:] = -torch.inf
+    sequences = [sequence_of(ask((1, 2, 3), 99, **setting), [1, 1, 7]) for setting, _, _ in rows]
+    drawn = choose(logits, sequences).tolist()
+    for row, (token, sequence) in enumerate(zip(drawn, sequences, strict=True)):
+        assert logits[row, token].isfinite()
+        assert choose(logits[row : row + 1], [sequence]).tolist() == [token]
+
+
+def test_a_temperature_of_almost_nothing_is_greedy() -> None:
+    logits = logits_of(8)
+    for temperature in (1e-300, 1e-30, 1e-6):
+        sequence = sequence_of(ask((1,), 1, temperature=temperature), [])
+        assert choose(logits, [sequence] * 8).tolist() == logits.argmax(-1).tolist()
