@@ -6,22 +6,23 @@ The engine is not thread-safe: one thread owns it.
 """
 
 import time
+from array import array
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
-from fretsaw.engine.draws import choose
 from fretsaw.engine.graphs import DecodeGraphs
+from fretsaw.engine.isolation import isolated
+from fretsaw.engine.outcome import Outcome, speak, tell_prompts
 from fretsaw.engine.page_memory import keep_freed_memory, num_pages_for
 from fretsaw.engine.pages import BLOCK, PagePool
 from fretsaw.engine.runner import Runner
 from fretsaw.engine.sampling import Sampling
 from fretsaw.engine.scheduler import Scheduler
-from fretsaw.engine.sequence import Event, Request, SequenceState, Slice, TokenLogprob
+from fretsaw.engine.sequence import Event, Request, RequestFailed, SequenceState, Slice
 from fretsaw.engine.stats import Stats
 from fretsaw.engine.weights import prepare
 from fretsaw.model.decoder import Decoder
@@ -124,6 +125,13 @@ class Engine:
 
     def _check_ids(self, token_ids: Sequence[int], number: int) -> None:
         vocab_size = self.decoder.config.vocab_size
+        try:
+            array("q", token_ids)
+        except (TypeError, OverflowError) as error:
+            raise ValueError(
+                f"request {number}: token ids must be whole numbers, and the model knows 0 to "
+                f"{vocab_size - 1}; use its own tokenizer"
+            ) from error
         if token_ids and not (min(token_ids) >= 0 and max(token_ids) < vocab_size):
             raise ValueError(
                 f"request {number}: token ids from {min(token_ids)} to {max(token_ids)}, but the "
@@ -161,30 +169,24 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
-        """Compute what is scheduled next; return the tokens that came of it."""
+        """Compute what is scheduled next; return the tokens that came of it.
+
+        What goes wrong ends the requests at fault, each with an event that says why; nothing of a
+        step is settled before it is computed. Raises only where the device is lost.
+        """
         assert self._is_awake, "the engine sleeps; call wake() first"
         missed, self._missed = self._missed, []
         slices = self._scheduler.schedule()
         if not slices:
             return missed
         started = time.perf_counter()
-        runner = self._runner
-        runner.move(self._pool.copies)
-        self._pool.copies.clear()
-        step = runner.lay_out(slices, self._pool.span, padded_to=self._num_padded(slices))
-        if self._graphs is not None and all(slice.is_decoding for slice in slices):
-            speaking, logits = list(slices), self._graphs.logits(step)
-        else:
-            hidden = runner.hidden(step)
-            self._report_prompts(slices, hidden)
-            lasts = torch.tensor([slice.length for slice in slices]).cumsum(0) - 1
-            rows = lasts[[slice.is_last for slice in slices]].to(hidden.device)
-            speaking = [slice for slice in slices if slice.is_last]
-            if self._is_batch_invariant:
-                rows = F.pad(rows, (0, self._scheduler.max_batch - len(rows)))
-            logits = runner.logits(hidden[rows])[: len(speaking)]
-        self._scheduler.settle(slices)
-        events = self._speak([slice.sequence for slice in speaking], logits.float())
+        self._runner.move(self._pool.moves)
+        self._pool.moves.clear()
+        outcomes = isolated(self._compute, slices, self.decoder.device)
+        good = [slice for slice, of in zip(slices, outcomes, strict=True) if of.fault is None]
+        self._scheduler.settle(good)
+        settled = map(self._settle, slices, outcomes)
+        events = [event for event in settled if event is not None]
         self._count(slices, time.perf_counter() - started)
         return missed + events
 
@@ -206,6 +208,7 @@ class Engine:
         """Yield tokens as they are made, until all requests have ended; each one's are in order.
 
         Several may be listened to in turn: what one's steps make of another's is kept for it.
+        Raises `RequestFailed` for the first that ends with an error, and drops the others.
         """
         for i, request in enumerate(requests):
             self._check(request, i)
@@ -218,6 +221,8 @@ class Engine:
                 self._missed += [event for event in came if event.request not in index_of]
                 for event in [event for event in came if event.request in index_of]:
                     index = index_of[event.request]
+                    if event.error is not None:
+                        raise RequestFailed(f"request {index}: {event.error}")
                     if event.finish_reason is not None:
                         del index_of[event.request]
                     yield replace(event, request=index)
@@ -231,62 +236,59 @@ class Engine:
         is_prompt = slices[0].sequence.num_pending > 1 or not slices[0].start
         return self._scheduler.chunk_tokens if is_prompt else self._scheduler.max_batch
 
-    # --- what came of a step ----------------------------------------------------------------------
+    # --- a step -----------------------------------------------------------------------------------
 
-    def _speak(
-        self, sequences: Sequence[SequenceState], logits: Float[Tensor, "rows vocab"]
-    ) -> list[Event]:
-        if not sequences:
-            return []
-        log_probs = logits.log_softmax(-1)
-        chosen = choose(logits, sequences)
-        of_chosen = log_probs.gather(-1, chosen[:, None])[:, 0].tolist()
-        events = []
-        for row, (sequence, token_id) in enumerate(zip(sequences, chosen.tolist(), strict=True)):
-            request, logprob, reason = sequence.request, of_chosen[row], None
-            if request.sampling.max_tokens == 0:
-                token_id, logprob, reason = None, 0.0, "length"
-            else:
-                sequence.token_ids.append(token_id)
-                if token_id in request.stop_token_ids:
-                    reason = "stop"
-                elif sequence.num_generated >= request.sampling.max_tokens:
-                    reason = "length"
-            prompt = None
-            if request.prompt_logprobs and not sequence.has_spoken:
-                prompt = tuple(sequence.prompt_logprobs)
-            sequence.has_spoken = True
-            top = _strongest(log_probs[row], request.num_top_logprobs)
-            events.append(Event(sequence.id, token_id, logprob, reason, top, prompt))
-            if reason is not None:
-                self._scheduler.finish(sequence)
-                del self._sequences[sequence.id]
-        return events
+    def _compute(self, slices: Sequence[Slice]) -> list[Outcome]:
+        """Return what comes of every slice; only their own pages are written to."""
+        runner = self._runner
+        step = runner.lay_out(slices, self._pool.span, padded_to=self._num_padded(slices))
+        if self._graphs is not None and all(slice.is_decoding for slice in slices):
+            return speak(self._graphs.logits(step).float(), slices)
+        hidden = runner.hidden(step)
+        outcomes = [Outcome() for _ in slices]
+        if not all(slice.is_decoding for slice in slices):
+            tell_prompts(outcomes, slices, hidden[: step.num_tokens], runner.logits)
+        speaking = [i for i, slice in enumerate(slices) if slice.is_last]
+        if speaking:
+            lasts = torch.tensor([slice.length for slice in slices]).cumsum(0) - 1
+            rows = lasts[speaking].to(hidden.device)
+            if self._is_batch_invariant:
+                rows = F.pad(rows, (0, self._scheduler.max_batch - len(rows)))
+            logits = runner.logits(hidden[rows])[: len(speaking)].float()
+            for i, said in zip(speaking, speak(logits, [slices[i] for i in speaking]), strict=True):
+                outcomes[i].spoken = said.spoken
+                outcomes[i].fault = outcomes[i].fault or said.fault
+        return outcomes
 
-    def _report_prompts(
-        self, slices: Sequence[Slice], hidden: Float[Tensor, "tokens hidden"]
-    ) -> None:
-        """Note the log-probabilities of prompts that are asked for, as their pieces pass."""
-        first = 0
-        for slice in slices:
-            sequence, mine = slice.sequence, hidden[first : first + slice.length]
-            first += slice.length
-            request = sequence.request
-            if not request.prompt_logprobs or sequence.has_spoken:
-                continue
-            known = 1 + len(sequence.prompt_logprobs)  # the first token has none
-            followers = sequence.request.token_ids[known : slice.start + slice.length + 1]
-            if not followers:
-                continue
-            # The hidden state at position p tells of the token at p + 1.
-            told = mine[known - 1 - slice.start :][: len(followers)]
-            log_probs = self._runner.logits(told).float().log_softmax(-1)
-            ids = torch.tensor(followers, device=log_probs.device)
-            values = log_probs.gather(-1, ids[:, None])[:, 0].tolist()
-            sequence.prompt_logprobs += [
-                TokenLogprob(id, value, _strongest(row, request.num_top_logprobs))
-                for id, value, row in zip(followers, values, log_probs, strict=True)
-            ]
+    def _settle(self, slice: Slice, outcome: Outcome) -> Event | None:
+        """Take over what came of a slice; return what is to be told of it."""
+        sequence, request = slice.sequence, slice.sequence.request
+        if outcome.fault is not None:
+            self._pool.unregister(sequence.keys)  # nobody may go on from what it has written
+            return self._end(sequence, Event(sequence.id, None, 0.0, "error", error=outcome.fault))
+        sequence.prompt_logprobs += outcome.prompt_logprobs
+        if outcome.spoken is None:
+            return None
+        token_id, logprob, reason = outcome.spoken.token_id, outcome.spoken.logprob, None
+        if request.sampling.max_tokens == 0:
+            token_id, logprob, reason = None, 0.0, "length"
+        else:
+            sequence.token_ids.append(token_id)
+            if token_id in request.stop_token_ids:
+                reason = "stop"
+            elif sequence.num_generated >= request.sampling.max_tokens:
+                reason = "length"
+        prompt = None
+        if request.prompt_logprobs and not sequence.has_spoken:
+            prompt = tuple(sequence.prompt_logprobs)
+        sequence.has_spoken = True
+        event = Event(sequence.id, token_id, logprob, reason, outcome.spoken.top, prompt)
+        return event if reason is None else self._end(sequence, event)
+
+    def _end(self, sequence: SequenceState, event: Event) -> Event:
+        self._scheduler.finish(sequence)
+        del self._sequences[sequence.id]
+        return event
 
     def _count(self, slices: Sequence[Slice], seconds: float) -> None:
         """Share a step's time between decoding and prompts by their tokens."""
@@ -365,10 +367,3 @@ class Engine:
         stats.num_waiting, stats.num_running = len(scheduler.waiting), len(scheduler.running)
         stats.pages_used, stats.pages_total = self._pool.num_held, self._pool.num_pages
         return stats
-
-
-def _strongest(log_probs: Float[Tensor, " vocab"], number: int) -> tuple[tuple[int, float], ...]:
-    if not number:
-        return ()
-    values, ids = log_probs.topk(min(number, len(log_probs)))
-    return tuple(zip(ids.tolist(), values.tolist(), strict=True))

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from fretsaw.engine.runner import MASKED, Decoding, Runner, Step
+from fretsaw.engine.runner import Decoding, Runner, Step
 
 
 @dataclass
@@ -92,11 +92,13 @@ def pad(step: Step, num_rows: int, span: int, *, scratch_page: int) -> Step:
         decoding=Decoding(
             num_rows=num_rows,
             span=span,
-            owner=F.pad(decoding.owner, (0, beyond)),
-            biases={
-                heads: F.pad(bias, (0, 0, 0, 0, 0, beyond * heads), value=MASKED)
-                for heads, bias in decoding.biases.items()
+            reader=F.pad(decoding.reader, (0, beyond)),
+            part_of=F.pad(decoding.part_of, (0, beyond)),
+            masks={
+                heads: F.pad(mask, (0, 0, 0, 0, 0, beyond * heads), value=True)
+                for heads, mask in decoding.masks.items()
             },
+            is_alone=False,  # also where nothing was to be padded: a recording serves all
         ),
         pieces=(),
     )
@@ -111,6 +113,4 @@ def _tensors(step: Step) -> list[Tensor]:
     assert step.decoding is not None
     owners = [step, step.decoding]
     found = [getattr(owner, field.name) for owner in owners for field in fields(owner)]
-    return [value for value in found if isinstance(value, Tensor)] + [
-        *step.decoding.biases.values()
-    ]
+    return [value for value in found if isinstance(value, Tensor)] + [*step.decoding.masks.values()]

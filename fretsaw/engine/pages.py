@@ -13,6 +13,7 @@ import hashlib
 import heapq
 from array import array
 from collections.abc import Sequence
+from typing import NamedTuple
 
 BLOCK = 8  # tokens of one key; a page holds several, so that short beginnings are found as well
 
@@ -21,18 +22,30 @@ class OutOfPages(Exception):
     """No page can be had without taking one from a sequence."""
 
 
+class Move(NamedTuple):
+    """The first tokens of one page become another's; what that page held behind them is cleared.
+
+    So no position of a held page has another text's numbers: a NaN among them would spread, as even
+    0 times NaN is NaN.
+    """
+
+    source: int
+    destination: int
+    num_tokens: int
+
+
 class PagePool:
     """The pages: held by a sequence, kept for reuse, or free.
 
-    `copies` lists (source, destination) in the order in which contents must be moved before the
-    next step; whoever computes it takes the list.
+    `moves` lists what becomes of contents before the next step, in order; whoever computes it takes
+    the list.
     """
 
     def __init__(self, num_pages: int, page_size: int):
         assert page_size % BLOCK == 0, f"a page of {page_size} tokens is no multiple of {BLOCK}"
         self.num_pages, self.page_size = num_pages, page_size
         self.version = 0
-        self.copies: list[tuple[int, int]] = []
+        self.moves: list[Move] = []
         self._held: set[int] = set()
         self._kept: dict[int, int] = {}  # page -> when it was used last
         self._clock = 0
@@ -61,7 +74,12 @@ class PagePool:
     # --- holding ----------------------------------------------------------------------------------
 
     def allocate(self) -> int:
-        """Give the lowest page that no sequence holds; what was kept there moves up or is lost."""
+        """Give the lowest page that no sequence holds, cleared; what was kept there moves up."""
+        page = self._hold_lowest()
+        self.moves.append(Move(page, page, 0))
+        return page
+
+    def _hold_lowest(self) -> int:
         if not self._low:
             raise OutOfPages
         page = heapq.heappop(self._low)
@@ -83,7 +101,7 @@ class PagePool:
         for old in sorted(self._held, reverse=True):
             if not self._low or self._low[0] > old:
                 break
-            new = self.allocate()
+            new = self._hold_lowest()
             self._copy(old, new)
             self._release(old)
             moved[old] = new
@@ -118,11 +136,12 @@ class PagePool:
             if not self.num_available:
                 break
             last = min(first + per_page, len(keys)) - 1
-            page = self.allocate()
+            page = self._hold_lowest()
             if keys[last] not in self._page_of:  # the source itself had to make room
                 self.free([page])
                 break
-            self.copies.append((self._page_of[keys[last]], page))
+            num_tokens = (last + 1 - first) * BLOCK
+            self.moves.append(Move(self._page_of[keys[last]], page, num_tokens))
             pages.append(page)
         return pages
 
@@ -131,6 +150,13 @@ class PagePool:
         if key not in self._page_of:
             self._page_of[key] = page
             self._keys.setdefault(page, []).append(key)
+
+    def unregister(self, keys: Sequence[bytes]) -> None:
+        """Have nobody find these blocks any more."""
+        for key in keys:
+            page = self._page_of.pop(key, None)
+            if page is not None:
+                self._keys[page].remove(key)
 
     def forget(self, version: int) -> None:
         """Give up everything kept: the weights have changed."""
@@ -164,7 +190,7 @@ class PagePool:
         else:
             while self._kept.get(self._ages[0][1]) != self._ages[0][0]:
                 if self._ages[0] == (age, page):  # it is the one used longest ago
-                    return self._unregister(page)
+                    return self._forget_page(page)
                 heapq.heappop(self._ages)
             room = heapq.heappop(self._ages)[1]
             del self._kept[room]
@@ -177,14 +203,14 @@ class PagePool:
         return -heapq.heappop(self._high)
 
     def _copy(self, source: int, destination: int) -> None:
-        self._unregister(destination)
-        self.copies.append((source, destination))
+        self._forget_page(destination)
+        self.moves.append(Move(source, destination, self.page_size))
         keys = self._keys.pop(source, [])
         if keys:
             self._keys[destination] = keys
         for key in keys:
             self._page_of[key] = destination
 
-    def _unregister(self, page: int) -> None:
+    def _forget_page(self, page: int) -> None:
         for key in self._keys.pop(page, []):
             del self._page_of[key]

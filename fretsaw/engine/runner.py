@@ -4,17 +4,23 @@ The tokens of all sequences lie end to end, decoding rows first; only attention 
 A decoding row attends to pages where they are: every page gives its own softmax and weighted
 values, and a row's pages are joined by a softmax over them (as in flash-decoding), so no keys or
 values are ever gathered. A prompt's piece gathers its own pages and uses the usual kernel.
+
+What a row may not see is left out, never outweighed: numbers of others may be NaN. A page of nobody
+here is joined to nothing, scores behind a text's end are replaced, and values there are zeros (see
+`Move`). In any precision scores, softmax and sums are of float32.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from fretsaw.engine.pages import Move
 from fretsaw.engine.sequence import Slice
 from fretsaw.engine.weights import AttentionWeights, FfnWeights, PointwiseWeights, Weights
 from fretsaw.model.decoder import Decoder
@@ -22,6 +28,7 @@ from fretsaw.model.rope import rope_inv_freq
 
 MASKED = -1e30  # finite: a page masked as a whole must not give NaN
 DTYPES = (torch.float32, torch.bfloat16)
+CAST_BYTES = 2**20  # of the pages that are cast to float32 at a time: what stays in a cache
 
 
 @dataclass(frozen=True)
@@ -40,9 +47,10 @@ class Decoding:
 
     num_rows: int
     span: int
-    owner: Int[Tensor, " span"]  # the row that a page belongs to; 0 for pages of nobody here
-    biases: Mapping[int, Float[Tensor, "span_x_kv_heads 1 page_size"]]  # by kv_heads: 0 where a
-    # token is, MASKED where none is
+    reader: Int[Tensor, " span"]  # the row that attends to a page; 0 for pages of nobody here
+    part_of: Int[Tensor, " span"]  # the row that the result is part of, from 1; 0 for nobody's
+    masks: Mapping[int, Bool[Tensor, "span_x_kv_heads 1 page_size"]]  # by kv_heads: no token there
+    is_alone: bool  # there is one row, and every page is its own
 
 
 @dataclass(frozen=True)
@@ -80,12 +88,21 @@ class Runner:
         self.keys = [_zeros(shape, self.dtype, self.device) for shape in shapes]
         self.values = [_zeros(shape, self.dtype, self.device) for shape in shapes]
 
-    def move(self, copies: Sequence[tuple[int, int]]) -> None:
-        """Copy pages, one after the other."""
-        for source, destination in copies:
-            for tensor in (*self.keys, *self.values):
-                if tensor.shape[1]:
-                    tensor[destination] = tensor[source]
+    def move(self, moves: Sequence[Move]) -> None:
+        """Copy and clear pages, in order. Keys need no clearing: their scores are replaced."""
+        attending = [i for i, keys in enumerate(self.keys) if keys.shape[1]]
+        for clears, group in groupby(moves, key=lambda move: not move.num_tokens):
+            if clears:
+                cleared = torch.tensor([move.destination for move in group], device=self.device)
+                for i in attending:
+                    self.values[i].index_fill_(0, cleared, 0)
+                continue
+            for source, destination, num_tokens in group:
+                for i in attending:
+                    for pool in (self.keys[i], self.values[i]):
+                        pool[destination, :, :num_tokens] = pool[source, :, :num_tokens]
+                    if num_tokens < self.page_size:
+                        self.values[i][destination, :, num_tokens:] = 0
 
     # --- from what is scheduled to tensors --------------------------------------------------------
 
@@ -133,20 +150,21 @@ class Runner:
 
     def _decoding(self, slices: Sequence[Slice], span: int) -> Decoding:
         size = self.page_size
-        owner = np.zeros(span, dtype=np.int64)
+        part_of = np.zeros(span, dtype=np.int64)
         filled = np.zeros(span, dtype=np.int64)
         for row, slice in enumerate(slices):
             pages = slice.sequence.pages[: slice.start // size + 1]
-            owner[pages] = row
+            part_of[pages] = row + 1
             filled[pages] = size
             filled[pages[-1]] = slice.start + 1 - (len(pages) - 1) * size
-        masked = np.where(np.arange(size) < filled[:, None], 0.0, MASKED)
-        bias = torch.from_numpy(masked).to(self.device, self.dtype)[:, None]
+        masked = torch.from_numpy(np.arange(size) >= filled[:, None]).to(self.device)[:, None]
         return Decoding(
             num_rows=len(slices),
             span=span,
-            owner=torch.from_numpy(owner).to(self.device),
-            biases={heads: bias.repeat_interleave(heads, 0) for heads in self._kv_heads},
+            reader=torch.from_numpy(np.maximum(part_of - 1, 0)).to(self.device),
+            part_of=torch.from_numpy(part_of).to(self.device),
+            masks={heads: masked.repeat_interleave(heads, 0) for heads in self._kv_heads},
+            is_alone=len(slices) == 1 and bool(part_of.all()),
         )
 
     # --- the network ------------------------------------------------------------------------------
@@ -240,30 +258,51 @@ def attend_pages(
     num_rows, num_heads, _ = queries.shape
     group, scale = num_heads // kv_heads, head_dim**-0.5
     by_page = queries.view(num_rows, kv_heads, group, head_dim)
-    by_page = by_page.expand(span, -1, -1, -1) if num_rows == 1 else by_page[decoding.owner]
+    by_page = by_page.expand(span, -1, -1, -1) if num_rows == 1 else by_page[decoding.reader]
     by_page = by_page.reshape(span * kv_heads, group, head_dim)
     k = keys[:span].reshape(span * kv_heads, size, head_dim)  # views: a range of whole pages
     v = values[:span].reshape(span * kv_heads, size, head_dim)
-    scores = torch.baddbmm(decoding.biases[kv_heads], by_page, k.mT, alpha=scale)
-    if num_rows == 1:
+    scores = products(by_page, k.mT).mul_(scale).masked_fill_(decoding.masks[kv_heads], MASKED)
+    if decoding.is_alone:
         joined = scores.view(span, num_heads, size).transpose(0, 1).reshape(num_heads, span * size)
         weights = joined.softmax(-1).view(num_heads, span, size).transpose(0, 1)
-        mixed = weights.reshape(span * kv_heads, group, size) @ v
-        return mixed.view(span, -1).sum(0, keepdim=True)
-    # Every page by itself first, then the pages of a row are joined: a softmax reduced by owner.
-    scores, owner = scores.float(), decoding.owner
+        mixed = products(weights.reshape(span * kv_heads, group, size), v)
+        return mixed.view(span, -1).sum(0, keepdim=True).to(queries.dtype)
+    # Every page by itself first, then the pages of a row are joined: a softmax reduced by row.
+    part_of = decoding.part_of
     page_max = scores.amax(-1, keepdim=True)
     exponents = scores.sub_(page_max).exp_()
     page_sum, page_max = (x.view(span, num_heads) for x in (exponents.sum(-1), page_max))
-    mixed = (exponents.to(v.dtype) @ v).view(span, num_heads, head_dim)
-    row_max = page_max.new_full((num_rows, num_heads), -torch.inf)
-    row_max.scatter_reduce_(0, owner[:, None].expand(span, num_heads), page_max, "amax")
-    weights = (page_max - row_max[owner]).exp_()
-    total = weights.new_zeros(num_rows, num_heads).index_add_(0, owner, page_sum * weights)
-    joined = weights.new_zeros(num_rows, num_heads, head_dim)
-    joined.index_add_(0, owner, mixed.float() * weights[..., None])
+    mixed = products(exponents, v).view(span, num_heads, head_dim)
+    row_max = page_max.new_full((1 + num_rows, num_heads), -torch.inf)
+    row_max.scatter_reduce_(0, part_of[:, None].expand(span, num_heads), page_max, "amax")
+    weights = (page_max - row_max[part_of]).exp_()
+    total = weights.new_zeros(1 + num_rows, num_heads)
+    total.index_add_(0, part_of, page_sum * weights)
+    joined = weights.new_zeros(1 + num_rows, num_heads, head_dim)
+    joined.index_add_(0, part_of, mixed.mul_(weights[..., None]))
     # A row of padding owns no page; its numbers must be finite.
-    return (joined / total.clamp(min=1e-30)[..., None]).flatten(1).to(queries.dtype)
+    joined = joined[1:] / total[1:].clamp(min=1e-30)[..., None]
+    return joined.flatten(1).to(queries.dtype)
+
+
+def products(
+    a: Float[Tensor, "number rows inner"], b: Float[Tensor, "number inner columns"]
+) -> Float[Tensor, "number rows columns"]:
+    """Return a b in float32, whatever the precision of `b` and what of it the device multiplies in.
+
+    A CPU has no product of bfloat16 that is not rounded to it, so there `b` is cast in pieces.
+    """
+    if b.dtype == torch.float32:
+        return torch.bmm(a, b)
+    if b.device.type != "cpu":
+        return torch.bmm(a.to(b.dtype), b, out_dtype=torch.float32)
+    product = a.new_empty(len(a), a.shape[1], b.shape[2], dtype=torch.float32)
+    length = max(1, CAST_BYTES // (4 * b.shape[1] * b.shape[2]))
+    for first in range(0, len(a), length):
+        piece = slice(first, first + length)
+        torch.bmm(a[piece].float(), b[piece].float(), out=product[piece])
+    return product
 
 
 def attend_piece(

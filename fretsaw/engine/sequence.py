@@ -1,8 +1,13 @@
 """What is asked of the engine, what it says, and what it remembers of a request in between."""
 
 from dataclasses import dataclass, field
+from numbers import Integral
 
 from fretsaw.engine.sampling import Sampling
+
+
+class RequestFailed(RuntimeError):
+    """A request that was accepted and could not be answered; it says which and why."""
 
 
 @dataclass(frozen=True)
@@ -17,8 +22,10 @@ class Request:
 
     def __post_init__(self) -> None:
         self.sampling.check()
-        if self.num_top_logprobs < 0:
-            raise ValueError(f"num_top_logprobs {self.num_top_logprobs}: must be at least 0")
+        if not (isinstance(self.num_top_logprobs, Integral) and self.num_top_logprobs >= 0):
+            raise ValueError(
+                f"num_top_logprobs {self.num_top_logprobs}: must be a whole number, at least 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -35,11 +42,12 @@ class Event:
     """One generated token; the last of a request says why it ended."""
 
     request: int  # what `add` returned; within `generate`, the index into the requests
-    token_id: int | None  # None only where nothing was to be generated
+    token_id: int | None  # None only where nothing was to be generated, or nothing could be
     logprob: float
-    finish_reason: str | None = None  # "stop" or "length"
+    finish_reason: str | None = None  # "stop", "length" or "error"
     top_logprobs: tuple[tuple[int, float], ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] | None = None  # in the first event, where asked
+    error: str | None = None  # why it failed, where it did
 
 
 @dataclass(eq=False)  # itself, not one that looks alike

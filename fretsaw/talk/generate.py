@@ -17,7 +17,7 @@ from fretsaw.chat.render import prompt_ids
 from fretsaw.data.records import read_messages
 from fretsaw.data.sources import read_objects
 from fretsaw.engine.sampling import Sampling
-from fretsaw.engine.sequence import Request
+from fretsaw.engine.sequence import Request, RequestFailed
 from fretsaw.rollout.sample import sample_seed
 from fretsaw.stage.artifact import write_json
 from fretsaw.stage.progress import Progress
@@ -130,6 +130,8 @@ def _answers(
         while engine.has_work:
             for event in engine.step():
                 index = index_of[event.request]
+                if event.error is not None:
+                    raise RequestFailed(f"answer {index}: {event.error}")
                 stream, reason = streams[index], event.finish_reason
                 counts[index] += event.token_id is not None
                 if event.token_id is not None and reason != "stop":

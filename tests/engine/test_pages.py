@@ -19,9 +19,9 @@ class Written:
         self.contents: dict[int, tuple[int, ...]] = {}
 
     def move(self) -> None:
-        for source, destination in self.pool.copies:
-            self.contents[destination] = self.contents.get(source, ())
-        self.pool.copies.clear()
+        for source, destination, num_tokens in self.pool.moves:
+            self.contents[destination] = self.contents.get(source, ())[:num_tokens]
+        self.pool.moves.clear()
 
     def hold(self, text: list[int]) -> tuple[list[int], int]:
         """Hold pages for a text, reusing what is found; check that it is the text's beginning."""
