@@ -12,13 +12,14 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from fretsaw.engine.sequence import Event, Request
 from fretsaw.engine.stats import Stats
+from fretsaw.serve.stepped import EngineLost
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class EngineProcess:
 
         Raises the ValueError of a checkpoint or of options that cannot be used.
         """
+        self._options = options
         ours, theirs = socket.socketpair()
         # Not -m: what is sent must be of this module, not of one called __main__.
         code = f"from {__name__} import main; main()"
@@ -99,8 +101,15 @@ class EngineProcess:
 
     @property
     def has_work(self) -> bool:
-        """Whether any request is waiting or running."""
+        """Whether any request is waiting or running; raises `EngineLost` once the process ended."""
+        if self._process.poll() is not None:
+            raise EngineLost(f"the engine's process has ended with code {self._process.returncode}")
         return self._last.has_work
+
+    def restarted(self) -> "EngineProcess":
+        """End the process and start another, with as much memory for keys and values."""
+        self.close()
+        return EngineProcess(replace(self._options, memory_mib=self.memory_mib))
 
     def close(self) -> None:
         """End the process."""
@@ -119,10 +128,11 @@ class EngineProcess:
         try:
             self._connection.send(message)
             reply = self._connection.recv()
-        except (EOFError, ConnectionError) as error:
-            code = self._process.wait(timeout=60)
-            raise RuntimeError(f"the engine's process has ended with code {code}") from error
-        if isinstance(reply, ValueError):
+        except (EOFError, OSError) as error:
+            self.close()
+            code = self._process.returncode
+            raise EngineLost(f"the engine's process has ended with code {code}") from error
+        if isinstance(reply, Exception):
             raise reply
         return reply
 
@@ -171,9 +181,11 @@ def _answer(connection: Connection, engine: Any) -> None:
             value = getattr(engine, name)(*arguments)
         except ValueError as error:
             connection.send(error)
-        except Exception:  # nothing can be made of it here; the server reads the end of the line
+        except Exception as error:
             traceback.print_exc()
-            os._exit(1)
+            if name not in ("add", "force"):  # the engine is lost; the server reads the line's end
+                os._exit(1)
+            connection.send(RuntimeError(f"{type(error).__name__}: {error}"))
         else:
             connection.send(_reply(engine, value))
 

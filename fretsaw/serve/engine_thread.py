@@ -1,7 +1,8 @@
 """The one thread that owns the engine, and the jobs that the event loop gives it.
 
 Orders go in through a queue and are carried out between two steps; what a step made comes back in
-one call of the event loop. If the engine fails, every open job is told, and so is every later one.
+one call of the event loop. An answer that fails fails alone. If the engine is lost, every open job
+is told, and another engine takes its place; one that is lost again and again is not replaced.
 """
 
 import asyncio
@@ -9,18 +10,29 @@ import copy
 import queue
 import sys
 import threading
+import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Protocol, runtime_checkable
 
 from fretsaw.engine.sequence import Event, Request
 from fretsaw.engine.stats import Stats
+from fretsaw.serve.stepped import EngineLost, Stepped
 
+MAX_RESTARTS, SHORT_LIFE_S = 3, 60.0  # so many in a row of engines that lived no longer
+IDLE_S = 1.0  # after which an engine without work is asked whether it is still there
 FORCED_LOGPROB = -9999.0  # of a token that was put in, not sampled: OpenAI's "very unlikely"
 
 
 class EngineFailed(RuntimeError):
-    """The engine raised; nothing more will come of it."""
+    """What was asked cannot be had of the engine; by itself: never again."""
+
+
+class EngineRestarting(EngineFailed):
+    """The engine was lost, and another is being started in its place."""
+
+
+class AnswerFailed(EngineFailed):
+    """The engine goes on, but could not write this answer."""
 
 
 class QueueFull(RuntimeError):
@@ -33,36 +45,6 @@ class Closing(RuntimeError):
 
 # Sees every token of an answer right after its step; returns the ids that must follow it now.
 Watch = Callable[[int], Sequence[int]]
-
-
-@runtime_checkable
-class Stepped(Protocol):
-    """What the thread needs of an engine, be it the engine itself or one in another process."""
-
-    def add(self, request: Request) -> int:
-        """Queue a request and return its id."""
-        ...
-
-    def abort(self, request: int) -> None:
-        """Drop a request."""
-        ...
-
-    def force(self, request: int, token_ids: Sequence[int]) -> None:
-        """Append tokens to a request."""
-        ...
-
-    def step(self) -> list[Event]:
-        """Compute what comes next."""
-        ...
-
-    def stats(self) -> Stats:
-        """Return counts, and how full the engine is."""
-        ...
-
-    @property
-    def has_work(self) -> bool:
-        """Whether any request is waiting or running."""
-        ...
 
 
 class Job:
@@ -119,10 +101,12 @@ class Job:
 
 
 class EngineThread:
-    """Runs an engine in a thread of its own."""
+    """Runs an engine in a thread of its own; `restart` starts another in place of one lost."""
 
-    def __init__(self, engine: Stepped, *, max_open: int):
-        self._engine, self._max_open = engine, max_open
+    def __init__(
+        self, engine: Stepped, *, max_open: int, restart: Callable[[], Stepped] | None = None
+    ):
+        self._engine, self._max_open, self._restart = engine, max_open, restart
         self._orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -131,9 +115,14 @@ class EngineThread:
         self.num_open = 0  # answers that are not finished
         self.is_closing = False
         self._deadline = 0.0  # of closing
-        self.failure: BaseException | None = None
+        self.failure: BaseException | None = None  # after which there is no engine any more
+        self.has_failed = asyncio.Event()
+        self.is_restarting = False
+        self.num_restarts = 0
+        self.num_failed = 0  # answers, not those lost with an engine
         self.stats: Stats = copy.copy(engine.stats())  # as of the last step
         # Of the thread:
+        self._num_short = 0  # engines that lived a short life, one after the other
         self._places: dict[int, tuple[Job, int]] = {}  # engine's id -> whose answer it is
         self._ids: dict[Job, dict[int, int]] = {}  # index of the answer -> engine's id
         self._num_made: dict[int, int] = {}  # tokens so far, of answers with a watch
@@ -157,6 +146,8 @@ class EngineThread:
             raise EngineFailed(repr(self.failure))
         if self.is_closing:
             raise Closing
+        if self.is_restarting:
+            raise EngineRestarting
         if self.num_open >= self._max_open:
             raise QueueFull
         job = Job(self, requests, watches or [None] * len(requests))
@@ -198,7 +189,8 @@ class EngineThread:
                 break
             await asyncio.sleep(0.02)
         self._orders.put(None)
-        await asyncio.to_thread(self._thread.join)
+        if not self.is_restarting:  # which may take minutes, and nobody waits for it any more
+            await asyncio.to_thread(self._thread.join)
 
     def hurry(self) -> None:
         """Let what still runs while closing wait no longer."""
@@ -207,6 +199,12 @@ class EngineThread:
     def _hand_out(self, made: dict[Job, list[tuple[int, Event]]]) -> None:
         for job, events in made.items():
             if job not in self._jobs:
+                continue
+            error = next((event.error for _, event in events if event.error is not None), None)
+            if error is not None:
+                self.num_failed += 1
+                job._fail(AnswerFailed(error))
+                self.drop(job)  # the other answers of its request with it
                 continue
             self._close(job, {i for i, event in events if event.finish_reason is not None})
             job._take(events)
@@ -217,22 +215,66 @@ class EngineThread:
             job._fail(EngineFailed(repr(error)))
         self._jobs.clear()
         self.num_open = 0
+        self.is_restarting = False
+        self.has_failed.set()
+
+    def _interrupt(self) -> None:
+        """Tell every open job that its engine is lost.
+
+        Orders that were given meanwhile reach the next engine: to add a job, then to abort it.
+        """
+        self.is_restarting = True
+        for job in list(self._jobs):
+            job._fail(EngineRestarting())
+            self.drop(job)
+
+    def _resume(self) -> None:
+        self.is_restarting = False
+        self.num_restarts += 1
 
     # --- in the thread ----------------------------------------------------------------------------
 
     def _run(self) -> None:
-        try:
-            while self._carry_out_orders():
-                if self._engine.has_work:
-                    self._step()
-        except BaseException as error:  # whatever it is, nobody may wait for an answer any more
-            traceback.print_exception(error, file=sys.stderr)
+        is_running = True
+        while is_running:
+            begun = time.monotonic()
+            try:
+                while is_running := self._carry_out_orders():
+                    if self._engine.has_work:
+                        self._step()
+            except BaseException as error:  # whatever it is, nobody may wait for an answer now
+                traceback.print_exception(error, file=sys.stderr)
+                is_running = self._replace_engine(error, time.monotonic() - begun)
+
+    def _replace_engine(self, error: BaseException, lived_s: float) -> bool:
+        """Start another engine; False where there will be none."""
+        for record in (self._places, self._ids, self._num_made):
+            record.clear()
+        self._num_short = self._num_short + 1 if lived_s < SHORT_LIFE_S else 0
+        if self._restart is None or self.is_closing or self._num_short > MAX_RESTARTS:
             self._call(self._fail_all, error)
+            return False
+        self._call(self._interrupt)
+        _log(f"the engine is lost ({error!r}); starting it again")
+        begun = time.monotonic()
+        try:
+            self._engine = self._restart()
+        except BaseException as failed:
+            traceback.print_exception(failed, file=sys.stderr)
+            self._call(self._fail_all, failed)
+            return False
+        self.stats = copy.copy(self._engine.stats())
+        _log(f"the engine is back after {time.monotonic() - begun:.1f} s")
+        self._call(self._resume)
+        return True
 
     def _carry_out_orders(self) -> bool:
         """Carry out what is in the queue, waiting for an order if there is no work; False ends."""
         while not self._orders.empty() or not self._engine.has_work:
-            order = self._orders.get()
+            try:
+                order = self._orders.get(timeout=IDLE_S)
+            except queue.Empty:
+                continue
             if order is None:
                 return False
             order()
@@ -244,10 +286,13 @@ class EngineThread:
         try:
             for index, request in enumerate(job.requests):
                 ids[index] = self._engine.add(request)
-        except ValueError as error:
+        except EngineLost:
+            raise
+        except Exception as error:
             for id in ids.values():
                 self._engine.abort(id)
-            self._call(job._fail, error)
+            is_refusal = isinstance(error, ValueError)
+            self._call(job._fail, error if is_refusal else AnswerFailed(_logged(error)))
             return
         self._ids[job] = ids
         for index, id in ids.items():
@@ -280,9 +325,20 @@ class EngineThread:
             if event.finish_reason is not None:
                 self._forget(event.request)
             elif job.watches[index] is not None:
-                events += [(index, forced) for forced in self._watch(job, index, event)]
+                events += [(index, more) for more in self._watched(job, index, event)]
         if made:
             self._call(self._hand_out, made)
+
+    def _watched(self, job: Job, index: int, event: Event) -> list[Event]:
+        """Return what follows from an answer's watch; one that raises ends its answer."""
+        try:
+            return self._watch(job, index, event)
+        except EngineLost:
+            raise
+        except Exception as error:
+            self._engine.abort(event.request)
+            self._forget(event.request)
+            return [Event(event.request, None, 0.0, "error", error=_logged(error))]
 
     def _watch(self, job: Job, index: int, event: Event) -> list[Event]:
         """Put in what an answer's watch asks for, where that leaves room to go on."""
@@ -300,4 +356,15 @@ class EngineThread:
 
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
         assert self._loop is not None, "start() comes first"
-        self._loop.call_soon_threadsafe(function, *arguments)
+        if not self._loop.is_closed():  # as it may be once nobody waits for a restart
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+
+def _log(line: str) -> None:
+    print(f"serve: {line}", file=sys.stderr, flush=True)
+
+
+def _logged(error: Exception) -> str:
+    """Print an error with its traceback; return it in one line."""
+    traceback.print_exception(error, file=sys.stderr)
+    return f"{type(error).__name__}: {error}"

@@ -3,9 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fretsaw.serve.engine_thread import Closing, EngineFailed, QueueFull
+from fretsaw.serve.engine_thread import (
+    AnswerFailed,
+    Closing,
+    EngineFailed,
+    EngineRestarting,
+    QueueFull,
+)
 
 RETRY_AFTER = {"Retry-After": "1"}
+RETRY_AFTER_RESTART = {"Retry-After": "5"}
 
 
 class ApiError(Exception):
@@ -55,6 +62,12 @@ def told(error: Exception) -> ApiError:
         case Closing():
             message = "the server is shutting down; try another, or again in a moment"
             return ApiError(503, message, code="shutting_down", headers=RETRY_AFTER)
+        case EngineRestarting():
+            message = "the engine was lost and is being started again; try again in a moment"
+            return ApiError(503, message, code="engine_restarting", headers=RETRY_AFTER_RESTART)
+        case AnswerFailed():
+            message = f"this answer failed, others go on: {error}"
+            return ApiError(500, message, code="answer_failed")
         case EngineFailed():
             message = "the engine failed and answers no more; the server must be started again"
             return ApiError(500, message, code="engine_failed")

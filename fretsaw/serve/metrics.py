@@ -47,7 +47,15 @@ class Metrics:
         self.inter_token = Histogram(LATENCIES)
         self.whole = Histogram(LATENCIES)
 
-    def render(self, stats: Stats, num_open: int, processes: Mapping[str, int]) -> str:
+    def render(
+        self,
+        stats: Stats,
+        num_open: int,
+        processes: Mapping[str, int],
+        *,
+        num_failed: int,
+        num_restarts: int,
+    ) -> str:
         """Return the text of /metrics; `processes` are the ids of those whose memory is told."""
         requests = {
             f'path="{path}",status="{status}"': count
@@ -57,6 +65,8 @@ class Metrics:
         families = (
             _labelled("requests_total", "counter", "HTTP requests answered.", requests),
             _counter("disconnects_total", "Clients that left early.", self.disconnects),
+            _counter("failed_answers_total", "Requests that failed in the engine.", num_failed),
+            _counter("engine_restarts_total", "Engines lost and replaced.", num_restarts),
             _counter("prompt_tokens_total", "Tokens of prompts.", self.prompt_tokens),
             _counter("generated_tokens_total", "Tokens generated.", self.generated_tokens),
             _histogram("first_token_seconds", "From request to first token.", self.first_token),

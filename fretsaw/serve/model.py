@@ -23,13 +23,19 @@ def default_sampling(folder: Path) -> Sampling:
 
     Unless generation_config.json says otherwise; `do_sample: false` there means greedy.
     """
-    raw = _read(folder / "generation_config.json")
+    path = folder / "generation_config.json"
+    raw = _read(path)
     named = {name: raw[name] for name in DEFAULTED if raw.get(name) is not None}
     if raw.get("do_sample") is False:
         named["temperature"] = 0.0
-    if "top_k" in named:
-        named["top_k"] = max(named["top_k"], 0)  # -1 is all, too
-    return Sampling(**{"temperature": 1.0, **named})
+    if named.get("top_k") == -1:  # all, too
+        named["top_k"] = 0
+    sampling = Sampling(**{"temperature": 1.0, **named})
+    try:
+        sampling.check()
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; correct it there") from error
+    return sampling
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from fretsaw.serve.body import read_body
 from fretsaw.serve.chat_completions import complete_chat, rendered
 from fretsaw.serve.completions import complete_text, encoded
-from fretsaw.serve.engine_thread import Closing
+from fretsaw.serve.engine_thread import Closing, EngineRestarting
 from fretsaw.serve.errors import ApiError, bad_request, told
 from fretsaw.serve.page.page import ChatPage
 from fretsaw.serve.protocol import (
@@ -115,12 +115,20 @@ def _add_health(app: FastAPI, service: Service) -> None:
             raise ApiError(503, "the engine failed; start the server again", code="engine_failed")
         if worker.is_closing:
             raise told(Closing())
+        if worker.is_restarting:
+            raise told(EngineRestarting())
         return JsonResponse({"status": "ok"})
 
     @app.get("/metrics")
     async def metrics() -> Response:
         """Return counts and times for Prometheus."""
-        text = service.metrics.render(worker.stats, worker.num_open, service.processes)
+        text = service.metrics.render(
+            worker.stats,
+            worker.num_open,
+            service.processes,
+            num_failed=worker.num_failed,
+            num_restarts=worker.num_restarts,
+        )
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 

@@ -38,30 +38,41 @@ def serve(
     limits: Limits | None = None,
     log: bool = False,
 ) -> None:
-    """Serve a checkpoint until SIGINT or SIGTERM; a second signal does not wait."""
+    """Serve a checkpoint until SIGINT or SIGTERM; a second signal does not wait.
+
+    Raises SystemExit where the engine is lost again and again, or cannot be started again.
+    """
     limits = limits or Limits()
-    with listen(host, port) as listener:  # before the weights are read: a taken port is told early
+    # Listens before the weights are read: a taken port is told early.
+    with listen(host, port) as listener, contextlib.ExitStack() as engines:
         folder = resolve(name_or_path)
         options = EngineOptions(folder, device, dtype, max_batch, memory_mib, fp8, cuda_graphs)
-        with contextlib.closing(EngineProcess(options)) as engine:
-            model = ServedModel.of(folder, engine.capacity, name)
-            worker = EngineThread(engine, max_open=max_batch + limits.max_queue)
-            processes = {"server": os.getpid(), "engine": engine.pid}
-            service = Service(model, worker, limits, processes=processes)
-            config = uvicorn.Config(
-                create_app(service, api_keys=api_keys),
-                log_level="info" if log else "error",
-                access_log=log,
-                timeout_graceful_shutdown=5,
-                server_header=False,
-                lifespan="on",
-                ws="none",
-            )
-            greeting = (
-                f"{model.name} on {url(listener)}  toggle {model.toggle}  "
-                f"KV pages {engine.memory_mib:.1f} MiB for {engine.capacity} tokens"
-            )
-            asyncio.run(_run(uvicorn.Server(config), listener, worker, grace_s, greeting))
+        engine = engines.enter_context(contextlib.closing(EngineProcess(options)))
+        processes = {"server": os.getpid(), "engine": engine.pid}
+
+        def restart() -> EngineProcess:
+            nonlocal engine
+            engine = engines.enter_context(contextlib.closing(engine.restarted()))
+            processes["engine"] = engine.pid
+            return engine
+
+        model = ServedModel.of(folder, engine.capacity, name)
+        worker = EngineThread(engine, max_open=max_batch + limits.max_queue, restart=restart)
+        service = Service(model, worker, limits, processes=processes)
+        config = uvicorn.Config(
+            create_app(service, api_keys=api_keys),
+            log_level="info" if log else "error",
+            access_log=log,
+            timeout_graceful_shutdown=5,
+            server_header=False,
+            lifespan="on",
+            ws="none",
+        )
+        greeting = (
+            f"{model.name} on {url(listener)}  toggle {model.toggle}  "
+            f"KV pages {engine.memory_mib:.1f} MiB for {engine.capacity} tokens"
+        )
+        asyncio.run(_run(uvicorn.Server(config), listener, worker, grace_s, greeting))
 
 
 async def _run(
@@ -77,14 +88,20 @@ async def _run(
     stopping = asyncio.Event()
     _on_signals(lambda: worker.hurry() if stopping.is_set() else stopping.set())
     print(greeting, flush=True)
-    waiting = asyncio.create_task(stopping.wait())
-    await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
+    waiting = [asyncio.create_task(event.wait()) for event in (stopping, worker.has_failed)]
+    await asyncio.wait((running, *waiting), return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
     if worker.num_open:
         print(f"finishing {worker.num_open} answers, at most {grace_s:g} s", file=sys.stderr)
     await worker.close(grace_s)
     server.should_exit = True
     await running
+    if worker.failure is not None and not stopping.is_set():
+        raise SystemExit(
+            f"fretsaw: the engine is lost ({worker.failure!r}) and was started again "
+            f"{worker.num_restarts} times; the reason stands above, and the server ends"
+        )
 
 
 def _on_signals(act: Callable[[], None]) -> None:

@@ -76,6 +76,10 @@ def engine_requests(
         frequency_penalty=body.frequency_penalty,
         **named | ({"top_k": max(named["top_k"], 0)} if "top_k" in named else {}),
     )
+    try:
+        sampling.check()
+    except ValueError as error:
+        raise bad_request(str(error), str(error).partition(" ")[0], "invalid_value") from error
     ends = () if body.ignore_eos else model.config.eos_token_ids
     for id in body.stop_token_ids:
         check_id(model, id, "stop_token_ids")

@@ -15,6 +15,7 @@ import pytest
 from serving import Remote, asking, remote
 
 from fretsaw.cli import main
+from fretsaw.serve.engine_thread import MAX_RESTARTS
 
 LONG = {"temperature": 1.0, "ignore_eos": True, "max_tokens": 180}
 
@@ -24,9 +25,9 @@ def metric(server: Remote, name: str) -> float:
     return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(name))
 
 
-def eventually(server: Remote, name: str, value: float) -> None:
+def eventually(server: Remote, name: str, value: float, *, within_s: float = 20) -> None:
     """Wait until a metric has a value."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + within_s
     while metric(server, name) != value:
         assert time.monotonic() < deadline, f"{name} is {metric(server, name)}, not {value}"
         time.sleep(0.02)
@@ -149,27 +150,53 @@ def test_a_second_signal_does_not_wait(toggled: Path) -> None:
         assert server.process.wait(timeout=20) == 0
 
 
-def test_an_engine_that_dies_is_told_of(toggled: Path) -> None:
+def test_an_engine_that_dies_is_told_of_and_started_again(toggled: Path, capfd) -> None:
     with remote(toggled) as server:
         url = f"{server.url}/v1/chat/completions"
-        with httpx.stream("POST", url, json=asking(stream=True, n=50, **LONG)) as response:
-            lines = response.iter_lines()
-            next(lines)
-            os.kill(engine_of(server), signal.SIGKILL)
-            told = [line for line in lines if line]
-        assert json.loads(told[-1].removeprefix("data: "))["error"]["code"] == "engine_failed"
-        refused = httpx.post(url, json=asking())
-        assert (refused.status_code, refused.json()["error"]["code"]) == (500, "engine_failed")
-        assert httpx.get(f"{server.url}/health").status_code == 503
-        assert httpx.get(f"{server.url}/v1/models").status_code == 200
+        expected = httpx.post(url, json=asking()).json()["choices"][0]["message"]
+        card = httpx.get(f"{server.url}/v1/models").json()["data"][0]
+        for number in range(MAX_RESTARTS):
+            engine = engine_of(server)
+            with httpx.stream("POST", url, json=asking(stream=True, n=50, **LONG)) as response:
+                lines = response.iter_lines()
+                next(lines)
+                os.kill(engine, signal.SIGKILL)
+                told = [line for line in lines if line]
+            error = json.loads(told[-1].removeprefix("data: "))["error"]
+            assert error["code"] == "engine_restarting"
+            refused = httpx.post(url, json=asking())
+            assert refused.status_code == 503
+            assert refused.json()["error"]["code"] == "engine_restarting"
+            assert int(refused.headers["retry-after"]) > 0
+            assert httpx.get(f"{server.url}/health").status_code == 503
+            assert httpx.get(f"{server.url}/v1/models").json()["data"][0] == card
+            eventually(server, "fretsaw_engine_restarts_total", number + 1, within_s=120)
+            assert httpx.get(f"{server.url}/health").json() == {"status": "ok"}
+            assert httpx.post(url, json=asking()).json()["choices"][0]["message"] == expected
+            assert engine_of(server) != engine
+            assert metric(server, 'fretsaw_resident_bytes{process="engine"}') > 0
+        os.kill(engine_of(server), signal.SIGKILL)
+        assert server.process.wait(timeout=60) == 1
+    log = capfd.readouterr().err
+    assert "serve: the engine is lost (EngineLost(\"the engine's process has ended with" in log
+    assert f"was started again {MAX_RESTARTS} times; the reason stands above" in log
+
+
+def test_a_signal_ends_a_server_whose_engine_starts_again(toggled: Path) -> None:
+    with remote(toggled) as server:
+        os.kill(engine_of(server), signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while httpx.get(f"{server.url}/health").status_code == 200:  # also where nobody asks of it
+            assert time.monotonic() < deadline, "nobody has noticed"
         server.process.terminate()
-        assert server.process.wait(timeout=20) == 0
+        assert server.process.wait(timeout=60) == 0
 
 
 def engine_of(server: Remote) -> int:
     """Return the id of the process that a server has started."""
-    id = server.process.pid
-    return int(Path(f"/proc/{id}/task/{id}/children").read_text().split()[0])
+    threads = Path(f"/proc/{server.process.pid}/task").iterdir()
+    (id,) = (id for thread in threads for id in (thread / "children").read_text().split())
+    return int(id)
 
 
 def test_an_engine_ends_with_its_server(toggled: Path) -> None:
