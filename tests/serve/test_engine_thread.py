@@ -415,7 +415,7 @@ def test_numbers_that_no_sampler_holds_are_refused(toggled: Path) -> None:
             ("repetition_penalty", 1e-320),
             ("temperature", 1e300),
         ):
-            response = server.client.post("/v1/chat/completions", json=asking(**{name: value}))
+            response = server.client.post("/v1/chat/completions", json={**asking(), name: value})
             assert response.status_code == 400
             assert response.json()["error"]["param"] == name
         drawn = {"top_k": 2**62, "temperature": 1e-300, "repetition_penalty": 0.01, "min_p": 1e-300}
