@@ -5,14 +5,22 @@ roles, so what is trained on is known by construction and no text can turn into 
 loss mask is `Span.is_target`. `llama3_template.py` says the same in Jinja, id for id.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from fretsaw.chat.control_tokens import HEADER, HEADER_END, TURN_END, control_id
 from fretsaw.chat.message import Message, check_roles
-from fretsaw.chat.reasoning import NO_REASONING, OPEN_TAG, Mode, with_reasoning, without_reasoning
+from fretsaw.chat.reasoning import (
+    CLOSE_TAG,
+    NO_REASONING,
+    OPEN_TAG,
+    Mode,
+    format_fault,
+    with_reasoning,
+    without_reasoning,
+)
 from fretsaw.chat.toggle import TOGGLE, Toggle, mode_in, without_flags
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.chat.tools import (
@@ -87,6 +95,7 @@ def render(
     *,
     toggle: Toggle = "v1",
     tools: Sequence[Mapping[str, Any]] = (),
+    unlearnt: Container[int] = (),
 ) -> list[Span]:
     """Return a conversation as spans; targets are the answers to learn, their end of turn included.
 
@@ -94,11 +103,14 @@ def render(
     the system text wins. Only a last answer keeps its reasoning: earlier ones stand as they do in a
     history. So with reasoning on the last answer alone is a target (the others would teach not to
     reason); with reasoning off every answer is, but for v1.5, whose history lacks the empty traces.
+    Never a target are the messages numbered by `unlearnt`, and an earlier answer that is empty or
+    was cut in its trace.
     """
     check_roles(messages)
     own = messages[0].content if messages[0].role == "system" else ""
     mode = mode_in(own, toggle) or mode
     is_history_learnt = mode == "off" and toggle != "v1.5"
+    answers = (number for number, message in enumerate(messages) if message.role == "assistant")
     spans = [] if tokenizer.bos_token_id is None else [Span("system", (tokenizer.bos_token_id,))]
     system = system_text(own, mode, toggle=toggle, tools=tools)
     if system is not None:
@@ -107,13 +119,17 @@ def render(
     for number, message in enumerate(turns, 1):
         if message.role != "assistant":
             spans.append(_turn(tokenizer, message.role, message.content.strip()))
-        elif number < len(turns):
+            continue
+        is_target = next(answers) not in unlearnt
+        if number < len(turns):
             text = without_reasoning(message.content) + calls_text(message.tool_calls)
-            spans += _answer(tokenizer, text, is_target=is_history_learnt)
+            is_target &= is_history_learnt and _is_whole(message)
+            spans += _answer(tokenizer, text, is_target=is_target)
         else:
-            text = _last_answer(message)
+            text = answer_text(message)
             is_opened = toggle == "v1.5" and mode == "off" and not text.startswith(OPEN_TAG)
-            spans += _answer(tokenizer, text, opening=NO_REASONING if is_opened else "")
+            opening = NO_REASONING if is_opened else ""
+            spans += _answer(tokenizer, text, opening=opening, is_target=is_target)
     return spans
 
 
@@ -131,7 +147,16 @@ def _with_results(turns: Sequence[Message], toggle: Toggle) -> list[Message]:
     return written
 
 
-def _last_answer(message: Message) -> str:
+def _is_whole(message: Message) -> bool:
+    """Whether an earlier answer says something, and nothing of it is a trace that never ended."""
+    left = (
+        message.content if CLOSE_TAG not in message.content else without_reasoning(message.content)
+    )
+    return bool(left.strip() or message.tool_calls) and format_fault(left, "off") is None
+
+
+def answer_text(message: Message) -> str:
+    """Return a last answer as it is written: with its reasoning and its calls."""
     reasoning, calls = (message.reasoning or "").strip(), calls_text(message.tool_calls)
     if not reasoning:
         return message.content.strip() + calls

@@ -11,13 +11,16 @@ from pathlib import Path
 
 from fretsaw.chat.reasoning import Mode
 from fretsaw.chat.render import Span, render
-from fretsaw.chat.toggle import Toggle
+from fretsaw.chat.toggle import Toggle, toggle_of
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.data import world
 from fretsaw.data.pack import Batch, batch_of
 from fretsaw.data.records import Record, read_records
-from fretsaw.sft.settings import SftSettings
+from fretsaw.model.config import ModelConfig
+from fretsaw.sft.settings import MAX_ROW, SftSettings
 from fretsaw.stage.progress import say
+
+NONE_LEFT = "sft: no conversations are left; give more, or a longer seq_len"
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,20 @@ class Example:
     token_ids: tuple[int, ...]
     loss_mask: tuple[bool, ...]
     mode: Mode
+
+
+def taught_toggle(model: Path) -> Toggle:
+    """Return the toggle that a checkpoint is taught: v1.5 keeps its own, all others get v1's."""
+    return "v1.5" if toggle_of(model) == "v1.5" else "v1"
+
+
+def row_length(settings: SftSettings, config: ModelConfig) -> int:
+    """Return the tokens of one packed row; raise `ValueError` beyond the model's context."""
+    context = config.max_position_embeddings
+    row_len = settings.seq_len or min(MAX_ROW, context)
+    if row_len > context:
+        raise ValueError(f"seq_len {row_len}: the model's context is {context}; give at most that")
+    return row_len
 
 
 def read_examples(
@@ -41,16 +58,16 @@ def read_examples(
 
     Raises `ValueError` where nothing is left to tune on.
     """
-    records, heldout_records = conversations(settings, inputs, seed)
+    records, heldout_records = conversations(settings, inputs, seed, toggle)
     train, num_skipped = encode(records, tokenizer, row_len, settings.too_long, toggle)
     heldout, _ = encode(heldout_records, tokenizer, row_len, settings.too_long, toggle)
     if not train:
-        raise ValueError("sft: no conversations are left; give more, or a longer seq_len")
+        raise ValueError(NONE_LEFT)
     return train, heldout, num_skipped
 
 
 def conversations(
-    settings: SftSettings, inputs: Mapping[str, Path], seed: int
+    settings: SftSettings, inputs: Mapping[str, Path], seed: int, toggle: Toggle = "v1"
 ) -> tuple[list[Record], list[Record]]:
     """Return the conversations to tune on and those held out, by their questions."""
     if settings.source == "world":
@@ -64,7 +81,7 @@ def conversations(
     names = sorted((name for name in inputs if name.startswith("data")), key=lambda n: (len(n), n))
     if not names:
         raise ValueError("sft: no conversations; give --data FILES, or --source world")
-    records = list(read_records([str(inputs[name]) for name in names]))
+    records = list(read_records([str(inputs[name]) for name in names], toggle))
     heldout = [record for record in records if is_heldout(record, settings.heldout_share)]
     return [record for record in records if not is_heldout(record, settings.heldout_share)], heldout
 
@@ -83,22 +100,41 @@ def encode(
     toggle: Toggle = "v1",
 ) -> tuple[list[Example], int]:
     """Return the examples, and how many conversations were longer than a row and skipped."""
-    examples, skipped = [], []
+    examples, num_skipped = [], 0
     for record in records:
-        spans = render(tokenizer, record.messages, record.mode, toggle=toggle)
-        token_ids = tuple(id for span in spans for id in span.token_ids)
-        if len(token_ids) > row_len:
-            if too_long == "refuse":
-                raise ValueError(
-                    f"{record.where}: {len(token_ids)} tokens, but a row holds {row_len}; give a "
-                    "longer --seq-len, or leave such rows out with --too-long skip"
-                )
-            skipped.append(record.where)
-            continue
-        examples.append(Example(token_ids, loss_mask(spans), record.mode))
-    if skipped:
-        say(f"sft: {len(skipped)} conversations are longer than {row_len} tokens and are left out")
-    return examples, len(skipped)
+        example = example_of(record, tokenizer, toggle)
+        if is_too_long(record, example, row_len, too_long):
+            num_skipped += 1
+        else:
+            examples.append(example)
+    if num_skipped:
+        say(f"sft: {num_skipped} conversations are longer than {row_len} tokens and are left out")
+    return examples, num_skipped
+
+
+def example_of(record: Record, tokenizer: Tokenizer, toggle: Toggle) -> Example:
+    """Return a conversation as it is learnt by a checkpoint of this toggle."""
+    spans = render(
+        tokenizer,
+        record.messages,
+        record.mode,
+        toggle=toggle,
+        tools=record.tools,
+        unlearnt=record.unlearnt,
+    )
+    token_ids = tuple(id for span in spans for id in span.token_ids)
+    return Example(token_ids, loss_mask(spans), record.mode)
+
+
+def is_too_long(record: Record, example: Example, row_len: int, too_long: str) -> bool:
+    """Whether an example exceeds a row; raise `ValueError` where such are refused."""
+    num_tokens = len(example.token_ids)
+    if num_tokens > row_len and too_long == "refuse":
+        raise ValueError(
+            f"{record.where}: {num_tokens} tokens, but a row holds {row_len}; give a longer "
+            "--seq-len, or leave such rows out with --too-long skip"
+        )
+    return num_tokens > row_len
 
 
 def loss_mask(spans: Iterable[Span]) -> tuple[bool, ...]:

@@ -10,16 +10,21 @@ import torch
 
 from fretsaw.chat.control_tokens import add_control_tokens
 from fretsaw.chat.reasoning import MODES, check_tags
-from fretsaw.chat.toggle import Toggle, toggle_of
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
 from fretsaw.data.pack import Batch, pack
 from fretsaw.distributed import fsdp
-from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Decoder
-from fretsaw.sft.examples import Example, batch_examples, micro_batches, read_examples
-from fretsaw.sft.settings import MAX_ROW, SftSettings
+from fretsaw.sft.examples import (
+    Example,
+    batch_examples,
+    micro_batches,
+    read_examples,
+    row_length,
+    taught_toggle,
+)
+from fretsaw.sft.settings import SftSettings
 from fretsaw.stage import artifact
 from fretsaw.stage.execute import StageRun
 from fretsaw.stage.peers import ALONE, Peers
@@ -32,8 +37,7 @@ def tune(settings: SftSettings, inputs: Mapping[str, Path], run: StageRun) -> di
     """Teach a checkpoint the chat format and the toggle, with the tokens it lacks added."""
     # --- set-up -----------------------------------------------------------------------------------
     model, tokenizer, added = load_for_chat(inputs["model"], run.load_device)
-    # A model that has no toggle yet is taught v1's.
-    toggle: Toggle = "v1.5" if toggle_of(inputs["model"]) == "v1.5" else "v1"
+    toggle = taught_toggle(inputs["model"])
     row_len = row_length(settings, model.config)
     train, heldout, num_skipped = read_examples(
         settings, inputs, tokenizer, toggle, row_len, run.seed
@@ -104,15 +108,6 @@ def load_for_chat(folder: Path, device: str) -> tuple[Decoder, Tokenizer, list[s
     added = add_control_tokens(tokenizer)
     vocab_size = max(model.config.vocab_size, tokenizer.vocab_size)
     return model.with_vocab(vocab_size, tokenizer.eos_token_ids), tokenizer, added
-
-
-def row_length(settings: SftSettings, config: ModelConfig) -> int:
-    """Return the tokens of one packed row; raise `ValueError` beyond the model's context."""
-    context = config.max_position_embeddings
-    row_len = settings.seq_len or min(MAX_ROW, context)
-    if row_len > context:
-        raise ValueError(f"seq_len {row_len}: the model's context is {context}; give at most that")
-    return row_len
 
 
 def add_gradient(

@@ -14,8 +14,8 @@ from typing import Any
 from fretsaw.chat.message import Message
 from fretsaw.chat.reasoning import Mode, split_reasoning
 from fretsaw.chat.render import prompt_ids
-from fretsaw.data.records import read_messages
-from fretsaw.data.sources import read_objects
+from fretsaw.data.conversation import read_messages
+from fretsaw.data.rows import read_objects
 from fretsaw.engine.sampling import Sampling
 from fretsaw.engine.sequence import Request, RequestFailed
 from fretsaw.rollout.sample import sample_seed

@@ -10,8 +10,8 @@ from typing import Any
 
 from fretsaw.chat.message import Message
 from fretsaw.chat.toggle import TOGGLES, mode_in
-from fretsaw.data.records import read_messages
-from fretsaw.data.sources import read_objects
+from fretsaw.data.conversation import read_messages
+from fretsaw.data.rows import read_objects
 from fretsaw.grade.grader import GRADERS, Expectation
 
 

@@ -76,7 +76,7 @@ def test_real_gsm8k(data_folder: Path) -> None:
             r"messages\[2\] is a system turn",
         ),
         ({"messages": [TURNS[0], *TURNS], "mode": "off"}, r"messages\[1\]: the user's turn comes"),
-        ({"messages": [{"role": "user", "content": 3}], "mode": "on"}, r"messages\[0\] is"),
+        ({"messages": [{"role": "user", "content": 3}], "mode": "on"}, "content is 3; write text"),
         ({"text": "plain"}, "fields 'text' are no conversation"),
         ({"question": "?", "answer": "24"}, "no answer after '####'"),
         ({"input": "?", "output": "2"}, "reasoning is None; write"),

@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from fretsaw.data import sources
+from fretsaw.data import sources, text_files
 from fretsaw.data.sources import read_documents
 
 
@@ -54,12 +54,12 @@ def test_txt_is_one_document_unless_separated(tmp_path):
 def test_txt_chunks_cut_neither_characters_nor_separators(tmp_path, monkeypatch, chunk_bytes):
     documents = ["naïve café", "日本語のテキスト", "<|endof", "plain 🙂"]
     path = write(tmp_path / "a.txt", "\ufeff" + sources.SEPARATOR.join(documents))
-    monkeypatch.setattr(sources, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(text_files, "CHUNK_BYTES", chunk_bytes)
     assert read(path) == documents
 
 
 def test_txt_is_read_no_further_than_consumed(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "CHUNK_BYTES", 16)
+    monkeypatch.setattr(text_files, "CHUNK_BYTES", 16)
     path = write(tmp_path / "a.txt", b"first<|endoftext|>" + b"x" * 100 + b"\xff")
     documents = read_documents([path])
     assert next(documents) == "first"
@@ -87,12 +87,12 @@ def test_file_errors(tmp_path):
     refused("empty.txt: an empty file", write(tmp_path / "empty.txt", ""))
     refused("blank.txt: only blank text", write(tmp_path / "blank.txt", " \n<|endoftext|>\n"))
     refused("unknown suffix '.csv'; data is read from", write(tmp_path / "a.csv", "text"))
-    refused("a.txt: byte 3 is not UTF-8", write(tmp_path / "a.txt", b"abc\xff\xfe"))
-    refused("cut.txt: byte 3 is not UTF-8", write(tmp_path / "cut.txt", b"abc\xe3\x81"))
+    refused("a.txt, line 1: byte 3 is not UTF-8", write(tmp_path / "a.txt", b"abc\xff\xfe"))
+    refused("cut.txt, line 1: byte 3 is not UTF-8", write(tmp_path / "cut.txt", b"abc\xe3\x81"))
 
 
 def test_the_byte_of_a_bad_character_counts_what_went_before(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "CHUNK_BYTES", 4)
+    monkeypatch.setattr(text_files, "CHUNK_BYTES", 4)
     refused("byte 6 is not UTF-8", write(tmp_path / "a.txt", b"abc\xc3\xa9f\xe3\x81!!"))
 
 
@@ -106,7 +106,7 @@ def test_the_byte_of_a_bad_character_counts_what_went_before(tmp_path, monkeypat
         (b'["text"]', "line 2: list, not an object"),
         (b'{"text": 3}', "line 2: 'text' is int, not a string"),
         (b'{"text": " "}', "line 2: 'text' is empty; leave the row out"),
-        (b'{"text": "\xff"}', "a.jsonl: byte 27 is not UTF-8"),
+        (b'{"text": "\xff"}', "a.jsonl, line 2: byte 27 is not UTF-8"),
     ],
 )
 def test_jsonl_errors_name_the_line(tmp_path, line, message):
