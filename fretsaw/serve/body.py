@@ -1,14 +1,14 @@
 """A request's body: how much of it is read, and what must be JSON."""
 
 import asyncio
-import json
-from typing import Any, NoReturn
+from typing import Any
 
 from fastapi import Request
 
 from fretsaw.serve.errors import ApiError, bad_request
 from fretsaw.serve.protocol import Body, parse
 from fretsaw.serve.settings import Limits
+from fretsaw.stage.json_text import LoneSurrogate, NotJson, parse_json
 
 DRAINED = 8  # times the limit: so much of a body is read and thrown away, for its sender to listen
 
@@ -77,27 +77,15 @@ def _object(raw: bytes) -> dict[str, Any]:
         message = f"the body is not UTF-8 (byte {error.start}); encode it as UTF-8"
         raise bad_request(message, None, "invalid_utf8") from error
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-    except RecursionError as error:
-        message = "the body is nested too deeply; flatten it"
-        raise bad_request(message, None, "invalid_json") from error
+        value = parse_json(text)
+    except LoneSurrogate as error:
+        name = error.where.partition(".")[0].partition("[")[0]
+        raise bad_request(str(error), name, "invalid_utf8") from error
+    except NotJson as error:
+        raise bad_request(f"the body is {error}", None, "invalid_json") from error
     except ValueError as error:
-        raise bad_request(f"the body is not JSON ({error})", None, "invalid_json") from error
+        message = f"the body is not JSON that is served: {error}"
+        raise bad_request(message, None, "invalid_json") from error
     if not isinstance(value, dict):
         raise bad_request("the body is JSON, but no object; send {...}", None, "invalid_json")
-    if "\\ud" in text or "\\uD" in text:
-        _refuse_surrogates(value)
     return value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _refuse_surrogates(value: dict[str, Any]) -> None:
-    for name, field in value.items():
-        try:
-            json.dumps([name, field], ensure_ascii=False).encode("utf-8")
-        except UnicodeEncodeError as error:
-            message = f"{name!a}: half of a surrogate pair is no character; send whole characters"
-            raise bad_request(message, name, "invalid_utf8") from error

@@ -17,6 +17,17 @@ class NotJson(ValueError):
     """The text is no JSON at all; how it should have been written is for the reader to say."""
 
 
+class LoneSurrogate(ValueError):
+    """A string holds half of a surrogate pair; `where` is its place (messages[0].content)."""
+
+    def __init__(self, where: str):
+        self.where = where
+        super().__init__(
+            f"{where or 'the text'} holds half of a surrogate pair, which is no character; write "
+            "whole characters"
+        )
+
+
 def parse_json(text: str) -> Any:
     """Return the value of a JSON text.
 
@@ -38,10 +49,7 @@ def parse_json(text: str) -> Any:
     if text.count("[") + text.count("{") > MAX_DEPTH and _is_too_deep(value):
         raise _too_deep()
     if ("\\ud" in text or "\\uD" in text) and (where := lone_surrogate(value)) is not None:
-        raise ValueError(
-            f"{where or 'the text'} holds half of a surrogate pair, which is no character; write "
-            "whole characters"
-        )
+        raise LoneSurrogate(where)
     return value
 
 
@@ -78,7 +86,7 @@ def _is_too_deep(value: Any) -> bool:
 
 
 def _too_deep() -> ValueError:
-    return ValueError(f"nested deeper than {MAX_DEPTH} levels; flatten it")
+    return ValueError(f"nested too deeply, over {MAX_DEPTH} levels; flatten it")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ made them stands beside them in `OUT.settings.json`, so that a run with others i
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from typing import Any
 from fretsaw.chat.message import Message
 from fretsaw.chat.reasoning import Mode, split_reasoning
 from fretsaw.chat.render import prompt_ids
-from fretsaw.data.conversation import read_messages
+from fretsaw.data.conversation import read_messages, read_tools, shown
 from fretsaw.data.rows import read_objects
+from fretsaw.data.text_files import read_lines
 from fretsaw.engine.sampling import Sampling
 from fretsaw.engine.sequence import Request, RequestFailed
 from fretsaw.rollout.sample import sample_seed
@@ -30,17 +31,19 @@ class Asked:
 
     id: str
     prompt: str | tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()  # that may be called, as OpenAI's API describes them
 
 
 def read_prompts(path: Path) -> list[Asked]:
     """Read prompts: a .txt with one a line, or .jsonl or .parquet rows of `prompt` or `messages`.
 
-    A row's `id`, or else its number, tells its answers. Raises ValueError where one is used twice.
+    A row's `id`, or else its number, tells its answers; `messages` may come with `tools`. Raises
+    ValueError where an id is used twice.
     """
     if path.suffix.lower() == ".txt":
         if not path.is_file():
             raise ValueError(f"{path}: no such file; check the path")
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = (text for _, text in read_lines(path))
         asked = [Asked(str(number), line) for number, line in enumerate(lines) if line.strip()]
     else:
         asked = [
@@ -57,12 +60,14 @@ def read_prompts(path: Path) -> list[Asked]:
 
 
 def _read_row(where: str, row: Any, number: int) -> Asked:
-    id = str(row.get("id", number))
-    if isinstance(row.get("prompt"), str) and "messages" not in row:
-        return Asked(id, row["prompt"])
-    if "messages" in row:
-        return Asked(id, read_messages(row["messages"], where))
-    raise ValueError(f"{where}: prompt is {row.get('prompt')!r}; write a prompt, or messages")
+    id = str(number if row.get("id") is None else row["id"])
+    prompt, messages = row.get("prompt"), row.get("messages")
+    if isinstance(prompt, str) and messages is None:
+        return Asked(id, prompt)
+    if messages is None and not isinstance(prompt, list):
+        raise ValueError(f"{where}: prompt is {shown(prompt)}; write a prompt, or messages")
+    turns = prompt if messages is None else messages
+    return Asked(id, read_messages(turns, where), read_tools(row, where))
 
 
 def generate_file(
@@ -83,14 +88,14 @@ def generate_file(
     asked = read_prompts(prompts)
     settings = {
         "checkpoint": origin,
-        "prompts": [[one.id, _as_json(one.prompt)] for one in asked],
+        "prompts": [[one.id, _as_json(one.prompt), *one.tools] for one in asked],
         "thinking": mode,
         **dataclasses.asdict(sampling),
     }
     requests = {}
     for number, one in enumerate(asked):
         try:
-            request = model.request(_token_ids(model, one.prompt, mode), sampling)
+            request = model.request(_token_ids(model, one, mode), sampling)
         except ValueError as error:
             raise ValueError(f"{prompts}: prompt {one.id}: {error}") from error
         for sample in range(num_samples):
@@ -148,11 +153,11 @@ def _answers(
             engine.abort(number)
 
 
-def _token_ids(model: LoadedModel, prompt: str | tuple[Message, ...], mode: Mode | None) -> Any:
-    if isinstance(prompt, str) and mode is None:
-        return model.text_ids(prompt)
-    turns = (Message("user", prompt),) if isinstance(prompt, str) else prompt
-    return prompt_ids(model.tokenizer, turns, mode or "on", toggle=model.toggle)
+def _token_ids(model: LoadedModel, one: Asked, mode: Mode | None) -> Any:
+    if isinstance(one.prompt, str) and mode is None:
+        return model.text_ids(one.prompt)
+    turns = (Message("user", one.prompt),) if isinstance(one.prompt, str) else one.prompt
+    return prompt_ids(model.tokenizer, turns, mode or "on", toggle=model.toggle, tools=one.tools)
 
 
 def _row(
@@ -176,7 +181,18 @@ def _row(
 def _as_json(prompt: str | tuple[Message, ...]) -> Any:
     if isinstance(prompt, str):
         return prompt
-    return [{"role": message.role, "content": message.content} for message in prompt]
+    return [
+        {
+            "role": message.role,
+            "content": message.content,
+            **({"tool_calls": calls} if (calls := _calls(message)) else {}),
+        }
+        for message in prompt
+    ]
+
+
+def _calls(message: Message) -> list[dict[str, Any]]:
+    return [{"name": call.name, "arguments": dict(call.arguments)} for call in message.tool_calls]
 
 
 # --- going on -------------------------------------------------------------------------------------

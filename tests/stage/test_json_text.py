@@ -16,9 +16,9 @@ from fretsaw.stage.json_text import MAX_DEPTH, NotJson, parse_json
         (r'{"a": [{"b": ["x", "\uDC00"]}]}', r"^a\[0\]\.b\[1\] holds half"),
         (r'{"a": {"\ud800": 1}}', r"^a\.'\\ud800' holds half"),
         (r'"\udc00\ud800"', "^the text holds half"),
-        ("[" * 100_000, "nested deeper than 200 levels; flatten it"),
-        ('{"a":' * 100_000 + "1" + "}" * 100_000, "nested deeper than"),
-        ("[" * 300 + "]" * 300, "nested deeper than"),
+        ("[" * 100_000, "nested too deeply, over 200 levels; flatten it"),
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, "nested too deeply"),
+        ("[" * 300 + "]" * 300, "nested too deeply"),
         ("9" * 5000, "a number of 5000 digits is too long"),
         ("-" + "9" * 5000, "a number of 5001 digits is too long"),
         ("[1e999]", "1e999 is too large for a number"),
@@ -36,7 +36,7 @@ def test_what_is_beyond_the_rule_is_one_sentence(text: str, message: str) -> Non
 
 @pytest.mark.parametrize("text", ["", "{", '{"a": "\x00"}', "\ufeff{}", "{} {}", "[1,]", "nan"])
 def test_what_is_no_json_is_told_with_its_column(text: str) -> None:
-    with pytest.raises(NotJson, match="not JSON .*column"):
+    with pytest.raises(NotJson, match=r"not JSON .*column"):
         parse_json(text)
 
 

@@ -9,7 +9,7 @@ from engines import make_decoder
 from fretsaw.chat.control_tokens import add_control_tokens
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.engine.sampling import Sampling
-from fretsaw.talk.generate import generate_file, read_prompts
+from fretsaw.talk.generate import _as_json, _token_ids, generate_file, read_prompts
 from fretsaw.talk.loaded import LoadedModel
 
 
@@ -115,3 +115,49 @@ def test_a_prompt_beyond_the_context_is_named(model: LoadedModel, tmp_path: Path
         generate_file(model, path, tmp_path / "out.jsonl", SAMPLING)
     path.write_text("one\n")
     assert generate_file(model, path, tmp_path / "out.jsonl", SAMPLING) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "message"),
+    [
+        ("a.jsonl", rb'{"prompt": "a \ud83d b"}', "line 1: prompt holds half of a surrogate pair"),
+        ("a.jsonl", b"[" * 100_000, "line 1: nested too deeply"),
+        ("a.txt", b"one\ntwo \xff", "line 2: byte 8 is not UTF-8"),
+        ("a.txt", "one".encode("utf-16"), "it looks like UTF-16"),
+        ("a.parquet", b"PAR1", "not a parquet file"),
+        ("a.jsonl", b'{"prompt": 3}', "line 1: prompt is 3; write a prompt"),
+        ("a.jsonl", b'{"prompt": [{"role": "bot"}]}', r"line 1: messages\[0\] is"),
+    ],
+)
+def test_a_prompts_file_that_cannot_be_read(
+    tmp_path: Path, name: str, raw: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(raw)
+    with pytest.raises(ValueError, match=rf"{name}.*{message}"):
+        read_prompts(tmp_path / name)
+
+
+def test_prompts_with_tools_calls_and_parts(model: LoadedModel, tmp_path: Path) -> None:
+    call = {"function": {"name": "add", "arguments": '{"a": 1}'}}
+    turns = [
+        {"role": "user", "content": [{"type": "text", "text": "q"}]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "3"},
+    ]
+    path = tmp_path / "a.jsonl"
+    rows = [{"messages": turns, "tools": [{"name": "add"}]}, {"prompt": turns}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    first, second = read_prompts(path)
+    assert (first.tools, second.tools) == (({"name": "add"},), ())
+    assert first.prompt == second.prompt
+    told = model.tokenizer.decode(_token_ids(model, first, None))
+    assert '<AVAILABLE_TOOLS>[{"name": "add"}]' in told
+    assert '<TOOLCALL>[{"name": "add", "arguments": {"a": 1}}]</TOOLCALL>' in told
+    assert _as_json(first.prompt)[1]["tool_calls"] == [{"name": "add", "arguments": {"a": 1}}]
+
+
+def test_lines_of_a_text_file_end_at_line_feeds_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffone\u2028two\r\n\nthree\x0bfour\n".encode())
+    asked = {one.id: one.prompt for one in read_prompts(path)}
+    assert asked == {"0": "one\u2028two", "2": "three\x0bfour"}

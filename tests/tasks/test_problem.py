@@ -156,3 +156,19 @@ def test_a_column_expected_is_read_by_graders_of_more_than_an_answer_alone(
     path.write_text(json.dumps({"prompt": "How far?", "grader": "measure", "expected": 3}))
     with pytest.raises(ValueError, match=r"mine\.jsonl, line 1: expected is 3; write an object"):
         read_problems(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (r'{"prompt": "a \ud83d b", "answer": "2"}', "line 2: prompt holds half of a surrogate"),
+        ('{"prompt": "a", "answer": ' + "9" * 5000 + "}", "line 2: a number of 5000 digits"),
+        ("[" * 100_000, "line 2: nested too deeply"),
+        ('{"prompt": "a", "answer": NaN}', "line 2: NaN is no JSON number"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"prompt": "a", "answer": "2"}\n' + line)
+    with pytest.raises(ValueError, match=message):
+        read_problems(path)
