@@ -28,6 +28,11 @@ _WORDS = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+_NOT_WHOLE = (
+    "the text holds half of a surrogate pair, or bytes that are not UTF-8; write whole characters "
+    "in UTF-8"
+)
+
 
 def _byte_level_alphabet() -> dict[str, int]:
     """Return the byte that each character of a byte-level token's name stands for.
@@ -149,10 +154,13 @@ class Tokenizer:
         return self._inner.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of the text alone."""
+        """Return the ids of the text alone; raise ValueError where it is no Unicode text."""
         if len(text) > _LONG:  # a batch lets other threads run meanwhile, and costs a little more
             return self.encode_batch([text])[0]
-        return self._inner.encode(text, add_special_tokens=False).ids
+        try:
+            return self._inner.encode(text, add_special_tokens=False).ids
+        except TypeError:  # how the library refuses half of a surrogate pair
+            raise ValueError(_NOT_WHOLE) from None
 
     def encode_raw(self, text: str) -> list[int]:
         """Return the ids of a text in which the names of special tokens stand for these tokens."""
@@ -164,7 +172,11 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of every text, computed in parallel."""
-        return [e.ids for e in self._inner.encode_batch(texts, add_special_tokens=False)]
+        try:
+            encoded = self._inner.encode_batch(texts, add_special_tokens=False)
+        except TypeError:
+            raise ValueError(_NOT_WHOLE) from None
+        return [one.ids for one in encoded]
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Return the text of the ids."""

@@ -172,7 +172,12 @@ def _instruction(row: Row, where: str, toggle: Toggle) -> list[_Draft]:
         raise ValueError(f"{where}: instruction and input are no text; write them as text")
     question = f"{asked}\n\n{more}" if more.strip() else asked
     answer = _answer(row, one_of(row, ("output", "response"), where))
-    return [_Draft([{"role": "user", "content": question}, answer])]
+    turns = []
+    for pair in read_list(row.get("history") or [], "history", where):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise ValueError(f"{where}: history has {shown(pair)}; write pairs of question, answer")
+        turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+    return [_Draft([*turns, {"role": "user", "content": question}, answer])]
 
 
 def _question(row: Row, where: str, toggle: Toggle) -> list[_Draft]:

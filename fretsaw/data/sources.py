@@ -49,8 +49,8 @@ def _read_file(path: Path) -> Iterator[str]:
     suffix = path.suffix.lower()
     if suffix not in (".txt", ".jsonl", ".json", ".parquet"):
         raise ValueError(
-            f"{path}: unknown suffix {path.suffix!r}; data is read from .txt, .jsonl or .parquet, "
-            "so convert or rename the file"
+            f"{path}: unknown suffix {path.suffix!r}; data is read from .txt, .jsonl, .json or "
+            ".parquet, so convert or rename the file"
         )
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: an empty file; give one with text in it")

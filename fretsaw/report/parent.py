@@ -29,7 +29,8 @@ def read_licence(folder: Path) -> dict[str, str]:
     readme = folder / "README.md"
     if not readme.is_file():
         return {}
-    head = re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8"), re.DOTALL)
+    text = readme.read_text(encoding="utf-8", errors="replace")
+    head = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
     pairs = [line.partition(":") for line in head[1].splitlines()] if head else []
     values = {key: value.strip().strip("'\"") for key, _, value in pairs}
     return {key: values[key] for key in LICENCE_KEYS if values.get(key)}

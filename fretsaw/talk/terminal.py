@@ -1,6 +1,7 @@
 """A conversation on the terminal: streaming, the reasoning dimmed, the toggle at hand."""
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -88,8 +89,17 @@ def _stoppable(is_terminal: bool) -> Iterator[list[int]]:
 
 
 def _turns(is_terminal: bool) -> Iterator[str]:
-    lines: Iterable[str] = iter(_ask, None) if is_terminal else sys.stdin
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+    lines: Iterable[str] = iter(_ask, None) if is_terminal else _piped()
     yield from filter(None, (line.strip() for line in lines))
+
+
+def _piped() -> Iterator[str]:
+    for number, line in enumerate(sys.stdin, start=1):
+        if not line.isascii() and any("\ud800" <= character <= "\udfff" for character in line):
+            raise ValueError(f"stdin, line {number}: not UTF-8; convert it to UTF-8")
+        yield line
 
 
 def _ask() -> str | None:

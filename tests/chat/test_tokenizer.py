@@ -173,3 +173,11 @@ def test_names_of_special_tokens_stand_for_them_only_when_asked() -> None:
     assert not set(special.values()) & set(tokenizer.encode("<s>a</s><s>sb"))
     assert tokenizer.is_special(ids[0])
     assert not tokenizer.is_special(a)
+
+
+def test_half_of_a_surrogate_pair_is_refused(trained: Tokenizer) -> None:
+    for text in ("a \ud83d b", "\udcff", "\ud83d" * 5000):
+        with pytest.raises(ValueError, match="half of a surrogate pair, or bytes that are not"):
+            trained.encode(text)
+        with pytest.raises(ValueError, match="write whole characters in UTF-8"):
+            trained.encode_batch(["a", text])

@@ -184,6 +184,11 @@ def test_sharegpt_with_tools(tmp_path: Path) -> None:
 def test_an_instruction_with_an_input(tmp_path: Path) -> None:
     [record] = records(tmp_path, {"instruction": "Add.", "input": "1, 1", "output": "2"})
     assert said(record) == [("user", "Add.\n\n1, 1"), ("assistant", "2")]
+    asked = {"instruction": "1 + 1?", "output": "2"}
+    [record] = records(tmp_path, {**asked, "history": [["1 + 1?", "2"]]})
+    assert said(record) == ASKED * 2
+    with pytest.raises(ValueError, match="history has 'a'; write pairs of question, answer"):
+        records(tmp_path, {**asked, "history": ["a"]})
 
 
 def test_what_stands_in_a_prompt_is_not_learnt(tmp_path: Path) -> None:

@@ -92,3 +92,12 @@ def test_ctrl_c_stops_an_answer_between_two_tokens() -> None:
         os.kill(os.getpid(), signal.SIGINT)
     assert stopped == [signal.SIGINT]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_line_that_is_not_utf_8_is_told_by_its_number(monkeypatch) -> None:
+    piped = io.TextIOWrapper(io.BytesIO("é\n".encode() + b"a \xff\n"), encoding="latin-1")
+    monkeypatch.setattr("sys.stdin", piped)
+    model = Echo("v1")
+    with pytest.raises(ValueError, match="stdin, line 2: not UTF-8; convert it"):
+        converse(model, mode="on", system="", sampling=Sampling(max_tokens=9))
+    assert model.asked[0][0][0] == Message("user", "é")

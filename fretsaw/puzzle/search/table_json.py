@@ -1,13 +1,14 @@
 """The search table as JSON: read, checked and written. Standard library only."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fretsaw.data.text_files import read_chunks
 from fretsaw.puzzle.search.table import Alternative, FusedSpan, Layer, Pair, Part, Table
 from fretsaw.stage.artifact import write_json
+from fretsaw.stage.json_text import parse_json
 
 
 def read_table(path: Path) -> Table:
@@ -17,10 +18,11 @@ def read_table(path: Path) -> Table:
         raise ValueError(
             f"{path}: {what}; give a table of alternatives as JSON, as docs/search.md shows it"
         )
+    text = "".join(read_chunks(path))
     try:
-        value = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error}); write the search table again") from error
+        value = parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; write the search table again") from None
     return table_from_json(value)
 
 

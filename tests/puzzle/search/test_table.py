@@ -109,3 +109,20 @@ def test_files_that_are_no_table(tmp_path):
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ValueError, match="not JSON"):
         read_table(tmp_path / "broken.json")
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"layers": "\xff"}', "line 1: byte 12 is not UTF-8"),
+        (b'{"layers": NaN}', "NaN is no JSON number"),
+        (b'{"layers": 1, "layers": 2}', "the key 'layers' stands twice"),
+        (b'{"units": ' + b"9" * 5000 + b"}", "a number of 5000 digits"),
+    ],
+)
+def test_a_table_file_that_cannot_be_read_is_named(tmp_path, raw, message):
+    path = tmp_path / "table.json"
+    path.write_bytes(raw)
+    with pytest.raises(ValueError, match=rf"table\.json.*{message}"):
+        read_table(path)
