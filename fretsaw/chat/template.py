@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 TEMPLATE = "chat_template.jinja"  # the file of a checkpoint
 
@@ -21,12 +22,23 @@ def read_chat_templates(folder: Path) -> dict[str, str]:
     """
     path = folder / TEMPLATE
     if path.is_file():
-        return {"default": path.read_text(encoding="utf-8")}
+        try:
+            return {"default": path.read_text(encoding="utf-8")}
+        except UnicodeDecodeError as error:
+            at = f"byte {error.start} is not UTF-8"
+            raise ValueError(f"{path}: {at}; download it again") from None
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     match settings.get("chat_template"):
         case str(template):
             return {"default": template}
         case list(several):
-            return {entry["name"]: entry["template"] for entry in several}
+            return dict(_named(entry, path) for entry in several)
     return {}
+
+
+def _named(entry: Any, path: Path) -> tuple[str, str]:
+    match entry:
+        case {"name": str(name), "template": str(template)}:
+            return name, template
+    raise ValueError(f"{path}: a chat_template without name and template; download it again")

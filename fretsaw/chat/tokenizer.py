@@ -260,9 +260,12 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # ValueError: neither JSON nor UTF-8
         raise ValueError(f"{path}: not JSON ({error}); download it again") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: not a JSON object; download it again")
+    return value
 
 
 def _named_id(inner: tokenizers.Tokenizer, token: str | Mapping[str, Any] | None) -> int | None:

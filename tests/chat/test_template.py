@@ -33,6 +33,16 @@ def test_a_file_of_its_own_wins(tmp_path: Path) -> None:
     assert read_chat_template(tmp_path) == "file"
 
 
+def test_a_template_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    for entries in (["plain"], [{"name": "default"}], [{"template": "t"}]):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": entries}))
+        with pytest.raises(ValueError, match=r"tokenizer_config\.json: a chat_template without"):
+            read_chat_template(tmp_path)
+    (tmp_path / TEMPLATE).write_bytes(b"{{ \xff }}")
+    with pytest.raises(ValueError, match=r"chat_template\.jinja: byte 3 is not UTF-8"):
+        read_chat_template(tmp_path)
+
+
 def test_server_export_and_toggle_read_it_here() -> None:
     """No other place looks for a template in a tokenizer's config."""
     package = Path(__file__).parents[2] / "fretsaw"

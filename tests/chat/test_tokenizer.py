@@ -101,6 +101,16 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
         Tokenizer.from_folder(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "raw", [b"{", b"[" * 100_000, b"\xff\xfe{", b"[]", b'{"a": ' + b"9" * 5000]
+)
+def test_a_config_that_is_no_json_object_is_named(trained: Tokenizer, tmp_path: Path, raw) -> None:
+    trained.save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_bytes(raw)
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json: not .*; download it again"):
+        Tokenizer.from_folder(tmp_path)
+
+
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("size", [1, 2, 7])
 def test_streams_split_no_character(trained: Tokenizer, text: str, size: int) -> None:

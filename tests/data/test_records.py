@@ -1,6 +1,7 @@
 """Rows of conversations: the kinds that are read, and what is refused, with its line."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pyarrow
@@ -64,6 +65,16 @@ def test_real_gsm8k(data_folder: Path) -> None:
     records = list(read_records([str(data_folder / "gsm8k" / "train.jsonl")]))
     assert len(records) == 2 * 7473
     assert not any("<<" in record.messages[-1].content for record in records)
+
+
+def test_real_sharegpt_and_instructions(data_folder: Path) -> None:
+    files = ["fastchat_dummy/dummy_conversation.json", "gpteacher/codegen-instruct.json"]
+    found = list(read_records([str(data_folder / name) for name in files]))
+    assert Counter(record.kind for record in found) == {
+        "conversations": 500,
+        "instruction, response": 4535,
+    }
+    assert found[0].messages[0] == Message("user", "Who are you?")
 
 
 @pytest.mark.parametrize(

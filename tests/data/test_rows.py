@@ -4,11 +4,14 @@ import json
 import random
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fretsaw.data.rows import read_objects
 
@@ -60,6 +63,23 @@ def test_a_json_file_is_one_list(tmp_path: Path) -> None:
     }.items():
         path.write_text(text)
         refused(path, message)
+
+
+PIECES = st.sampled_from(
+    [
+        *(b'{"a": 1}', b"\n", b"\r\n", b"[", b"]", b"\xef\xbb\xbf", b"\xff", b"\0", b'"\\ud83d"'),
+        *(b'{"a": "', b'"}', b"\xc3\xa9", b"\xc3", b"NaN", b"1e999", b"PAR1", b"\x1f\x8b", b" "),
+    ]
+)
+
+
+@given(st.lists(PIECES | st.binary(max_size=3), max_size=9).map(b"".join))
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_any_bytes_are_rows_or_one_sentence_with_the_file(content: bytes) -> None:
+    with TemporaryDirectory() as folder:
+        for name in ("a.jsonl", "a.json", "a.parquet"):
+            fault = fault_of(Path(folder) / name, content)
+            assert fault is None or fault.startswith(str(Path(folder) / name))
 
 
 # --- parquet --------------------------------------------------------------------------------------
