@@ -1,9 +1,8 @@
 """Who is writing an output: a file beside it, by which a second process leaves it alone.
 
 `.NAME.holder` says which process holds `NAME` and is gone when that process is done. It is made by
-a hard link, which network file systems do in one step, never by a lock. A holder on this machine is
-alive while its process is; one on another machine while it renews its file's time, which is
-compared with that of a file made just now, since clocks differ. A dead one is taken over.
+a hard link, which network file systems do in one step, never by a lock. A dead holder is taken
+over; `process_record` says which are dead.
 """
 
 import contextlib
@@ -11,121 +10,20 @@ import errno
 import hashlib
 import json
 import os
-import platform
 import secrets
-import shlex
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from fretsaw.stage.artifact import Refused
 from fretsaw.stage.place import check_place
+from fretsaw.stage.process_record import BEAT_S, SILENT_S, Found, Holder, machine
 from fretsaw.stage.progress import format_seconds, say
 
-BEAT_S = 10.0  # a holder renews its file's time so often
-SILENT_S = 300.0  # without a beat, a holder on another machine is dead
-UNREADABLE_S = 2.5 * BEAT_S  # the same, of a file that says nothing
 EXIT_LOST = 75
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES)
-
-
-@dataclass(frozen=True)
-class Holder:
-    """A process that writes an output."""
-
-    pid: int
-    host: str
-    machine: str  # the boot of a kernel and the namespace in which `pid` counts
-    born: str  # tells the process from a later one of the same number
-    since: str
-    command: str
-    token: str
-
-    @classmethod
-    def here(cls) -> "Holder":
-        """Return this process as a holder."""
-        return cls(
-            pid=os.getpid(),
-            host=platform.node(),
-            machine=_machine(),
-            born=_born(os.getpid()) or "",
-            since=time.strftime("%Y-%m-%d %H:%M:%S %z"),
-            command=shlex.join(["fretsaw", *sys.argv[1:]]),
-            token=secrets.token_hex(8),
-        )
-
-    def __str__(self) -> str:
-        return f"pid {self.pid} on {self.host}, since {self.since}: {self.command}"
-
-
-@dataclass(frozen=True)
-class Found:
-    """A holder's file as it was read, and how long it had not been renewed."""
-
-    content: bytes
-    renewed_ns: int
-    silent_s: float
-
-    @property
-    def holder(self) -> Holder | None:
-        """Who it names, None where it says nothing that can be read."""
-        try:
-            values = json.loads(self.content)
-            holder = Holder(**values)
-        except (ValueError, TypeError, RecursionError):
-            return None
-        is_text = all(isinstance(value, str) for name, value in values.items() if name != "pid")
-        return holder if is_text and type(holder.pid) is int and holder.pid > 0 else None
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the holder's process goes on; of what can't be read, whether it is renewed."""
-        holder = self.holder
-        if holder is None:
-            return self.silent_s < UNREADABLE_S
-        if holder.machine == _machine():
-            return _born(holder.pid) in ("", holder.born)
-        return self.silent_s < SILENT_S
-
-
-# --- processes ------------------------------------------------------------------------------------
-
-
-def _machine() -> str:
-    """Return where a process number counts: the host, its boot, and the namespace of processes."""
-    parts = [platform.node()]
-    with contextlib.suppress(OSError):  # Linux alone has these
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    return " ".join(parts)
-
-
-def _born(pid: int) -> str | None:
-    """Return when a process began, "" where that is not told, None where there is none."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return None
-    except PermissionError:  # another user's
-        pass
-    if not Path("/proc/self/stat").exists():
-        told = subprocess.run(
-            ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
-        )
-        return told.stdout.strip()
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:  # hidden, or gone this moment
-        return ""
-    is_dead = state in (b"Z", b"X")  # ended, and its parent has not looked yet
-    return None if is_dead else fields[18].decode()
-
-
-# --- holding --------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -187,7 +85,7 @@ def _refusal(out: Path, found: Found) -> str:
     silent = (
         f"; it has said nothing for {format_seconds(found.silent_s)}, and is taken over after "
         f"{format_seconds(SILENT_S)}"
-        if holder.machine != _machine() and found.silent_s > 3 * BEAT_S
+        if holder.machine != machine() and found.silent_s > 3 * BEAT_S
         else ""
     )
     return (

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from fretsaw.stage import holder
+from fretsaw.stage import holder, process_record
 from fretsaw.stage.artifact import Refused
-from fretsaw.stage.holder import Holder, hold
+from fretsaw.stage.holder import hold
+from fretsaw.stage.process_record import Holder
 
 # Holds what it is given, says so, and ends when its input does.
 HOLDS = """
@@ -92,7 +93,7 @@ def test_a_stopped_process_still_holds_and_a_killed_one_does_not(tmp_path: Path,
             pass
         first.kill()
         deadline = time.monotonic() + 60
-        while holder._born(first.pid) is not None and time.monotonic() < deadline:
+        while process_record.born_at(first.pid) is not None and time.monotonic() < deadline:
             time.sleep(0.01)  # a zombie is dead, though its number is taken
         with hold(tmp_path / "out"):
             assert f"whoever held it is gone (pid {first.pid}" in capfd.readouterr().err
@@ -121,11 +122,11 @@ def test_a_process_of_another_machine_lives_while_it_renews_its_file(tmp_path: P
     elsewhere(out, 5)
     with pytest.raises(Refused, match="on node7, since"), hold(out):
         pass
-    elsewhere(out, holder.SILENT_S - 60)
+    elsewhere(out, process_record.SILENT_S - 60)
     match = "said nothing for 4 min 0[0-9] s, and is taken over after 5 min"
     with pytest.raises(Refused, match=match), hold(out):
         pass
-    elsewhere(out, holder.SILENT_S + 60)
+    elsewhere(out, process_record.SILENT_S + 60)
     with hold(out):
         assert json.loads(path_of(out).read_text())["pid"] == os.getpid()
 
@@ -138,7 +139,7 @@ def test_a_file_that_says_nothing_is_waited_for_and_then_taken(
 ) -> None:
     out = tmp_path / "out"
     path_of(out).write_bytes(content)
-    then = time.time() - holder.UNREADABLE_S + 1
+    then = time.time() - process_record.UNREADABLE_S + 1
     os.utime(path_of(out), (then, then))
     started = time.monotonic()
     with hold(out):
@@ -147,10 +148,10 @@ def test_a_file_that_says_nothing_is_waited_for_and_then_taken(
 
 
 def test_numbers_that_are_no_process_are_dead() -> None:
-    assert holder._born(2**40) is None
+    assert process_record.born_at(2**40) is None
     fields = asdict(Holder.here())
     for pid in (0, -1, True, 1.5, "1"):
-        found = holder.Found(json.dumps({**fields, "pid": pid}).encode(), 0, 0.0)
+        found = process_record.Found(json.dumps({**fields, "pid": pid}).encode(), 0, 0.0)
         assert found.holder is None
 
 
