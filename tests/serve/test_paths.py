@@ -1,6 +1,7 @@
 """The other paths: models, tokens, health, metrics, the page's picture."""
 
 import json
+from pathlib import Path
 
 import pytest
 from serving import CONTEXT, Local, asking, local
@@ -116,3 +117,14 @@ def test_the_schema_lists_the_paths(server: Local) -> None:
     schema = get(server, "/openapi.json")
     body = schema["paths"]["/v1/chat/completions"]["post"]["requestBody"]
     assert "thinking_token_budget" in str(body)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("temperature", 1e300), ("top_k", 10**20), ("repetition_penalty", 0.0)]
+)
+def test_defaults_that_no_sampler_holds_are_refused_with_their_file(
+    tmp_path: Path, name: str, value: float
+) -> None:
+    (tmp_path / "generation_config.json").write_text(json.dumps({name: value}))
+    with pytest.raises(ValueError, match=rf"generation_config.json: {name} .*; correct it there"):
+        default_sampling(tmp_path)
