@@ -29,6 +29,7 @@ class Grader:
     summary: str
     function: str  # "module:function", imported when it grades
     keys: tuple[str, ...] = ("answer",)  # what it reads of an expectation
+    optional: tuple[str, ...] = ()  # what it reads where it is there
     may_hang: bool = False  # then it grades in processes that are killed at the deadline
     deadline_s: float = 1.0  # for one answer
     page: str = "rl.md"  # its page in docs/
@@ -49,8 +50,9 @@ GRADERS: dict[str, Grader] = {
         function="fretsaw.grade.text:grade_exact",
     ),
     "contains": Grader(
-        summary="the expected words stand in the answer",
+        summary="the expected words stand in the answer, and no other choice does",
         function="fretsaw.grade.text:grade_contains",
+        optional=("choices",),
     ),
 }
 

@@ -3,16 +3,17 @@
 A family of problems is a file of this room that makes `Problem`s; users bring their own as JSONL.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fretsaw.chat.message import Message
+from fretsaw.chat.message import Message, check_roles
 from fretsaw.chat.toggle import TOGGLES, mode_in
 from fretsaw.data.conversation import read_messages
 from fretsaw.data.rows import read_objects
-from fretsaw.grade.grader import GRADERS, Expectation
+from fretsaw.grade.grader import GRADERS, Expectation, Grader
 
 
 class BadOption(ValueError):
@@ -41,58 +42,96 @@ def read_problems(path: Path) -> list[Problem]:
 
     `grader` is one of `GRADERS` (number where it is left out), `kind` and `id` are optional. A
     grader that reads more than an answer finds it in `expected`, an object. Raises ValueError with
-    file and line for a row that could not be graded.
+    file and line for a row that could not be graded, or whose `id` another row has.
     """
-    return [_problem(row, number, where) for number, (where, row) in enumerate(read_objects(path))]
+    problems: list[Problem] = []
+    named: dict[str, str] = {}
+    for number, (where, row) in enumerate(read_objects(path)):
+        problem = _problem(row, number, where)
+        if problem.id in named:
+            raise ValueError(
+                f"{where}: id is {problem.id!r}, as on {named[problem.id]}; "
+                "give each row its own, or none to any"
+            )
+        named[problem.id] = where.rpartition(", ")[2]
+        problems.append(problem)
+    return problems
 
 
 def _problem(row: Mapping[str, Any], number: int, where: str) -> Problem:
     grader = row.get("grader", "number")
     is_known = isinstance(grader, str) and grader in GRADERS
-    keys = GRADERS[grader].keys if is_known else ("answer",)
-    expected = _expected(row, keys, where)
     if not is_known:
         raise ValueError(f"{where}: grader is {grader!r}; choose one of {', '.join(GRADERS)}")
+    expected = _expected(row, GRADERS[grader], where)
     messages = _messages(row, where)
     try:
         GRADERS[grader].load()("", expected)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    kind, id = str(row.get("kind", "")), str(row.get("id", number))
-    return Problem(id, messages, expected, grader, kind, row.get("prompt"))
+    kind, id = _label(row, "kind", "", where), _label(row, "id", str(number), where)
+    prompt = row.get("prompt")
+    return Problem(id, messages, expected, grader, kind, prompt if _is_text(prompt) else None)
 
 
-def _expected(row: Mapping[str, Any], keys: tuple[str, ...], where: str) -> Expectation:
-    """Return what a row expects, by a grader's keys; a row's `answer` is one of them."""
-    given = row.get("expected")
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _label(row: Mapping[str, Any], name: str, default: str, where: str) -> str:
+    """Return an optional name, written as text or as a whole number; null is none."""
+    match row.get(name):
+        case None:
+            return default
+        case str() | int() as label if not isinstance(label, bool):
+            return str(label)
+        case other:
+            raise ValueError(f"{where}: {name} is {other!r}; write text, or leave it out")
+
+
+def _expected(row: Mapping[str, Any], grader: Grader, where: str) -> Expectation:
+    """Return what a row expects, by a grader's keys; `answer` may stand in the row itself."""
+    keys, given = grader.keys, row.get("expected")
     if keys != ("answer",) and not isinstance(given, Mapping):
         rule = f"write an object with {', '.join(keys)}"
         raise ValueError(f"{where}: expected is {given!r}; {rule}")
     expected = dict(given) if isinstance(given, Mapping) else {}
     if "answer" in keys:
-        answer = row.get("answer", expected.get("answer"))
-        if isinstance(answer, int | float):
-            answer = str(answer)
-        if not isinstance(answer, str) or not answer.strip():
-            raise ValueError(f"{where}: answer is {answer!r}; write the expected answer as text")
-        expected["answer"] = answer
+        expected["answer"] = _answer(row.get("answer", expected.get("answer")), where)
     if missing := [key for key in keys if key not in expected]:
         raise ValueError(
             f"{where}: expected has no {missing[0]!r}; its grader reads {', '.join(keys)}"
         )
-    return expected
+    beside = {key: row[key] for key in grader.optional if row.get(key) is not None}
+    return expected | beside
+
+
+def _answer(answer: Any, where: str) -> str:
+    """Return the expected answer as text; a number may be written as one."""
+    is_number = isinstance(answer, int | float) and not isinstance(answer, bool)
+    if is_number and math.isfinite(answer):
+        return str(answer)
+    if not _is_text(answer):
+        raise ValueError(f"{where}: answer is {answer!r}; write the expected answer as text")
+    return answer
 
 
 def _messages(row: Mapping[str, Any], where: str) -> tuple[Message, ...]:
     prompt = row.get("prompt")
-    if isinstance(prompt, str) and prompt.strip():
+    if isinstance(prompt, str) and _is_text(prompt):
         messages: tuple[Message, ...] = (Message("user", prompt),)
-    elif "messages" in row:
+    elif row.get("messages") is not None:
         messages = read_messages(row["messages"], where)
     else:
         raise ValueError(f"{where}: prompt is {prompt!r}; write a prompt, or messages")
     if messages[-1].role != "user":
         raise ValueError(f"{where}: the last message is not the user's; end with the question")
+    if not messages[-1].content.strip():
+        raise ValueError(f"{where}: the question is blank; write it")
+    try:
+        check_roles(messages)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     system = messages[0].content if messages[0].role == "system" else ""
     asked = next(filter(None, (mode_in(system, toggle) for toggle in TOGGLES)), None)
     if asked is not None:

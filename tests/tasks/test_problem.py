@@ -94,6 +94,34 @@ def test_ones_own_problems(tmp_path: Path):
         ),
         ({"prompt": "?", "answer": "2", "grader": ["number"]}, "grader is ..number..; choose one"),
         ({"prompt": "?", "answer": "2", "grader": None}, "grader is None; choose one of"),
+        ({"prompt": "?", "answer": "2", "grader": {}}, "grader is {}; choose one of"),
+        ({"prompt": "?", "answer": "2", "grader": 3}, "grader is 3; choose one of"),
+        ({"prompt": "?", "answer": "2", "grader": ""}, "grader is ''; choose one of"),
+        ({"prompt": "?", "answer": None}, "answer is None; write"),
+        ({"prompt": "?", "answer": ["2"]}, r"answer is \['2'\]; write"),
+        ({"prompt": "?", "answer": True}, "answer is True; write"),
+        ({"prompt": "?", "answer": float("nan")}, "answer is nan; write"),
+        ({"prompt": "?", "answer": float("inf"), "grader": "exact"}, "answer is inf; write"),
+        (
+            {"prompt": "?", "answer": "2", "grader": "number", "expected": [2], "id": 1.5},
+            "id is 1.5",
+        ),
+        ({"prompt": "?", "answer": "2", "kind": ["a"]}, r"kind is \['a'\]; write text"),
+        ({"prompt": "?", "answer": "2", "id": True}, "id is True; write text"),
+        (
+            {"prompt": "?", "answer": "2", "id": "0"},
+            "id is '0', as on line 1; give each row its own",
+        ),
+        ({"prompt": "?", "answer": "2", "id": 0}, "id is '0', as on line 1; give each row its own"),
+        ({"prompt": ["?"], "answer": "2"}, r"prompt is \['\?'\]; write"),
+        ({"messages": [], "answer": "2"}, r"messages is \[\]; write"),
+        ({"messages": "1 + 1?", "answer": "2"}, "messages is '1 . 1.'; write"),
+        ({"messages": [{"role": "user", "content": " "}], "answer": "2"}, "the question is blank"),
+        (
+            {"prompt": "?", "answer": "A", "grader": "contains", "choices": ["B"]},
+            "the answer 'A' is not among them",
+        ),
+        ({"prompt": "?", "answer": ".", "grader": "contains"}, "nothing to look for"),
         ({"prompt": " ", "answer": "2"}, "prompt is ' '; write"),
         ({"messages": [{"role": "assistant", "content": "2"}], "answer": "2"}, "not the user's"),
         (
@@ -113,6 +141,19 @@ def test_rows_that_cannot_be_graded_are_refused_with_their_line(tmp_path, row, m
     path.write_text(json.dumps({"prompt": "1 + 1?", "answer": "2"}) + "\n" + json.dumps(row))
     with pytest.raises(ValueError, match=rf"mine\.jsonl, line 2: .*{message}"):
         read_problems(path)
+
+
+def test_a_row_may_state_its_choices(tmp_path: Path):
+    path = tmp_path / "mine.jsonl"
+    row = {"prompt": "Which?", "answer": "red", "grader": "contains", "kind": None}
+    beside, within = {"choices": ["red", "blue"]}, {"expected": {"choices": ["red", "blue"]}}
+    path.write_text("\n".join(json.dumps(row | more) for more in ({}, beside, within)))
+    one, *given = read_problems(path)
+    assert (one.expected, one.kind) == ({"answer": "red"}, "")
+    for problem in given:
+        assert problem.expected == {"answer": "red", "choices": ["red", "blue"]}
+        graded = grade_answers([Prompt(problem, "off", (1,))], ["red or blue"], [True])
+        assert graded[0].correct == 0.0
 
 
 def test_a_task_by_name():
