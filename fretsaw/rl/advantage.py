@@ -1,5 +1,6 @@
 """From the rewards of a group of answers to the advantage of each."""
 
+import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
@@ -21,17 +22,32 @@ def group_advantages(
     elsewhere. The divisor is n - 1 for truncated answers too, so theirs is no mean. A group with at
     most one finished answer, and one whose rewards are all equal, has advantages of exactly 0.
 
+    The variance is computed in two passes, with m_i the mean of the others' rewards and
+    k_i = (n - v_i) / (n - 1), which is 1 for a finished answer:
+
+        s_i - b_i^2 = sum_{j != i} (r_j - m_i)^2 v_j / (n - 1) - k_i (k_i - 1) m_i^2
+
+    What is no larger than the rounding of these sums, an advantage or a variance, counts as 0.
+
     Source: arXiv 2505.00949, section 5.1; GRPO: arXiv 2402.03300.
     """
+    group_size = rewards.shape[1]
     valid = is_finished.to(rewards.dtype)
     num_valid = valid.sum(1, keepdim=True)
-    others = (num_valid - 1).clamp(min=1)
-    weighted, squared = rewards * valid, rewards.square() * valid
-    baseline = (weighted.sum(1, keepdim=True) - weighted) / others
-    advantages = rewards - baseline
+    others = valid[:, None, :] * (1 - torch.eye(group_size).to(rewards))
+    num_others = others.sum(2)
+    divisor = (num_valid - 1).clamp(min=1)
+    sums = others @ rewards[:, :, None]
+    mean = sums[:, :, 0] / num_others.clamp(min=1)
+    rounding = group_size * torch.finfo(rewards.dtype).eps * rewards.abs().amax(1, keepdim=True)
+    advantages = rewards - sums[:, :, 0] / divisor
+    advantages = advantages.where(advantages.abs() > rounding, 0.0)
     if normalise:
-        variance = (squared.sum(1, keepdim=True) - squared) / others - baseline.square()
-        std = variance.clamp(min=0).sqrt()
-        advantages = advantages / std.where(std > 0, 1.0)
+        ratio = num_others / divisor
+        squares = (others * (rewards[:, None, :] - mean[:, :, None]).square()).sum(2) / divisor
+        excess = ratio * (ratio - 1) * mean.square()
+        least = rounding.square() + rounding * excess.sqrt()
+        variance = squares - excess
+        advantages = advantages / variance.sqrt().where(variance > least, 1.0)
     is_flat = (rewards == rewards[:, :1]).all(1, keepdim=True)
     return advantages.where((num_valid > 1) & ~is_flat, 0.0)
