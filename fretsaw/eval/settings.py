@@ -3,6 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from fretsaw.stage.settings import check_range
+
+MAX_PROBLEMS = 1_000_000  # that are generated
+MAX_TEMPERATURE = 100  # above it all tokens are as likely
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSettings:
@@ -30,6 +35,9 @@ class EvalSettings:
     """The model's matrices in full precision or in 8 bits; auto: as the search chose."""
 
     def __post_init__(self) -> None:
+        check_range(self, 1, "tokens", "seq_len", "batch_rows", "samples", "max_new_tokens")
+        check_range(self, 1, "num_problems", most=MAX_PROBLEMS)
+        check_range(self, 0, "temperature", most=MAX_TEMPERATURE)
         if self.samples > 1 and self.temperature == 0:
             raise ValueError(
                 f"samples: {self.samples} at temperature 0 are all the same; give a temperature"

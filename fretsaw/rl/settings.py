@@ -3,7 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fretsaw.stage.settings import check_range
 from fretsaw.training.settings import UpdateSettings
+
+MAX_PROBLEMS = 1_000_000  # that are generated
+MAX_TEMPERATURE = 100  # above it all tokens are as likely
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +50,8 @@ class RlSettings:
     importance_correction: bool = False
     """Weigh tokens by trainer over engine probability; for an engine in lower precision."""
     heldout_problems: int = 128
-    """Problems, in each mode, of a held-out measurement; of a file, a fifth at most."""
+    """Problems, in each mode, of a held-out measurement; of a file, a fifth at most; 0 measures
+    nothing."""
     heldout_every: int = 10
     """Rollouts between held-out measurements."""
     max_batch: int = 256
@@ -64,9 +69,11 @@ class RlSettings:
 
     def __post_init__(self) -> None:
         counts = ("num_rollouts", "prompts_per_rollout", "updates_per_rollout", "max_tokens")
-        for name in (*counts, "heldout_every", "max_batch", "micro_batch_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)!r}; give at least 1")
+        check_range(self, 1, *counts, "heldout_every", "max_batch", "micro_batch_tokens")
+        check_range(self, 1, "num_problems", most=MAX_PROBLEMS)
+        check_range(self, 0, "heldout_problems", most=MAX_PROBLEMS)
+        check_range(self, 0, "on_share", "clip_low", most=1)
+        check_range(self, 0, "clip_high", "kl_coef", "save_every_s")
         if self.group_size < 2:
             raise ValueError(
                 f"group_size: {self.group_size}; an answer is judged against others of its prompt, "
@@ -79,10 +86,11 @@ class RlSettings:
             )
         if " + " in self.task:
             raise ValueError(f"task: {self.task!r}; one task is learnt, join several in one file")
-        if not 0 <= self.on_share <= 1:
-            raise ValueError(f"on_share: {self.on_share!r}; lies in 0 to 1")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature: {self.temperature!r}; must be positive to explore")
+        if not 0 < self.temperature <= MAX_TEMPERATURE:
+            raise ValueError(
+                f"temperature: {self.temperature!r}; must be positive to explore, and "
+                f"{MAX_TEMPERATURE} at most"
+            )
 
     @property
     def num_on(self) -> int:

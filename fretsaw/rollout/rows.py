@@ -1,13 +1,16 @@
 """The rollout table: every sampled answer with its verdict, as parquet, a row an answer.
 
 It is what an update reads, so a run that was stopped between the updates of one rollout goes on
-from the file; and what an audit reads, so nothing that decided a reward is lost.
+from the file; and what an audit reads, so nothing that decided a reward is lost. It carries a
+checksum of its rows, and of what they were sampled for.
 """
 
+import hashlib
+from array import array
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -56,13 +59,69 @@ _TYPES = {
 SCHEMA = pa.schema([(name, _TYPES[kind]) for name, kind in get_type_hints(Row).items()])
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write a table that is there whole or not at all."""
+_ARRAYS: dict[str, Any] = {
+    name: "i" if kind == list[int] else "f"
+    for name, kind in get_type_hints(Row).items()
+    if kind in (list[int], list[float])
+}
+CHECKSUM, PURPOSE = b"fretsaw.checksum", b"fretsaw.purpose"  # keys of the file's metadata
+
+
+class DamagedRows(ValueError):
+    """A rollout table that is not as it was written, or that something else wrote."""
+
+
+def write_rows(path: Path, rows: Sequence[Row], *, purpose: str = "") -> None:
+    """Write a table that is there whole or not at all; `purpose` says what it was sampled for."""
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
+    about = {CHECKSUM: checksum(rows, purpose), PURPOSE: purpose}
     with replace_file(path) as beside:
-        pq.write_table(table, beside)
+        pq.write_table(table.replace_schema_metadata(about), beside)
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Read a table back; log-probabilities are bit for bit those that were written."""
-    return [Row(**row) for row in pq.read_table(path, schema=SCHEMA).to_pylist()]
+def read_rows(path: Path, *, purpose: str | None = None) -> list[Row]:
+    """Read a table back; log-probabilities are bit for bit those that were written.
+
+    Raises `DamagedRows` where its bytes or rows are others than were written, and where it was
+    written for another purpose than the one that is named. Tables of earlier versions have no
+    checksum; where no purpose is named they are read without.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; a rollout table was to be read")
+    content = path.read_bytes()
+    try:
+        table = pq.ParquetFile(pa.BufferReader(content)).read()
+        is_ours = table.schema.equals(SCHEMA)
+        rows = [Row(**row) for row in table.to_pylist()] if is_ours else []
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
+        raise _damaged(path, f"its bytes are damaged ({_first_line(error)})") from None
+    if not is_ours:
+        raise _damaged(path, "its columns are not those of a rollout table")
+    about = table.schema.metadata or {}
+    found = about.get(PURPOSE, b"").decode(errors="replace")
+    if CHECKSUM in about or purpose is not None:
+        if about.get(CHECKSUM, b"").decode(errors="replace") != checksum(rows, found):
+            raise _damaged(path, f"its {len(rows)} rows are not those that were written")
+        if purpose not in (None, found):
+            raise _damaged(path, "its rows were sampled for another run, or another rollout")
+    return rows
+
+
+def checksum(rows: Sequence[Row], purpose: str) -> str:
+    """Return the sha256 of rows as they are stored, numbers by their bits."""
+    digest = hashlib.sha256(f"{purpose} {len(rows)}".encode())
+    for row in rows:
+        for name, value in vars(row).items():
+            bits = repr(value).encode()
+            if name in _ARRAYS and value is not None and None not in value:
+                bits = array(_ARRAYS[name], value).tobytes()
+            digest.update(f" {name} {len(bits)} ".encode() + bits)
+    return digest.hexdigest()
+
+
+def _damaged(path: Path, fault: str) -> DamagedRows:
+    return DamagedRows(f"{path}: {fault}; make it again")
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fretsaw.stage.settings import check_range
 from fretsaw.training.settings import UpdateSettings
 
 MAX_ROW = 4096
@@ -47,8 +48,8 @@ class SftSettings:
     """Optimizer and rates."""
 
     def __post_init__(self) -> None:
-        for name in ("num_rows", "max_steps", "epochs", "batch_tokens", "micro_batch_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)!r}; give at least 1")
+        check_range(self, 1, "num_rows", "max_steps", "epochs")
+        check_range(self, 1, "batch_tokens", "micro_batch_tokens")
+        check_range(self, 0, "seq_len", "heldout_every", "save_every_s")
         if not 0 <= self.heldout_share < 1:
             raise ValueError(f"heldout_share: {self.heldout_share!r}; lies in 0 to 1, 1 excluded")

@@ -124,6 +124,15 @@ class Progress:
             left = "done" if is_last else f"eta {format_seconds(eta_s)}"
             say(f"{self.stage}: {self.phase} {step}/{self.total}  {left}  {note}".rstrip())
 
+    def within(self, note: str) -> None:
+        """Say how far a long part of the next step is, on the terminal or in a log alone."""
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(self._task, note=note)
+        elif now - self._last_line > PLAIN_LINE_EVERY_S:
+            self._last_line = now
+            say(f"{self.stage}: {self.phase}, {note}")
+
     def rewind(self, step: int) -> None:
         """Drop metric rows of this phase that a resumed run is about to write again."""
         if self.folder is None:

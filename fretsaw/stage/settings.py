@@ -3,12 +3,30 @@
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+def check_range(settings: Any, least: float, *names: str, most: float = math.inf) -> None:
+    """Raise ValueError for the first of these numbers that is not in the range, or not finite."""
+    rule = f"give at least {least}" if most == math.inf else f"lies in {least} to {most}"
+    for name in names:
+        value = getattr(settings, name)
+        if not (least <= value <= most and value < math.inf):
+            raise ValueError(f"{name}: {value!r}; {rule}")
+
+
+def check_positive(settings: Any, *names: str) -> None:
+    """Raise ValueError for the first of these numbers that is not above 0, or not finite."""
+    for name in names:
+        value = getattr(settings, name)
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name}: {value!r}; must be positive and finite")
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:

@@ -20,6 +20,10 @@ class BadOption(ValueError):
     """An option of a task that can't be read."""
 
 
+class TooFew(ValueError):
+    """A task has not as many different problems as were asked for; says how many."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """A question with what is expected of an answer."""
@@ -111,7 +115,7 @@ def _answer(answer: Any, where: str) -> str:
     is_number = isinstance(answer, int | float) and not isinstance(answer, bool)
     if is_number and math.isfinite(answer):
         return str(answer)
-    if not _is_text(answer):
+    if not isinstance(answer, str) or not _is_text(answer):
         raise ValueError(f"{where}: answer is {answer!r}; write the expected answer as text")
     return answer
 

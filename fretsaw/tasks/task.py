@@ -11,7 +11,7 @@ from pathlib import Path
 from fretsaw.chat.reasoning import Mode
 from fretsaw.data import world
 from fretsaw.engine.sampling import Sampling
-from fretsaw.tasks.problem import BadOption, Problem, read_problems
+from fretsaw.tasks.problem import BadOption, Problem, TooFew, read_problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +59,12 @@ def load_problems(
     seed: int,
     split: world.Split = "heldout",
     file: Path | None = None,
+    setting: str = "num_problems",
 ) -> list[Problem]:
     """Return the problems of a task; all of the user's own `file` where there is one.
 
-    Raises ValueError for an unknown task, and for options that are not the task's.
+    Raises ValueError for an unknown task, for options that are not the task's, and where the task
+    has fewer problems than `setting` asks for.
     """
     if file is not None:
         return read_problems(file)
@@ -78,7 +80,9 @@ def load_problems(
                 f"task {task!r}: no option {key!r}; it has {', '.join(TASKS[name].options)}"
             )
     try:
-        problems = TASKS[name].load()(num_problems, seed, split, options)
+        problems = TASKS[name].load()(num_problems, seed, split, options) if num_problems else []
+    except TooFew as error:
+        raise ValueError(f"{setting}: {num_problems}; {task!r} has {error}") from None
     except BadOption as error:
         raise ValueError(f"task {task!r}: {error}") from None
     return [TASKS[name].put(problem) for problem in problems]

@@ -10,7 +10,10 @@ from typing import cast
 
 from fretsaw.chat.message import Message
 from fretsaw.data import world
-from fretsaw.tasks.problem import BadOption, Problem
+from fretsaw.tasks.problem import BadOption, Problem, TooFew
+
+MAX_STEPS = 100  # of arithmetic in one problem
+MAX_REPEATS = 2000  # in a row, after which the rest is not worth the search
 
 
 def from_options(
@@ -26,6 +29,8 @@ def from_options(
         max_value = int(options.get("max_value", world.MAX_VALUE))
     except ValueError:
         raise BadOption("steps is a number or a range such as 2-5, max_value a number") from None
+    if steps and steps[-1] > MAX_STEPS:
+        raise BadOption(f"steps is {MAX_STEPS} at most")
     return make_problems(
         num_problems,
         seed,
@@ -45,7 +50,10 @@ def make_problems(
     max_value: int = world.MAX_VALUE,
     split: world.Split = "heldout",
 ) -> list[Problem]:
-    """Return different problems, cycling through the numbers of `steps`."""
+    """Return different problems, cycling through the numbers of `steps`.
+
+    Raises `TooFew` where the world has not so many.
+    """
     if num_problems < 1 or not steps or min(steps) < 1:
         raise ValueError(
             f"word problems: {num_problems} problems of steps {tuple(steps)}; "
@@ -53,9 +61,12 @@ def make_problems(
         )
     problems: list[Problem] = []
     asked: set[str] = set()
+    num_repeats = 0
     for attempt in itertools.count():
         if len(problems) == num_problems:
             return problems
+        if num_repeats == MAX_REPEATS:
+            raise TooFew(f"about {len(problems)} different ones; ask for fewer, or for more steps")
         problem = world.make_problem(
             random.Random(f"word problem {seed} {attempt}").getrandbits(64),
             num_steps=steps[len(problems) % len(steps)],
@@ -63,7 +74,8 @@ def make_problems(
             phrasing=phrasing,
             max_value=max_value,
         )
-        if problem.question not in asked:
+        num_repeats = num_repeats + 1 if problem.question in asked else 0
+        if num_repeats == 0:
             asked.add(problem.question)
             problems.append(
                 Problem(

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from fretsaw.stage.settings import check_positive, check_range
+
 MAX_LOGITS = 1 << 25  # elements of one chunk of logits: 128 MiB in float32
 MOMENT_BLOCK = 128  # elements of a row that share one 8-bit scale
 MOMENT_SLICE = 1 << 24  # elements updated at once: 64 MiB for each float32 copy
@@ -39,10 +41,14 @@ class UpdateSettings:
     """Keep the moments in the host's memory."""
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate: {self.learning_rate!r}; must be positive")
-        if not 0 <= self.warmup_ratio <= 1:
-            raise ValueError(f"warmup_ratio: {self.warmup_ratio!r}; lies in 0 to 1")
+        check_positive(self, "learning_rate", "muon_learning_rate")
+        if not self.grad_clip > 0:  # infinity clips nothing
+            raise ValueError(f"grad_clip: {self.grad_clip!r}; must be positive")
+        check_range(self, 0, "min_lr_ratio", "warmup_ratio", most=1)
+        check_range(self, 0, "weight_decay")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)!r}; lies in 0 to 1, 1 excluded")
         if self.is_lean and self.optimizer == "muon":
             raise ValueError(
                 f"optimizer: 'muon' with states {self.states!r}, master {self.master!r}, offload "

@@ -63,6 +63,25 @@ def test_tasks_by_name_and_by_file_stand_side_by_side(tiny: Path, tmp_path: Path
     assert [row.mode for row in rows] == ["on"] * 6 + ["off"] * 6
 
 
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"tokens": 0}, "tokens: 0; give at least 1"),
+        ({"seq_len": -1}, "seq_len: -1; give at least 1"),
+        ({"batch_rows": 0}, "batch_rows: 0; give at least 1"),
+        ({"num_problems": 0}, "num_problems: 0; lies in 1 to"),
+        ({"num_problems": 10**12}, "num_problems: 1000000000000; lies in 1 to"),
+        ({"samples": 0}, "samples: 0; give at least 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens: 0; give at least 1"),
+        ({"temperature": -1.0}, "temperature: -1.0; lies in 0 to 100"),
+        ({"temperature": float("nan")}, "temperature: nan; lies in 0 to 100"),
+    ],
+)
+def test_settings_say_what_is_wrong(change: dict, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        replace(SETTINGS, **change)
+
+
 def test_several_greedy_answers_are_refused() -> None:
     with pytest.raises(ValueError, match="4 at temperature 0 are all the same"):
         EvalSettings(samples=4)

@@ -120,9 +120,6 @@ def test_advantages_are_those_of_exact_sums(group):
         assert math.isfinite(value)
         if abs(variance) > 1e-9:  # elsewhere rounding decides whether there is a spread at all
             assert value == pytest.approx(right, rel=1e-4, abs=1e-9)
-    signs = [(a > 0) - (a < 0) for a in found]
-    sides = [(a > 0) - (a < 0) if abs(a) > 1e-12 else 0 for a in wanted]
-    assert all(s == t or t == 0 for s, t in zip(signs, sides, strict=True))
 
 
 @settings(deadline=None, derandomize=True, max_examples=200)

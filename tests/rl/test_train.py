@@ -1,85 +1,22 @@
 """Reinforcement: one model samples and learns; what is cut, packed or resumed changes nothing."""
 
-import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from rl.toy import SETTINGS
 from support import stage_run, stopped_at
 
 from fretsaw.checkpoint import folder as checkpoint
-from fretsaw.model.config import BlockConfig
 from fretsaw.model.decoder import Decoder
 from fretsaw.rl.settings import RlSettings
 from fretsaw.rl.train import reinforce
 from fretsaw.rl.update import answer_logprobs, policy_gradient
 from fretsaw.rollout.rows import Row, read_rows, write_rows
-from fretsaw.sft.settings import SftSettings
-from fretsaw.sft.train import tune
-from fretsaw.tasks.word_problems import make_problems
-from fretsaw.training.settings import UpdateSettings
-
-SETTINGS = RlSettings(
-    task="",
-    num_rollouts=2,
-    prompts_per_rollout=8,
-    group_size=8,
-    on_share=0.25,
-    updates_per_rollout=2,
-    max_tokens=12,
-    heldout_problems=2,
-    heldout_every=1,
-    micro_batch_tokens=512,
-    kl_coef=0.05,
-    update=UpdateSettings(learning_rate=1e-3),
-)
-BLOCKS = [("gqa4", "ffn64"), ("attn_none", "ffn32"), ("gqa2", "ffn_none"), ("gqa1", "ffn48")]
-
-
-@pytest.fixture(scope="module")
-def chat_model(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A heterogeneous child that has learnt a little of the chat format."""
-    root = tmp_path_factory.mktemp("chat")
-    config = checkpoint.read_config(tiny / "parent")
-    blocks = tuple(BlockConfig.from_names(*names) for names in BLOCKS)
-    decoder = Decoder(replace(config, blocks=blocks))
-    decoder.init_weights(0)
-    checkpoint.save(decoder, root / "child", like=tiny / "parent")
-    settings = SftSettings(
-        source="world",
-        num_rows=400,
-        max_steps=1,
-        max_value=17,
-        seq_len=256,
-        batch_tokens=1024,
-        micro_batch_tokens=1024,
-        epochs=2,
-        update=UpdateSettings(optimizer="muon", learning_rate=1e-2, muon_learning_rate=0.05),
-    )
-    tune(settings, {"model": root / "child"}, stage_run(root / "sft"))
-    return root / "sft"
-
-
-@pytest.fixture(scope="module")
-def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Problems of the kind that the model was tuned on, so that it is right now and then."""
-    path = tmp_path_factory.mktemp("problems") / "mine.jsonl"
-    made = make_problems(20, 0, steps=(1,), max_value=17, split="train")
-    rows = [{"prompt": p.messages[0].content, "answer": p.answer} for p in made]
-    path.write_text("\n".join(map(json.dumps, rows)))
-    return path
-
-
-@pytest.fixture(scope="module")
-def finished(
-    chat_model: Path, problems: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, dict]:
-    """A whole run whose tables other tests read."""
-    out = tmp_path_factory.mktemp("rl")
-    inputs = {"model": chat_model, "problems": problems}
-    return out, reinforce(SETTINGS, inputs, stage_run(out))
+from fretsaw.tasks import word_problems
 
 
 def test_every_sample_and_verdict_is_kept(finished: tuple[Path, dict]) -> None:
@@ -262,8 +199,52 @@ def test_a_base_model_is_refused(tiny: Path, tmp_path: Path) -> None:
         ({"on_share": 1.5}, "lies in 0 to 1"),
         ({"temperature": 0.0}, "must be positive"),
         ({"num_rollouts": 0}, "at least 1"),
+        ({"num_problems": 0}, "num_problems: 0; lies in 1 to 1000000"),
+        ({"num_problems": 10**12}, "num_problems: 1000000000000; lies in 1 to"),
+        ({"heldout_problems": -1}, "heldout_problems: -1; lies in 0 to"),
+        ({"heldout_every": 0}, "heldout_every: 0; give at least 1"),
+        ({"max_batch": 0}, "max_batch: 0; give at least 1"),
+        ({"micro_batch_tokens": -5}, "micro_batch_tokens: -5; give at least 1"),
+        ({"on_share": math.nan}, "on_share: nan; lies in 0 to 1"),
+        ({"clip_low": 2.0}, "clip_low: 2.0; lies in 0 to 1"),
+        ({"clip_high": -0.1}, "clip_high: -0.1; give at least 0"),
+        ({"kl_coef": -1.0}, "kl_coef: -1.0; give at least 0"),
+        ({"kl_coef": math.inf}, "kl_coef: inf; give at least 0"),
+        ({"save_every_s": math.nan}, "save_every_s: nan; give at least 0"),
+        ({"temperature": 1e9}, "temperature: 1000000000.0; .* 100 at most"),
+        ({"temperature": math.inf}, "temperature: inf; .* 100 at most"),
     ],
 )
 def test_settings_say_what_is_wrong(change: dict, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         replace(SETTINGS, **change)
+
+
+def test_no_held_out_problems_measure_nothing(chat_model: Path, tmp_path: Path) -> None:
+    settings = replace(
+        SETTINGS,
+        task="word_problems:steps=1,max_value=17",
+        num_problems=20,
+        num_rollouts=1,
+        heldout_problems=0,
+        needs_signal=False,
+    )
+    assert reinforce(settings, {"model": chat_model}, stage_run(tmp_path)) == {"rollouts": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (
+            {"num_problems": 20_000},
+            "num_problems: 20000; '.*' has about .* different ones; ask for",
+        ),
+        ({"heldout_problems": 20_000}, "heldout_problems: 20000; '.*' has about"),
+    ],
+)
+def test_more_problems_than_there_are(
+    chat_model: Path, tmp_path: Path, monkeypatch, change: dict, match: str
+) -> None:
+    monkeypatch.setattr(word_problems, "MAX_REPEATS", 2)
+    task = "word_problems:steps=1,max_value=17,phrasing=heldout"
+    refused(chat_model, tmp_path, match, lambda s: replace(s, task=task, **change))
