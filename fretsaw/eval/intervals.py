@@ -30,10 +30,16 @@ def bootstrap(values: Sequence[float]) -> tuple[float, float]:
 
 
 def bootstrap_ratio(values: Sequence[float], others: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % interval of sum(values) / sum(others), the same problems drawn for both."""
+    """Return the 95 % interval of sum(values) / sum(others), the same problems drawn for both.
+
+    Draws in which the others sum to 0 have no ratio, and are left out.
+    """
     drawn = _drawn(len(values))
     sums = np.asarray(others, dtype=np.float64)[drawn].sum(1)
-    ratios = np.asarray(values, dtype=np.float64)[drawn].sum(1) / np.maximum(sums, 1)
+    has_ratio = sums > 0
+    assert has_ratio.any(), "the others are all 0, so there is no ratio"
+    drawn, sums = drawn[has_ratio], sums[has_ratio]
+    ratios = np.asarray(values, dtype=np.float64)[drawn].sum(1) / sums
     low, high = np.quantile(ratios, (0.025, 0.975))
     return float(low), float(high)
 

@@ -51,7 +51,7 @@ def kl_penalty(
 ) -> Float[Tensor, " tokens"]:
     """Return exp(d) - d - 1 with d = log pi_ref - log pi: the k3 estimate of KL(pi || pi_ref)."""
     difference = ref_logprobs - logprobs
-    return difference.exp() - difference - 1
+    return difference.expm1() - difference  # about d^2 / 2, which exp(d) - 1 would round away
 
 
 def importance_weights(

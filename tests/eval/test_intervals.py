@@ -28,3 +28,8 @@ def test_ratio_pairs_the_problems():
     assert bootstrap_ratio(grades, grades) == (1.0, 1.0)
     low, high = bootstrap_ratio(grades, [1.0] * 200)
     assert low < 0.75 < high
+
+
+def test_ratio_of_few_and_fractional_grades():
+    assert bootstrap_ratio([0.25, 0.0, 0.0], [0.25, 0.0, 0.0]) == (1.0, 1.0)
+    assert bootstrap_ratio([0.5, 0.0], [0.25, 0.0]) == (2.0, 2.0)  # draws of 0 / 0 have no ratio

@@ -33,6 +33,12 @@ def test_kl_penalty_by_hand():
     assert penalty.tolist() == pytest.approx([1 - math.log(2), 0.0])
 
 
+def test_a_small_kl_penalty_is_not_rounded_away():
+    # d = 1e-4 in float32: exp(d) - d - 1 = d^2 / 2 + d^3 / 6.
+    penalty = kl_penalty(torch.tensor([-1e-4]), torch.tensor([0.0]))
+    assert penalty.item() == pytest.approx(5e-9, rel=1e-2)
+
+
 def test_importance_weights_by_hand():
     inf = float("inf")
     weights = importance_weights(
