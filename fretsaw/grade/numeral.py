@@ -76,6 +76,7 @@ _SPOILT_BEFORE = re.compile(
     r"|[\\][A-Za-z]+\s*$"
     r"|[<>!~]=\s*$|(?:\bnot|n't|\bmod)\s+$"
     r"|\d\S*,?\s+(?:[xX]|or|and|to|plus|minus|times|over|by|point|through)\s+$"
+    r"|\d\S*,?\s+(?:or|and)\s+[A-Za-z]\s*=\s*$"
     r"|\b(?:divided|multiplied)\s+by\s+$|\b(?:root|log|half|square|cube|factorial)\s+of\s+$"
     r"|\b(?:sin|cos|tan|log|ln|exp|sqrt|lim)\s+$"
     r"|\d[^\s.:;?!)=\]]*(?<!,)[^\S\n]+$"  # another number: no list that we can read

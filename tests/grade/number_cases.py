@@ -203,6 +203,7 @@ FALSE_FRIENDS: list[str] = [
     "3 or 4",
     "3 and 4",
     "3 to 5",
+    "x = 3 or x = 4",
     "3–5",
     "3 – 5",
     "3 4",
