@@ -1,6 +1,5 @@
 """The bench stage: child against parent, in turn, by what the engine serves."""
 
-import json
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from fretsaw.engine.sequence import Request
 from fretsaw.engine.timing import torch_dtype
 from fretsaw.model.decoder import Decoder
 from fretsaw.scenario.scenario import Scenario
-from fretsaw.stage.artifact import write_json
+from fretsaw.stage.artifact import read_output, write_json
 from fretsaw.stage.execute import StageRun
 from fretsaw.stage.progress import say
 
@@ -52,7 +51,7 @@ def bench(settings: BenchSettings, inputs: Mapping[str, Path], run: StageRun) ->
             "child_ms": statistics.median(r["child"][ms] for r in rounds),
         }
     if "search" in inputs:
-        forecast = json.loads((inputs["search"] / "forecast.json").read_text())
+        forecast = read_output(inputs["search"], "forecast.json")
         result["target"] = forecast["target"]
         for phase, predicted in _predicted(inputs["search"], forecast, models["child"]).items():
             result[phase]["predicted"] = predicted
@@ -71,7 +70,7 @@ def bench(settings: BenchSettings, inputs: Mapping[str, Path], run: StageRun) ->
 def _predicted(search: Path, forecast: Mapping[str, Any], child: Decoder) -> dict[str, float]:
     """Return the speed-ups foreseen for the solution that this child is, if it is one."""
     choices = [[block.attention_name, block.ffn_name] for block in child.config.blocks]
-    for solution in json.loads((search / "solutions.json").read_text()):
+    for solution in read_output(search, "solutions.json", [{"choices": list}]):
         if solution["choices"] == choices:
             parent, costs = forecast["parent"], solution["costs"]
             return {p: parent[f"{p}_ms"] / costs[f"{p}_ms"] for p in ("prefill", "decode")}

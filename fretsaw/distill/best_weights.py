@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fretsaw.training.state import TrainingState, load_tensors, save_tensors
+from fretsaw.training.state import TrainingState
 
 
 @dataclass(frozen=True)
@@ -21,20 +21,15 @@ class BestWeights:
         """Take the weights that a phase begins with for the best so far."""
         self.state.scalars["best"] = figures[self.figure]
         if self.keep:
-            self._save()
+            self.state.save_best()
 
     def consider(self, figures: Mapping[str, float]) -> None:
         """Take the weights of now for the best where their figure is better."""
         if self.keep and figures[self.figure] < self.state.scalars["best"]:
             self.state.scalars |= {"best": figures[self.figure], "best_step": self.state.step}
-            self._save()
+            self.state.save_best()
 
     def restore(self) -> None:
         """Give the model its best weights."""
         if self.keep:
-            state = self.state
-            load_tensors(state.folder / "best", state.model.state_dict(), state.peers)
-
-    def _save(self) -> None:
-        state = self.state
-        save_tensors(state.folder / "best", state.model.state_dict(), state.peers)
+            self.state.load_best()

@@ -11,7 +11,6 @@ have together. Files are plain arrays, mapped into memory when read:
     teacher.json                 vocabulary, tokenizer, precision
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,7 +230,9 @@ def open_cache(
         raise ValueError(f"{folder}: the cache of another parent; make it with this child's")
     if artifact.hash_path(inputs["corpus"]) != made_from["corpus"]:
         raise ValueError(f"{folder}: the cache of another corpus; make it with this one")
-    stated = json.loads((folder / "teacher.json").read_text())
+    stated = artifact.read_output(
+        folder, "teacher.json", {"vocab_size": int, "tokenizer": (str, type(None))}
+    )
     vocab_size = checkpoint.read_config(inputs["child"]).vocab_size
     own_tokenizer = hash_vocabulary(inputs["child"])
     is_other = None not in (own_tokenizer, stated["tokenizer"])

@@ -250,7 +250,7 @@ def kept_bytes(config: ModelConfig, settings: TrainSettings) -> int:
     """Return what the states, the snapshots and the best weights take on disk."""
     weights, moments = trained_bytes(config, settings.update, settings.lora)
     num_snapshots = 3 if settings.spikes.max_rollbacks else 0
-    return int(3 * (weights + moments) + (1 + num_snapshots) * weights)
+    return int(3 * (weights + moments) + (4 + num_snapshots) * weights)
 
 
 def prepare_networks(

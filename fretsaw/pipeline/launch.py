@@ -3,7 +3,6 @@
 The request travels as a JSON file, so that any launcher that can run Python can run a stage.
 """
 
-import json
 import shlex
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ from typing import Any
 
 from fretsaw.pipeline.agreement import check_inputs
 from fretsaw.pipeline.kinds import STAGES
-from fretsaw.stage import artifact
+from fretsaw.stage import artifact, own_file
 from fretsaw.stage.execute import execute
 from fretsaw.stage.peers import Peers
 from fretsaw.stage.place import check_place
@@ -54,7 +53,8 @@ def _words(launcher: str) -> list[str]:
 
 def run_request(path: Path) -> None:
     """Execute the stage that a request file describes."""
-    request = json.loads(path.read_text())
+    shape = artifact.REQUEST_SHAPE | {"out": str, "device": str, "dtype": str, "force": bool}
+    request = own_file.read_json(path, shape | {"workers": dict}, remedy="run the recipe again")
     run_stage(
         request["stage"],
         build(STAGES[request["stage"]].settings, request["settings"]),

@@ -1,21 +1,32 @@
 """What a run is doing: read from its folders alone, so it works while the run goes on."""
 
-import json
 import os
 import time
 from pathlib import Path
 from typing import Any
 
-from fretsaw.pipeline.walk import RUN_FILE
-from fretsaw.stage import artifact
+from fretsaw.pipeline.walk import RUN_FILE, RUN_REMEDY, RUN_SHAPE
+from fretsaw.stage import artifact, own_file
 from fretsaw.stage.progress import format_seconds
+
+STATUS_SHAPE = {
+    "phase": str,
+    "step": int,
+    "total": int,
+    "unit": str,
+    "elapsed_s": own_file.NUMBER,
+    "eta_s": own_file.NUMBER,
+    "metrics": dict,
+    "pid": int,
+    "updated": own_file.NUMBER,
+}
 
 
 def render_status(out: Path) -> str:
     """Return a line for every stage: done, running with its ETA, failed with why, or waiting."""
     path = out / RUN_FILE
     if path.is_file():
-        names = json.loads(path.read_text())["stages"]
+        names = own_file.read_json(path, RUN_SHAPE, remedy=RUN_REMEDY)["stages"]
         stages = {name: out / name for name in names}
     elif (out / artifact.MANIFEST).is_file() or artifact.partial_folder(out).is_dir():
         stages = {out.name: out}
@@ -60,7 +71,11 @@ def _stage_line(folder: Path) -> tuple[str, float]:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text()) if path.is_file() else None
+    """Return the latest status; a damaged one is none, for the next step writes it again."""
+    try:
+        return own_file.read_json(path, STATUS_SHAPE) if path.is_file() else None
+    except own_file.Damaged:
+        return None
 
 
 def _is_alive(pid: int) -> bool:

@@ -13,7 +13,7 @@ from fretsaw.checkpoint.hub import resolve
 from fretsaw.pipeline import launch
 from fretsaw.pipeline.kinds import FILES, STAGES
 from fretsaw.pipeline.recipe import Stage
-from fretsaw.stage import artifact, leftovers
+from fretsaw.stage import artifact, leftovers, own_file
 from fretsaw.stage.holder import hold, refuse_held
 from fretsaw.stage.place import check_place
 from fretsaw.stage.progress import format_seconds, say
@@ -21,6 +21,8 @@ from fretsaw.stage.settings import override
 from fretsaw.stage.workers import HERE, Workers
 
 RUN_FILE = "run.json"
+RUN_SHAPE = {"name": str, "seed": int, "device": str, "dtype": str, "stages": [str]}
+RUN_REMEDY = "remove it and give the same command again: what is done stays done"
 
 
 class StageFailed(Exception):
@@ -182,7 +184,7 @@ def _claim(out: Path, stages: Sequence[Stage], options: RunOptions) -> dict[str,
     """Record whose run this folder is, with device and precision settled once for all."""
     path = out / RUN_FILE
     if path.is_file():
-        where = json.loads(path.read_text())
+        where = own_file.read_json(path, RUN_SHAPE, remedy=RUN_REMEDY)
         for key, asked in (("name", options.name), ("seed", options.seed)):
             if where[key] != asked:
                 raise artifact.Refused(

@@ -5,12 +5,14 @@ amounts of work of every kind, a start and a factor. No torch.
 """
 
 import itertools
-import json
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+
+from fretsaw.stage.artifact import MANIFEST, read_manifest
+from fretsaw.stage.own_file import read_json
 
 START_S = 4.0  # a stage is a process of its own: imports
 
@@ -78,10 +80,9 @@ def finished_times(run: Path) -> dict[str, tuple[float, float]]:
     if not (run / "run.json").is_file():
         raise ValueError(f"{run}: no run of a recipe (no run.json); give the --out of one")
     found = {}
-    for name in json.loads((run / "run.json").read_text())["stages"]:
-        manifest = run / name / "manifest.json"
-        if manifest.is_file():
-            told = json.loads(manifest.read_text())["run"]
+    for name in read_json(run / "run.json", {"stages": [str]})["stages"]:
+        if (run / name / MANIFEST).is_file():
+            told = read_manifest(run / name)["run"]
             ended = datetime.strptime(told["finished"], "%Y-%m-%dT%H:%M:%S%z").timestamp()
             found[name] = (told["wall_s"], ended)
     if not found:

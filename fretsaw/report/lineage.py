@@ -1,6 +1,5 @@
 """Every artifact behind the report, and the command that makes each again."""
 
-import json
 import os
 import shlex
 from collections.abc import Mapping
@@ -8,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fretsaw.stage import artifact
+from fretsaw.stage import artifact, own_file
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def run_name(lineage: list[Made]) -> str | None:
     for made in lineage:
         for folder in list(made.folder.parents)[:2] if made.manifest else ():
             if (folder / "run.json").is_file():
-                name = json.loads((folder / "run.json").read_text())["name"]
+                name = own_file.read_json(folder / "run.json", {"name": str})["name"]
                 return " ".join(word.rpartition("/")[2] for word in name.split())
     return None
 

@@ -1,13 +1,12 @@
 """What tuning and reinforcement made of the child: the figures of the page's second half."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fretsaw.chat.reasoning import MODES, split_reasoning
-from fretsaw.report.stage_files import read_metrics
+from fretsaw.report.stage_files import read_json, read_metrics
 from fretsaw.rollout.rows import Row, read_rows
 from fretsaw.stage import artifact
 
@@ -57,7 +56,7 @@ def read_reasoning(inputs: Mapping[str, Path], results: Mapping[str, Any]) -> Re
     evaluated = {"child": results}
     for name, key in (("tuned", "tuned_eval"), ("reinforced", "reasoner_eval")):
         if key in inputs:
-            evaluated[name] = json.loads((inputs[key] / "results.json").read_text())
+            evaluated[name] = read_json(inputs[key] / "results.json", dict)
     tables: dict[str, list[ModelRow]] = {}
     for name, own in evaluated.items():
         for task, figures in own.get("tasks", {}).items():

@@ -22,12 +22,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fretsaw.stage import own_file
+
 SCHEMA = 1
 MANIFEST = "manifest.json"
 REQUEST = "request.json"  # of a run that is not complete
 PRECISION = "precision.json"  # the same: what it computes on
 RESUME = "resume"  # state that only a continuing run needs; gone when the artifact is complete
 LIVE_FILES = ("metrics.jsonl", "status.json", "log.txt")  # kept, but not part of the result
+
+
+MANIFEST_SHAPE = {
+    "stage": str,
+    "settings": dict,
+    "inputs": dict,
+    "outputs": dict,
+    "seed": int,
+    "versions": dict,
+    "metrics": dict,
+    "run": {"wall_s": own_file.NUMBER, "finished": str},
+}
+REQUEST_SHAPE = {"stage": str, "settings": dict, "inputs": dict, "seed": int}
 
 
 class Refused(ValueError):
@@ -129,13 +144,30 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise ValueError(f"{folder}: no {MANIFEST}, so this is no finished fretsaw artifact")
-    manifest = json.loads(path.read_text())
-    if manifest.get("schema") != SCHEMA:
+    remedy = f"remove {folder} and make it again"
+    manifest = own_file.read_json(path, {"schema": int}, remedy=remedy)
+    if manifest["schema"] != SCHEMA:
         raise ValueError(
-            f"{path}: schema {manifest.get('schema')!r}, but this version reads {SCHEMA}; "
-            "make the artifact again"
+            f"{path}: schema {manifest['schema']!r}, but this version reads {SCHEMA}; {remedy}"
         )
+    fault = own_file.mismatch(manifest, MANIFEST_SHAPE)
+    for name, entry in manifest["inputs"].items() if not fault else ():
+        fault = fault or own_file.mismatch(entry, {"path": str, "hash": str}, f"input {name!r}")
+    for name, digest in manifest["outputs"].items() if not fault else ():
+        fault = fault or own_file.mismatch(digest, str, f"output {name!r}")
+    if fault:
+        raise own_file.Damaged(f"{path}: damaged, {fault}; {remedy}")
     return manifest
+
+
+def read_output(folder: Path, name: str, shape: Any = dict) -> Any:
+    """Return the JSON that a stage left in its folder, as its manifest knows it by sha256.
+
+    Raises `own_file.Damaged` where it is not there, not of this shape, or not what was made.
+    """
+    is_finished = (folder / MANIFEST).is_file()
+    digest = read_manifest(folder)["outputs"].get(name, "") if is_finished else ""
+    return own_file.read_json(folder / name, shape, digest=digest)
 
 
 def partial_folder(out: Path) -> Path:
@@ -150,9 +182,10 @@ def staleness(out: Path, request: StageRequest) -> str | None:
     by another stage or with other settings. A run that was killed between its manifest and its name
     is given the name.
     """
+    settle_name(out)
     partial = partial_folder(out)
     if (partial / MANIFEST).is_file():
-        _take_name(partial, out)
+        take_name(partial, out)
         drop_resume_state(out)
     if not out.exists():
         return "absent"
@@ -211,9 +244,13 @@ def write_text(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON so that it is there whole or not at all."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+def write_json(path: Path, value: Any, *, is_synced: bool = False) -> None:
+    """Write indented JSON so that it is there whole or not at all; synced, past power cuts."""
+    with replace_file(path) as beside, beside.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(value, indent=2) + "\n")
+        file.flush()
+        if is_synced:
+            os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -239,18 +276,37 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     beside.mkdir(parents=True)
     try:
         yield beside
-        _take_name(beside, out)
+        take_name(beside, out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _take_name(beside: Path, out: Path) -> None:
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+def take_name(beside: Path, out: Path) -> None:
+    """Give a whole folder its name, in the place of what has it now.
+
+    A kill at any moment leaves the new folder or the old one, once `settle_name` was called.
+    """
+    settle_name(out)
+    old = _old_name(out)
     if out.exists():
         out.rename(old)
     beside.rename(out)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def settle_name(out: Path) -> None:
+    """End what a kill left of `take_name`: the folder keeps its old content, or loses it."""
+    old = _old_name(out)
+    if not old.is_dir():
+        return
+    if out.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        old.rename(out)
+
+
+def _old_name(out: Path) -> Path:
+    return out.with_name(f".{out.name}.old")
 
 
 def recorded_precision(out: Path) -> tuple[str, str] | None:
@@ -258,8 +314,11 @@ def recorded_precision(out: Path) -> tuple[str, str] | None:
     path = partial_folder(out) / PRECISION
     if not path.is_file():
         return None
-    device, dtype = json.loads(path.read_text())
-    return device, dtype
+    remedy = "remove it; the next run settles on both again, or name them with --device and --dtype"
+    told = own_file.read_json(path, [str], remedy=remedy)
+    if len(told) != 2:
+        raise own_file.Damaged(f"{path}: damaged, not a device and a dtype; {remedy}")
+    return told[0], told[1]
 
 
 def open_partial(out: Path, request: StageRequest, *, force: bool = False) -> Path:
@@ -273,7 +332,7 @@ def open_partial(out: Path, request: StageRequest, *, force: bool = False) -> Pa
     partial = partial_folder(out)
     identity, path = request.identity(), partial / REQUEST
     if path.is_file() and not force:
-        before = json.loads(path.read_text())
+        before = read_request(partial)
         if _holds_work(partial):
             _refuse_other_settings(out, before, request, found=partial)
         if before == identity:
@@ -282,6 +341,12 @@ def open_partial(out: Path, request: StageRequest, *, force: bool = False) -> Pa
     partial.mkdir(parents=True)
     write_json(path, identity)
     return partial
+
+
+def read_request(partial: Path) -> dict[str, Any]:
+    """Return what an interrupted run was to make."""
+    remedy = f"remove {partial} to start that stage again"
+    return own_file.read_json(partial / REQUEST, REQUEST_SHAPE, remedy=remedy)
 
 
 def _holds_work(partial: Path) -> bool:
@@ -299,7 +364,7 @@ def complete(
     can continue, and from then on `staleness` finishes what is left to do.
     """
     partial = partial_folder(out)
-    hashes = json.loads((partial / REQUEST).read_text())["inputs"]  # as they were at the start
+    hashes = read_request(partial)["inputs"]  # as they were at the start
     left_out = {*LIVE_FILES, REQUEST, PRECISION}
     files = sorted(
         p
@@ -329,7 +394,7 @@ def complete(
         },
     }
     write_json(partial / MANIFEST, manifest)
-    _take_name(partial, out)
+    take_name(partial, out)
     drop_resume_state(out)
     return manifest
 

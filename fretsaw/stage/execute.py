@@ -18,6 +18,7 @@ from fretsaw.stage.workers import HERE, Workers
 
 ERROR = "error.txt"
 ONE_REQUEST_S = 0.3  # a terminal's Ctrl-C comes twice: once more from whoever started this process
+SAVING_SHARE = 0.05  # of a run's time, at most
 
 
 class Interrupted(Exception):
@@ -39,6 +40,7 @@ class StageRun:
     stops_sooner: bool = False  # it was asked for twice
     is_saving: bool = False
     saved_at: float = field(default_factory=time.monotonic)
+    save_took_s: float = 0.0  # the last save
 
     @property
     def load_device(self) -> str:
@@ -64,17 +66,20 @@ class StageRun:
         """Report a finished step; the place where a stop that was asked for takes effect.
 
         With `save` the state is saved when `save_every_s` have passed, at the last step, and before
-        stopping; all processes do so at the same step. The report comes first, for a run that goes
-        on from an older state rewinds it.
+        stopping; all processes do so at the same step. A slow save waits for longer, so that saving
+        is at most `SAVING_SHARE` of the time; a `save_every_s` of 0 saves at every step. The report
+        comes first, for a run that goes on from an older state rewinds it.
         """
         self.progress.step(step, metrics, row=row)
-        is_due = step >= self.progress.total or time.monotonic() - self.saved_at > save_every_s
+        wait_s = save_every_s and max(save_every_s, self.save_took_s / SAVING_SHARE)
+        is_due = step >= self.progress.total or time.monotonic() - self.saved_at > wait_s
         is_stopping, is_due = self.peers.any(self.stop_requested, is_due)
         if save is not None and (is_stopping or is_due):
-            self.is_saving = True
+            self.is_saving, started = True, time.monotonic()
             save()
             self.is_saving = False
             self.saved_at = time.monotonic()
+            self.save_took_s = self.saved_at - started
         if is_stopping:
             raise Interrupted
 

@@ -5,7 +5,6 @@ resume, so it reads as one run) and `status.json` (the latest, which `fretsaw st
 """
 
 import json
-import math
 import os
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fretsaw.stage.artifact import write_json, write_text
+from fretsaw.stage.own_file import read_lines
 from fretsaw.stage.peers import Peers
 
 STATUS_EVERY_S = 1.0
@@ -140,20 +140,11 @@ class Progress:
         path = self.folder / "metrics.jsonl"
         if not path.is_file():
             return
-        lines = path.read_text(errors="replace").splitlines(keepends=True)
-        write_text(path, "".join(line for line in lines if _row_step(line) <= step))
+        rows = read_lines(path, {"step": int})
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
 
     def close(self) -> None:
         """Put the terminal back as it was."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-
-
-def _row_step(line: str) -> float:
-    """Return the step of a row of metrics.jsonl; infinity where a kill or a full disk cut it."""
-    try:
-        step = json.loads(line)["step"] if line.endswith("\n") else None
-    except (ValueError, TypeError, KeyError):
-        return math.inf
-    return step if isinstance(step, int) else math.inf

@@ -6,11 +6,13 @@ processes can read it. Batches are functions of (seed, step), so nothing else is
 resumed run in one process to be bitwise the run that was never stopped.
 """
 
+import errno
 import os
-import pickle
 import shutil
 import warnings
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,49 +24,70 @@ from torch.distributed.tensor import DTensor
 
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.size import num_params
+from fretsaw.stage import own_file
+from fretsaw.stage.artifact import settle_name, take_name, write_json
 from fretsaw.stage.peers import ALONE, Peers
 from fretsaw.stage.progress import say
 
-REST = "rest.pt"  # what is no tensor, and how large the other files are
+REST = "rest.pt"  # what is no tensor
+SUMS = "sums.json"  # size and CRC-32 of every other file, and the folders that must stand beside it
 BYTES_PER_PARAMETER = 12  # weights and two moments in float32
+CHUNK = 1 << 22
 
 
 # --- tensors in a folder --------------------------------------------------------------------------
 
 
 def save_tensors(
-    folder: Path, tensors: Mapping[str, Tensor], peers: Peers = ALONE, **rest: Any
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    peers: Peers = ALONE,
+    *,
+    needs: Sequence[str] = (),
+    **rest: Any,
 ) -> None:
-    """Write tensors, split ones in parts, so that the folder is there whole or not at all."""
-    beside, old = _beside(folder, "tmp"), _beside(folder, "old")
-    peers.on_first(lambda: shutil.rmtree(beside, ignore_errors=True))
-    with warnings.catch_warnings():  # that without a group it saves from a single process
-        warnings.simplefilter("ignore", UserWarning)
-        dcp.save(
-            dict(tensors),
-            storage_writer=dcp.FileSystemWriter(beside),
-            no_dist=peers.size == 1,
-        )
+    """Write tensors, split ones in parts, so that the folder is there whole or not at all.
 
-    def finish() -> None:
-        sizes = {file.name: file.stat().st_size for file in beside.iterdir()}
-        with (beside / REST).open("wb") as file:
-            torch.save({**rest, "sizes": sizes}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        beside.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+    `needs` names the folders beside it without which it is of no use.
+    """
+    beside = folder.with_name(f".{folder.name}.tmp")
 
-    peers.on_first(finish)
+    def begin() -> None:
+        settle_name(folder)
+        shutil.rmtree(beside, ignore_errors=True)
+
+    def name_it(sums: dict[str, list[int]]) -> None:
+        write_json(beside / SUMS, {"files": sums, "needs": list(needs)}, is_synced=True)
+        take_name(beside, folder)
+
+    peers.on_first(begin)
+    try:
+        with _torch_errors(f"{beside}: cannot be written"):
+            dcp.save(
+                dict(tensors),
+                storage_writer=dcp.FileSystemWriter(beside),
+                no_dist=peers.size == 1,
+            )
+        peers.on_first(lambda: _write_rest(beside / REST, rest))
+        sums = _checksums(beside, peers)
+        peers.on_first(lambda: name_it(sums))
+    except (OSError, RuntimeError):  # of a full disk: what was written of it is in the way
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
 
 
 def load_tensors(folder: Path, tensors: Mapping[str, Tensor], peers: Peers = ALONE) -> None:
-    """Read saved tensors into these, whatever processes they were split over when saved."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+    """Read saved tensors into these, whatever processes they were split over when saved.
+
+    Raises `ValueError` where the folder is not whole.
+    """
+    if fault := find_fault(folder, peers):
+        raise ValueError(f"{fault}; remove {folder.parent} to start this stage again")
+    _load(folder, tensors, peers)
+
+
+def _load(folder: Path, tensors: Mapping[str, Tensor], peers: Peers) -> None:
+    with _torch_errors(f"{folder}: cannot be read"):
         dcp.load(
             dict(tensors),
             storage_reader=dcp.FileSystemReader(folder),
@@ -72,22 +95,74 @@ def load_tensors(folder: Path, tensors: Mapping[str, Tensor], peers: Peers = ALO
         )
 
 
+def find_fault(folder: Path, peers: Peers = ALONE) -> str | None:
+    """Say what is wrong with a saved folder or one that it needs; None where all is whole."""
+
+    def read() -> dict[str, Any] | str:
+        settle_name(folder)
+        try:
+            told = own_file.read_json(folder / SUMS, {"files": dict, "needs": [str]})
+        except own_file.Damaged as damaged:
+            return str(damaged).rpartition(";")[0]
+        return told
+
+    told = peers.on_first(read)
+    if isinstance(told, str):
+        return told
+    found = _checksums(folder, peers)
+    for name, sums in told["files"].items():
+        if found.get(name) != sums:
+            what = "differs from what was saved" if name in found else "is gone"
+            return f"{folder / name}: damaged, it {what}"
+    faults = (find_fault(folder.with_name(name), peers) for name in told["needs"])
+    return next((fault for fault in faults if fault), None)
+
+
 def read_rest(folder: Path) -> dict[str, Any] | None:
     """Return what is no tensor, or None where the folder is damaged."""
-    old = _beside(folder, "old")
-    if old.is_dir() and not folder.exists():  # killed between two names
-        old.rename(folder)
-    try:
-        rest = torch.load(folder / REST, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+    if find_fault(folder):
         return None
-    files = [(folder / name, size) for name, size in rest["sizes"].items()]
-    is_whole = all(file.is_file() and file.stat().st_size == size for file, size in files)
-    return rest if is_whole else None
+    return _read_rest(folder)
 
 
-def _beside(folder: Path, kind: str) -> Path:
-    return folder.with_name(f".{folder.name}.{kind}")
+def _write_rest(path: Path, rest: Mapping[str, Any]) -> None:
+    with path.open("wb") as file:
+        torch.save(rest, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_rest(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / REST, map_location="cpu", weights_only=True)
+
+
+def _checksums(folder: Path, peers: Peers) -> dict[str, list[int]]:
+    """Return size and CRC-32 of every file; the processes share the reading."""
+    names = peers.on_first(lambda: sorted(file.name for file in folder.iterdir()))
+    own = {n: _checksum(folder / n) for n in names[peers.rank :: peers.size] if n != SUMS}
+    return {name: sums for part in peers.gather(own) for name, sums in part.items()}
+
+
+def _checksum(path: Path) -> list[int]:
+    size = total = 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            size, total = size + len(chunk), zlib.crc32(chunk, total)
+    return [size, total]
+
+
+@contextmanager
+def _torch_errors(what: str) -> Iterator[None]:
+    """Raise torch's checkpoint error, a BaseException, as the OSError that is behind it."""
+    try:
+        with warnings.catch_warnings():  # that without a group it works from a single process
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    except CheckpointException as error:
+        cause = next(iter(error.failures.values()))[0]
+        number = cause.errno if isinstance(cause, OSError) and cause.errno else errno.EIO
+        first_line = str(cause).strip().partition("\n")[0]
+        raise OSError(number, f"{what} ({first_line})") from cause
 
 
 # --- the state of a loop --------------------------------------------------------------------------
@@ -115,6 +190,7 @@ class TrainingState:
         self.step = 0
         self.scalars: dict[str, float] = {}
         self.recent: list[list[float]] = []  # figures of the last steps, where a loop needs them
+        self.best: str | None = None  # the folder beside the states that holds the best weights
 
     def save(self) -> None:
         """Write the state of this step and drop all but the last `keep`."""
@@ -129,49 +205,83 @@ class TrainingState:
             self.folder / f"step-{self.step:08d}",
             tensors,
             self.peers,
+            needs=[self.best] if self.best else [],
             step=self.step,
+            best=self.best,
             scalars=self.scalars,
             recent=self.recent,
             optimizers=outlines,
         )
         self.peers.on_first(self._drop_old)
 
+    def save_best(self) -> None:
+        """Keep the weights of now as the best, beside those that saved states go back to."""
+        self.best = f"best-{self.step:08d}"
+        save_tensors(self.folder / self.best, self.model.state_dict(), self.peers)
+        self.peers.on_first(self._drop_old)
+
+    def load_best(self) -> None:
+        """Give the model the best weights."""
+        assert self.best is not None, "no weights were kept"
+        load_tensors(self.folder / self.best, self.model.state_dict(), self.peers)
+
     def resume(self) -> bool:
-        """Load the newest state that can be read; return whether there was one."""
-        is_damaged = False
+        """Load the newest state that is whole; return whether there was one.
+
+        Raises `ValueError` where there are states and none is whole.
+        """
+        fault = None
         for folder in reversed(self.peers.on_first(self._folders)):
-            rest = self.peers.on_first(lambda folder=folder: read_rest(folder))
-            if rest is None:
-                say(f"{folder.name} is damaged; going back to the state before it")
-                continue
-            tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-            packed = []
-            for i, (optimizer, outline) in enumerate(
-                zip(self.optimizers, rest["optimizers"], strict=True)
-            ):
-                packed.append(_with_room(optimizer, outline))
-                tensors |= _entries(i, packed[-1])
-            try:
-                load_tensors(folder, tensors, self.peers)
-            except CheckpointException as error:
-                say(f"{folder.name} cannot be read ({error}); going back to the state before it")
-                is_damaged = True
-                continue
-            for optimizer, saved in zip(self.optimizers, packed, strict=True):
-                optimizer.load_state_dict(saved)
-            self.step, self.scalars = rest["step"], rest["scalars"]
-            self.recent = rest["recent"]
-            return True
-        if is_damaged:  # what was read of it overwrote the weights
-            raise ValueError(f"{self.folder}: no saved state can be read; remove it to start again")
+            if not (found := find_fault(folder, self.peers)):
+                self._load(folder)
+                self.peers.on_first(lambda: self._drop_after(self.step))
+                return True
+            say(f"{found}; going back to the state before {folder.name}")
+            fault = fault or found
+        if fault:
+            raise ValueError(
+                f"{fault}, and no saved state is whole; remove {self.folder} to start again"
+            )
         return False
 
+    def _load(self, folder: Path) -> None:
+        rest = self.peers.on_first(lambda: _read_rest(folder))
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        packed = []
+        for i, (optimizer, outline) in enumerate(
+            zip(self.optimizers, rest["optimizers"], strict=True)
+        ):
+            packed.append(_with_room(optimizer, outline))
+            tensors |= _entries(i, packed[-1])
+        _load(folder, tensors, self.peers)
+        for optimizer, saved in zip(self.optimizers, packed, strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.scalars = rest["step"], rest["scalars"]
+        self.recent, self.best = rest["recent"], rest["best"]
+
     def _folders(self) -> list[Path]:
+        for old in self.folder.glob(".step-*.old"):  # killed between two names
+            settle_name(self.folder / old.name.removeprefix(".").removesuffix(".old"))
         return sorted(self.folder.glob("step-*"))
 
+    def _drop_after(self, step: int) -> None:
+        """Drop damaged states, which are saved again."""
+        for folder in self._folders():
+            if folder.name > f"step-{step:08d}":
+                shutil.rmtree(folder)
+
     def _drop_old(self) -> None:
-        for folder in self._folders()[: -self.keep]:
+        """Drop old states, best weights that no state needs, and what a kill left half written."""
+        folders = self._folders()
+        for folder in folders[: -self.keep]:
             shutil.rmtree(folder)
+        kept = [own_file.read_json(folder / SUMS)["needs"] for folder in folders[-self.keep :]]
+        needed = {self.best, *(name for names in kept for name in names)}
+        for folder in self.folder.glob("best-*"):
+            if folder.name not in needed:
+                shutil.rmtree(folder)
+        for half in self.folder.glob(".*.tmp"):
+            shutil.rmtree(half)
 
 
 # --- an optimizer's state dict, whose tensors are stored apart from the rest of it ----------------

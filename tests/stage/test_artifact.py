@@ -119,7 +119,7 @@ def test_a_kill_between_manifest_and_name_loses_nothing(tmp_path: Path, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(artifact, "_take_name", killed)
+        patch.setattr(artifact, "take_name", killed)
         with pytest.raises(KeyboardInterrupt):
             make(tmp_path / "out", Settings(), {})
     assert not (tmp_path / "out").exists()

@@ -1,6 +1,5 @@
 """States: bitwise back, whole or absent, an older one where the newest is damaged."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -79,37 +78,71 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
 
 
-@pytest.mark.parametrize("name", ["rest.pt", ".metadata", "__0_0.distcp"])
-@pytest.mark.parametrize("damage", [cut, Path.unlink])
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["rest.pt", "sums.json", ".metadata", "__0_0.distcp"])
+@pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
 def test_a_damaged_newest_state_gives_way_to_the_one_before(
-    tmp_path: Path, name: str, damage
+    tmp_path: Path, name: str, damage, capsys: pytest.CaptureFixture[str]
 ) -> None:
     three_states(tmp_path)
     damage(tmp_path / "step-00000003" / name)
     state = fresh(tmp_path, "adamw")
     assert state.resume()
     assert state.step == 2
+    said = capsys.readouterr().err
+    assert f"step-00000003/{name}: " in said
+    assert "going back to the state before step-00000003" in said
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000002"]
     twice = fresh(tmp_path / "other", "adamw")
     advance(twice, "adamw", 2)
     expected = weights(twice)
     assert all(torch.equal(value, expected[name]) for name, value in weights(state).items())
 
 
-def test_without_any_readable_state_a_run_starts_or_says_so(tmp_path: Path) -> None:
+def test_a_state_without_its_best_weights_is_not_whole(tmp_path: Path) -> None:
+    state = fresh(tmp_path, "adamw")
+    state.save_best()
+    for _ in range(3):
+        advance(state, "adamw", 1)
+        state.save_best()
+        state.save()
+    names = [f"{kind}-0000000{i}" for kind in ("best", "step") for i in (2, 3)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
+    flip(tmp_path / "best-00000003/__0_0.distcp")
+    older = fresh(tmp_path, "adamw")
+    assert older.resume()
+    assert (older.step, older.best) == (2, "best-00000002")
+    before = weights(older)
+    advance(older, "adamw", 1)
+    older.load_best()
+    assert all(torch.equal(value, before[name]) for name, value in weights(older).items())
+
+
+def test_without_any_whole_state_a_run_starts_or_says_so(tmp_path: Path) -> None:
     assert not fresh(tmp_path, "adamw").resume()
     three_states(tmp_path)
     for folder in tmp_path.glob("step-*"):
-        cut(folder / "__0_0.distcp")
-    assert not fresh(tmp_path, "adamw").resume()
-    # Garbage of the right size is met only while the weights are being read over.
-    for folder in tmp_path.glob("step-*"):
-        shutil.rmtree(folder)
-    three_states(tmp_path)
-    for folder in tmp_path.glob("step-*"):
-        file = folder / "__0_0.distcp"
-        file.write_bytes(b"?" * file.stat().st_size)
-    with pytest.raises(ValueError, match="no saved state can be read; remove it"):
+        flip(folder / "__0_0.distcp")
+    with pytest.raises(ValueError, match=r"step-00000003/__0_0.distcp: .*no saved state is whole"):
         fresh(tmp_path, "adamw").resume()
+
+
+def test_a_state_that_cannot_be_written_is_told_and_leaves_the_one_before(tmp_path: Path) -> None:
+    """Root may write anywhere, so a file stands where the folder would be."""
+    state = three_states(tmp_path)
+    advance(state, "adamw", 1)
+    (tmp_path / ".step-00000004.tmp").write_text("in the way")
+    with pytest.raises(OSError, match="cannot be written"):
+        state.save()
+    (tmp_path / ".step-00000004.tmp").unlink()
+    again = fresh(tmp_path, "adamw")
+    assert again.resume()
+    assert again.step == 3
 
 
 def test_tensors_are_replaced_whole(tmp_path: Path) -> None:
@@ -120,6 +153,6 @@ def test_tensors_are_replaced_whole(tmp_path: Path) -> None:
     save_tensors(path, {"x": torch.full((3,), 2.0)}, step=7)
     assert [p.name for p in tmp_path.iterdir()] == ["best"]
     path.rename(tmp_path / ".best.old")  # killed between two names
-    assert (read_rest(path) or {})["step"] == 7
     load_tensors(path, {"x": read})
     assert read.tolist() == [2.0, 2.0, 2.0]
+    assert (read_rest(path) or {})["step"] == 7

@@ -1,6 +1,5 @@
 """What whole children take: assembled, measured, chosen among."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from fretsaw.plan.stage_plan import Networks, Recipe, StagePlan
 from fretsaw.plan.work import Hardware, MemoryUse, Shapes, Work
 from fretsaw.puzzle.search.solutions import SOLUTIONS
 from fretsaw.puzzle.settings import AssembleSettings, VerifySettings
+from fretsaw.stage.artifact import read_output
 
 
 def assembling_flops(parent: ModelConfig, child: ModelConfig, tokens: float, seq_len: int) -> float:
@@ -84,7 +84,7 @@ def found_child(parent: ModelConfig, search: Path, number: int) -> ModelConfig:
     """Return a child of a finished search, counted from the best."""
     if not (search / SOLUTIONS).is_file():
         raise ValueError(f"plan: {search} holds no {SOLUTIONS}; give the folder of a search")
-    solutions = json.loads((search / SOLUTIONS).read_text())
+    solutions = read_output(search, SOLUTIONS, [{"choices": list}])
     if not 0 <= number < len(solutions):
         raise ValueError(f"plan: {search} has {len(solutions)} solutions; number {number} is none")
     choices = solutions[number]["choices"]

@@ -6,7 +6,6 @@ nested: all sizes of a layer in one run. Then, on what a search has chosen, coup
 FFN of a layer together. A layer is a task of its own: a pure function of (parent, text, settings).
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,8 +29,12 @@ from fretsaw.puzzle.bld.layer_files import (
 from fretsaw.puzzle.bld.states import Text
 from fretsaw.puzzle.library.alternatives import open_parent
 from fretsaw.puzzle.settings import BldSettings
-from fretsaw.stage.artifact import write_json
+from fretsaw.stage.artifact import hash_file, write_json
 from fretsaw.stage.execute import StageRun
+from fretsaw.stage.own_file import Damaged, read_json
+from fretsaw.stage.progress import say
+
+FINISHED = {"weights": str, "errors": dict}  # of a layer: the sha256 of its file, its errors
 
 
 def bld(settings: BldSettings, inputs: Mapping[str, Path], run: StageRun) -> dict[str, Any]:
@@ -49,7 +52,8 @@ def bld(settings: BldSettings, inputs: Mapping[str, Path], run: StageRun) -> dic
     else:
         candidates = [decoupled(config, settings, i) for i in range(config.num_hidden_layers)]
     finished = [run.resume_folder / f"layer-{i:03d}.json" for i in range(config.num_hidden_layers)]
-    steps = {i: num_steps for i, path in enumerate(finished) if path.is_file()}
+    trained = [_finished_errors(run.folder, path, i) for i, path in enumerate(finished)]
+    steps = {i: num_steps for i, errors in enumerate(trained) if errors is not None}
     tasks = [(i, candidates[i]) for i in range(len(finished)) if i not in steps]
     run.progress.rewind(sum(steps.values()))
     run.progress.start("training", num_steps * len(finished), step=sum(steps.values()))
@@ -64,18 +68,35 @@ def bld(settings: BldSettings, inputs: Mapping[str, Path], run: StageRun) -> dic
     with fan_out(prepare, run.workers, device=run.device, check=run.check) as map_tasks:
         for index, errors in map_tasks(tasks, hear):
             layer, _ = tasks[index]
-            write_json(finished[layer], errors)
+            digest = hash_file(layer_file(run.folder, layer))
+            write_json(finished[layer], {"weights": digest, "errors": errors})
             steps[layer] = num_steps
             run.step(sum(steps.values()))
 
     # --- what came of it --------------------------------------------------------------------------
-    layers = [json.loads(path.read_text()) for path in finished]
+    layers = [read_json(path, FINISHED)["errors"] for path in finished]
     tokens = num_steps * settings.batch_tokens
     metric = "MSE(parent, alternative) / MSE(parent, 0) of block outputs, held out"
     write_errors(run.folder, inputs, metric=metric, tokens=tokens, layers=layers)
     rows = [row for layer in layers for scope in layer.values() for row in scope.values()]
     improved = sum(row["kept"] in ("trained", "refitted") for row in rows)
     return {"alternatives": len(rows), "improved": improved, "tokens": tokens}
+
+
+def _finished_errors(folder: Path, path: Path, layer: int) -> Errors | None:
+    """Return the errors of a trained layer; None where what it left is not whole."""
+    if not path.is_file():
+        return None
+    try:
+        told = read_json(path, FINISHED)
+    except Damaged as damaged:
+        say(f"{damaged}: layer {layer} is trained again")
+        return None
+    weights = layer_file(folder, layer)
+    if weights.is_file() and hash_file(weights) == told["weights"]:
+        return told["errors"]
+    say(f"{weights}: not as it was written, so layer {layer} is trained again")
+    return None
 
 
 def distiller(

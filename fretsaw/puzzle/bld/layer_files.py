@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fretsaw.puzzle.bld.nested import slices
 from fretsaw.puzzle.library.slices import Trained
-from fretsaw.stage.artifact import hash_path, replace_file, write_json
+from fretsaw.stage.artifact import hash_path, read_output, replace_file, write_json
 
 ERRORS = "bld.json"
 SHARED = "shared"
@@ -85,7 +85,7 @@ def check_trained(folder: Path, inputs: Mapping[str, Path]) -> None:
     path = folder / ERRORS
     if not path.is_file():
         raise ValueError(f"{path}: no such file; give the folder of a finished `fretsaw bld`")
-    made_of = json.loads(path.read_text())["inputs"]
+    made_of = read_output(folder, ERRORS, {"inputs": dict.fromkeys(SAME, str)})["inputs"]
     for name in SAME:
         if hash_path(inputs[name]) != made_of[name]:
             raise ValueError(

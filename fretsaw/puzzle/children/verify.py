@@ -6,7 +6,6 @@ missed, and the search is solved again with them, until its answer is a child th
 What comes out stands in the search's place: the best of the measured children, best first.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,7 +35,7 @@ from fretsaw.puzzle.search.solutions import read_solutions, search_table
 from fretsaw.puzzle.search.table import Pair, Part, Table
 from fretsaw.puzzle.search.table_json import pair_to_json, read_table
 from fretsaw.puzzle.settings import SearchSettings, VerifySettings
-from fretsaw.stage.artifact import read_manifest, write_json
+from fretsaw.stage.artifact import read_manifest, read_output, write_json
 from fretsaw.stage.execute import StageRun
 from fretsaw.stage.progress import say
 from fretsaw.stage.settings import build
@@ -118,7 +117,7 @@ def read_searched(folder: Path) -> Searched:
             "verify: children are measured before any fusing, but this search counts on it; verify "
             "a search of scores made without `fused`, and fuse afterwards"
         )
-    forecast = json.loads((folder / "forecast.json").read_text())
+    forecast = read_output(folder, "forecast.json")
     values = read_manifest(folder)["settings"]
     method = values.get("method", "verify")
     if any("block" in layer for layer in table.layers) or method != "mip":

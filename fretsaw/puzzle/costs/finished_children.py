@@ -1,12 +1,13 @@
 """Finished children whose speed `fretsaw bench` measured: what the costs are fitted again with."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fretsaw.model.config import BlockConfig, blocks_from_names
 from fretsaw.scenario.scenario import Scenario
+from fretsaw.stage.artifact import read_output
+from fretsaw.stage.own_file import NUMBER
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class FinishedChild:
         path = folder / "speed.json"
         if not path.is_file():
             raise ValueError(f"--refit {folder}: no speed.json; give what `fretsaw bench` wrote")
-        speed = json.loads(path.read_text())
+        phase = {"speedup": NUMBER}
+        speed = read_output(folder, path.name, {"prefill": phase, "decode": phase, "scenario": str})
         if "choices" not in speed:
             raise ValueError(f"--refit {folder}: does not name the child's layers; bench it again")
         ratios = {f"{phase}_ms": 1 / speed[phase]["speedup"] for phase in ("prefill", "decode")}

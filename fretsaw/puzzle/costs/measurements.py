@@ -9,22 +9,21 @@ from typing import Any
 
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.scenario.scenario import Scenario
-from fretsaw.stage.artifact import canonical_json
+from fretsaw.stage.artifact import canonical_json, read_output
+from fretsaw.stage.own_file import read_lines
 
 Times = Mapping[str, float]  # milliseconds by phase
 
 
 class Measurements:
-    """Milliseconds by phase under a key, one line each; a half-written last line is dropped."""
+    """Milliseconds by phase under a key, a line each; what cannot be read is measured again."""
 
     def __init__(self, path: Path):
         self.path = path
         self.values: dict[str, Times] = {}
-        if path.is_file():
-            for line in path.read_text().splitlines():
-                with_key = _parse_line(line)
-                if with_key:
-                    self.values[with_key[0]] = with_key[1]
+        for row in read_lines(path, list):
+            if len(row) == 2 and isinstance(row[0], str) and isinstance(row[1], dict):
+                self.values[row[0]] = row[1]
 
     def __contains__(self, key: str) -> bool:
         return key in self.values
@@ -42,7 +41,7 @@ class Measurements:
         """Take what another cost folder measured, where it is not here yet."""
         if not path.is_file():
             raise ValueError(f"{path}: no such file; give a folder that `fretsaw cost` measured")
-        for key, times in json.loads(path.read_text()).items():
+        for key, times in read_output(path.parent, path.name).items():
             if key not in self:
                 self.add(key, times)
 
@@ -73,11 +72,3 @@ def key_of(
 
 def _shape(config: ModelConfig) -> list[int]:
     return [config.hidden_size, config.num_attention_heads, config.head_dim, config.vocab_size]
-
-
-def _parse_line(line: str) -> tuple[str, Times] | None:
-    try:
-        key, value = json.loads(line)
-    except ValueError:  # the line that was being written when the process was killed
-        return None
-    return key, value

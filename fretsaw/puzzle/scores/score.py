@@ -5,7 +5,6 @@ repaired in closed form first, and the subblocks after it too. Finished subblock
 stopped run goes on where it was.
 """
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -45,10 +44,13 @@ from fretsaw.puzzle.scores.scorer import Scorer, heldout_rows
 from fretsaw.puzzle.scores.stability import unsettled
 from fretsaw.puzzle.settings import ScoreSettings
 from fretsaw.puzzle.space import layer_alternatives
-from fretsaw.stage.artifact import write_json
+from fretsaw.stage.artifact import read_output, write_json
 from fretsaw.stage.execute import StageRun
 
 SCORES = "scores.json"
+OWN_KL = 1e-4
+"""The parent's own subblock may score so much: it is computed in other batch shapes than the
+target, and a BLAS may round each differently. A channel in the wrong place moves far more."""
 METRICS = {
     "kl": "KL(parent || child), nats a token",
     "lm_loss": "rise of the loss, nats a token",
@@ -132,7 +134,7 @@ def _check_own(config: ModelConfig, done: Replacement, entry: Mapping[str, Any])
     own = names_of(config.blocks[done.at.layer])
     if done.names in ((own[HALVES.index(done.at.half)],), own):
         kl = _mean(entry["figures"]["kl"])
-        assert kl == 0, (
+        assert abs(kl) <= OWN_KL, (
             f"layer {done.at.layer}: the parent's own {' '.join(done.names)} scores {kl}, not 0"
         )
 
@@ -146,7 +148,7 @@ def costs_by_name(
 ) -> dict[str, float]:
     """Return a cost by name: measured decode time where there is a table, else bytes."""
     if "costs" in inputs:
-        table = json.loads((inputs["costs"] / "costs.json").read_text())
+        table = read_output(inputs["costs"], "costs.json", {"alternatives": dict})
         return {name: entry["decode_ms"] for name, entry in table["alternatives"].items()}
     costs = {}
     for block in config.blocks:

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from fretsaw.stage.own_file import mismatch, read_lines
+
 Names = tuple[str, ...]  # what is put in the place of something (and of the next)
 Rows = Float[np.ndarray, " rows"]
 
@@ -22,13 +24,9 @@ class Scoreboard:
         self.rows: dict[tuple[int, Names], dict[str, Rows]] = {}
         self.repairs: dict[tuple[int, Names], dict[str, float | None] | None] = {}
         self._done: set[tuple[int, int]] = set()
-        if path.is_file():
-            for line in path.read_text().splitlines():
-                try:
-                    first, number, scored = json.loads(line)
-                except ValueError:  # the line that was being written when the process was killed
-                    continue
-                self._take(first, number, scored)
+        for row in read_lines(path, list):  # one that cannot be read is scored again
+            if len(row) == 3 and not mismatch(row, [(int, list)]):
+                self._take(*row)
 
     def has(self, first: int, number: int) -> bool:
         """Whether a number is scored on the text from row `first` on."""

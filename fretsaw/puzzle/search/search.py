@@ -3,7 +3,6 @@
 No torch here: a second target for the same parent is answered in seconds.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +32,7 @@ from fretsaw.puzzle.search.table import Table
 from fretsaw.puzzle.search.table_json import write_table
 from fretsaw.puzzle.settings import Method, SearchSettings
 from fretsaw.scenario.target import parse_targets
-from fretsaw.stage.artifact import write_json
+from fretsaw.stage.artifact import read_output, write_json
 from fretsaw.stage.execute import StageRun
 from fretsaw.stage.progress import say
 
@@ -51,8 +50,8 @@ class Attempt:
 
 def search(settings: SearchSettings, inputs: Mapping[str, Path], run: StageRun) -> dict[str, Any]:
     """Write the table, the solutions, the front, the baselines and the forecast of the best."""
-    scores = json.loads((inputs["scores"] / "scores.json").read_text())
-    served = read_served(scores, json.loads((inputs["costs"] / "costs.json").read_text()))
+    scores = read_output(inputs["scores"], "scores.json", {"layers": list})
+    served = read_served(scores, read_output(inputs["costs"], "costs.json", {"alternatives": dict}))
     targets = parse_targets(settings.target)
     rules = rules_of(settings.engine, settings.tensor_parallel)
     attempts = []

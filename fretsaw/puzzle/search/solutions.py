@@ -3,7 +3,6 @@
 Exact by default; the other methods stand behind the same call, for comparison. No torch.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +19,8 @@ from fretsaw.puzzle.search.rules import FIRST_ATTENTION, Rules, taken
 from fretsaw.puzzle.search.table import Table
 from fretsaw.puzzle.search.table_json import read_table
 from fretsaw.puzzle.settings import Method
-from fretsaw.stage.artifact import atomic_folder, write_json
+from fretsaw.stage.artifact import atomic_folder, read_output, write_json
+from fretsaw.stage.own_file import NUMBER
 
 SOLUTIONS = "solutions.json"
 
@@ -195,9 +195,12 @@ def parse_limits(limits: Sequence[str]) -> dict[str, float]:
     return bounds
 
 
+SOLUTION_SHAPE = {"score": NUMBER, "costs": dict, "choices": list}
+
+
 def read_solutions(search: Path) -> list[dict[str, Any]]:
     """Read the solutions of a finished search, best first, as they are written."""
-    return json.loads((search / SOLUTIONS).read_text())
+    return read_output(search, SOLUTIONS, [SOLUTION_SHAPE])
 
 
 def write_solutions(path: Path, solutions: Sequence[Solution]) -> None:
