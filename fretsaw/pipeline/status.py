@@ -62,7 +62,10 @@ def _stage_line(folder: Path) -> tuple[str, float]:
             text = "failed\n" + "\n".join(f"    {line}" for line in tail)
         return text, took
     if (folder / artifact.MANIFEST).is_file():
-        manifest = artifact.read_manifest(folder)
+        try:
+            manifest = artifact.read_manifest(folder)
+        except own_file.Damaged as damaged:  # the other stages have their lines all the same
+            return f"damaged  {damaged}", 0.0
         took = manifest["run"]["wall_s"]
         metrics = manifest["metrics"]
         shown = [f"{k} {v:.4g}" for k, v in metrics.items() if isinstance(v, int | float)][:4]

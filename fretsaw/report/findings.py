@@ -216,7 +216,7 @@ def read_findings(inputs: Mapping[str, Path]) -> Findings:
         assembled=assembled,
         is_decilm=read_json(child / "config.json").get("model_type") == DECILM,
         licence=read_licence(parent),
-        ranking=load_file(inputs["ranking"] / "ranking.safetensors"),
+        ranking=load_file(artifact.verified(inputs["ranking"] / "ranking.safetensors")),
         table=read_json(search / "table.json"),
         scores=read_json(inputs["scores"] / "scores.json"),
         costs=read_json(inputs["costs"] / "costs.json"),

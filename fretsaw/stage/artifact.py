@@ -170,6 +170,20 @@ def read_output(folder: Path, name: str, shape: Any = dict) -> Any:
     return own_file.read_json(folder / name, shape, digest=digest)
 
 
+def verified(path: Path) -> Path:
+    """Return the path of a stage's file, once it is what the manifest beside it says.
+
+    Raises `own_file.Damaged` where it is not.
+    """
+    if (path.parent / MANIFEST).is_file():
+        digest = read_manifest(path.parent)["outputs"].get(path.name)
+        if not path.is_file():
+            raise own_file.Damaged(f"{path}: not there; {own_file.AGAIN}")
+        if digest not in (None, hash_file(path)):
+            raise own_file.Damaged(own_file.CHANGED.format(path=path, remedy=own_file.AGAIN))
+    return path
+
+
 def partial_folder(out: Path) -> Path:
     """Return where the work on `out` goes on until it is complete."""
     return out.with_name(f".{out.name}.partial")

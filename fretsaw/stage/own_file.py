@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 AGAIN = "make its stage again"
+CHANGED = "{path}: changed since it was made (its sha256 is another); {remedy}"
 NUMBER = (int, float)
 
 
@@ -32,7 +33,7 @@ def read_json(path: Path, shape: Any = dict, *, remedy: str = AGAIN, digest: str
         raise Damaged(f"{path}: a folder, not a file; {remedy}") from error
     value = parse(content, f"{path}", shape, remedy=remedy)
     if digest and hashlib.sha256(content).hexdigest() != digest:
-        raise Damaged(f"{path}: changed since it was made (its sha256 is another); {remedy}")
+        raise Damaged(CHANGED.format(path=path, remedy=remedy))
     return value
 
 

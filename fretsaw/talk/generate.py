@@ -20,7 +20,8 @@ from fretsaw.data.text_files import read_lines
 from fretsaw.engine.sampling import Sampling
 from fretsaw.engine.sequence import Request, RequestFailed
 from fretsaw.rollout.sample import sample_seed
-from fretsaw.stage.artifact import write_json
+from fretsaw.stage.artifact import write_json, write_text
+from fretsaw.stage.own_file import read_json, read_lines
 from fretsaw.stage.progress import Progress
 from fretsaw.talk.loaded import LoadedModel
 
@@ -212,14 +213,13 @@ def _go_on(out: Path, settings: dict[str, Any]) -> set[tuple[str, int]]:
     if not beside.is_file():
         raise ValueError(f"{out}: exists, and was not written by this command; give another --out")
     plain = dataclasses.asdict(Sampling())  # what an earlier version had no setting for
-    before = plain | json.loads(beside.read_text(encoding="utf-8"))
+    before = plain | read_json(beside, remedy=f"delete it and {out} to begin again")
     changed = [name for name in settings if before.get(name) != settings[name]]
     if changed:
         raise ValueError(
             f"{out}: was begun with other {', '.join(changed)}; give another --out, or delete it "
             "to begin again"
         )
-    whole = [line for line in out.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-    out.write_bytes(b"".join(whole))
-    rows = [json.loads(line) for line in whole]
+    rows = read_lines(out, {"id": object, "sample": int})  # what cannot be read is sampled again
+    write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return {(row["id"], row["sample"]) for row in rows}

@@ -10,7 +10,7 @@ import pytest
 KILLED = 137
 
 
-@pytest.mark.parametrize(("size", "stride"), [(1, 11), (2, 53)])
+@pytest.mark.parametrize(("size", "stride"), [(1, 23), (2, 59)])
 def test_a_kill_at_any_operation_on_files_loses_nothing(
     tmp_path: Path, size: int, stride: int
 ) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fretsaw.puzzle.bld.nested import slices
 from fretsaw.puzzle.library.slices import Trained
-from fretsaw.stage.artifact import hash_path, read_output, replace_file, write_json
+from fretsaw.stage.artifact import hash_path, read_output, replace_file, verified, write_json
 
 ERRORS = "bld.json"
 SHARED = "shared"
@@ -65,7 +65,7 @@ def read_trained(folder: Path, layer: int) -> Trained:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; give the folder of a finished `fretsaw bld`")
     found: dict[str, dict[str, Tensor]] = {}
-    with safe_open(path, framework="pt") as file:
+    with safe_open(verified(path), framework="pt") as file:
         sharing = json.loads(file.metadata()[SHARED])
         for key in file.keys():  # noqa: SIM118 (not a dict)
             name, parameter = key.split("/")

@@ -24,6 +24,7 @@ from fretsaw.puzzle.library.heads import Gram, HeadAlignment, align_heads
 from fretsaw.puzzle.library.replay import Frontier
 from fretsaw.puzzle.library.slices import LayerOrder
 from fretsaw.puzzle.settings import RankSettings
+from fretsaw.stage.artifact import verified
 from fretsaw.stage.execute import StageRun
 
 RANKING = "ranking.safetensors"
@@ -119,7 +120,7 @@ def calibration_rows(
 
 def read_orders(ranking: Path, num_layers: int) -> list[LayerOrder]:
     """Read how every layer of the parent is to be rearranged."""
-    tensors = load_file(ranking / RANKING)
+    tensors = load_file(verified(ranking / RANKING))
     names = [field.name for field in dataclasses.fields(HeadAlignment)]
     orders = []
     for i in range(num_layers):
