@@ -29,7 +29,8 @@ import torch
 
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder
-from fretsaw.export.export import WeightPrecision, export
+from fretsaw.export.asked import WeightPrecision
+from fretsaw.export.export import export
 from fretsaw.model.decoder import Decoder
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -20,6 +20,7 @@ atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=Tru
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from patience import patient  # noqa: E402
 from support import stage_run  # noqa: E402
 
 from fretsaw.corpus.build import build  # noqa: E402
@@ -31,6 +32,16 @@ from fretsaw.puzzle.settings import RankSettings  # noqa: E402
 from fretsaw.training.settings import UpdateSettings  # noqa: E402
 
 torch.set_num_threads(1)  # the networks are tiny: a second thread only waits
+
+HANGS_AFTER_S = 120  # on a quiet machine; no test takes a fifth of it
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give every test without a limit of its own the one after which it hangs."""
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(patient(HANGS_AFTER_S)))
+
 
 MODELS = ("stories260K", "babyllama-char105")
 

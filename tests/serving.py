@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from patience import patient
 from starlette.testclient import TestClient
 
 from fretsaw.chat.control_tokens import add_control_tokens
@@ -187,5 +188,5 @@ def remote(folder: Path, *options: str) -> Iterator[Remote]:
         yield Remote(found[0], greeting, process)
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=patient(30))
         process.stdout.close()

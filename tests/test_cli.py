@@ -1,13 +1,17 @@
 """What a user can do wrong: one sentence on stderr, exit code 2, nothing half-written."""
 
+import dataclasses
 import json
 import shutil
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from fretsaw.cli import main
 from fretsaw.pipeline.compression import compression
+from fretsaw.pipeline.kinds import STAGES
 from fretsaw.pipeline.recipe import Stage, slug
 from fretsaw.pipeline.walk import apply_overrides
 from fretsaw.puzzle.settings import RankSettings
@@ -134,6 +138,33 @@ def test_a_dry_run_prints_what_would_run_and_writes_nothing(
     assert all(s["would"].startswith("run") for s in stages)
     assert stages[-1]["settings"] == {"title": ""}
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_of_one_stage(capsys, tiny: Path, tmp_path: Path, monkeypatch) -> None:
+    out = tmp_path / "out"
+    inputs = ["--parent", str(tiny / "parent"), "--corpus", str(tiny / "corpus")]
+    command = ["rank", *inputs, "--out", str(out), "--tokens", "2048", "--seq-len", "64"]
+    shown = dataclasses.replace(STAGES["rank"], preview="test_cli:preview_of")
+    monkeypatch.setitem(sys.modules, "test_cli", sys.modules[__name__])
+    monkeypatch.setitem(STAGES, "rank", shown)
+    assert main([*command, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert f"output: {out}: would be made" in said
+    assert "setting tokens = 2048" in said
+    assert "shown besides: 0" in said
+    assert not out.exists()
+    assert not (tmp_path / ".out.partial").exists()
+    assert main([*command, "--dry-run", "--device", "tpu"]) == 2
+    assert main(["rank", *inputs[:2], "--corpus", str(tmp_path), "--out", "x", "--dry-run"]) == 2
+    capsys.readouterr()
+    assert main(command) == 0
+    assert main([*command, "--dry-run"]) == 0
+    assert "done already" in capsys.readouterr().out
+    refuse(capsys, [*command, "--seed", "1", "--dry-run"], "made with other settings")
+
+
+def preview_of(settings: RankSettings, inputs: Mapping[str, Path], seed: int) -> str:
+    return f"shown besides: {seed}"
 
 
 def test_the_targets_folders_share_what_is_before_the_search() -> None:

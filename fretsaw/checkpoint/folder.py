@@ -7,7 +7,6 @@ are read without it.
 """
 
 import math
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from fretsaw.checkpoint import compressed, decilm, llama
 from fretsaw.checkpoint.beside import read_precisions, write_precisions
+from fretsaw.checkpoint.expected import stored_tensors
+from fretsaw.checkpoint.headers import StoredTensor, has_weights, read_headers
 from fretsaw.checkpoint.json_object import read_json
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.kinds import Precision
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from fretsaw.chat.toggle import Toggle
     from fretsaw.chat.tokenizer import Tokenizer
-    from fretsaw.checkpoint.shards import StoredTensor
     from fretsaw.model.decoder import Decoder
 
 TOKENIZER_FILES = (
@@ -40,7 +40,7 @@ TOKENIZER_FILES = (
     "generation_config.json",
 )
 _REMOTE_CODE = ("configuration_decilm.py", "modeling_decilm.py")
-_DERIVED = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$")  # old buffers, recomputed
+_STORED_AS = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -84,10 +84,51 @@ def _read_raw_config(folder: Path) -> dict[str, Any]:
 
 
 def read_dtype(folder: Path) -> str:
-    """Return the precision a checkpoint's config states, float32 where it states none."""
+    """Return the precision in which a checkpoint's matrices are stored.
+
+    Its headers say so, whatever its config states; the config where only that is there. Where
+    tensors are of several precisions, it is that of most numbers.
+    """
     raw = _read_raw_config(folder)
+    if has_weights(folder):
+        sizes = dict.fromkeys(_STORED_AS, 0)
+        for entry in read_headers(folder).values():
+            if entry.dtype in sizes:
+                sizes[entry.dtype] += math.prod(entry.shape)
+        return _STORED_AS[max(sizes, key=sizes.__getitem__)]
     names = {name: short for short, name in llama.DTYPE_NAMES.items()}
     return names.get(raw.get("dtype") or raw.get("torch_dtype") or "", "fp32")
+
+
+def check(
+    folder: Path, *, needs_weights: bool = True, needs_tokenizer: bool = False
+) -> ModelConfig:
+    """Raise what is wrong with a checkpoint as far as its small files and headers tell.
+
+    It takes milliseconds, and no torch. What is there is checked whether it is needed or not; the
+    values of the weights are, as they are loaded. Returns the architecture.
+    """
+    config = read_config(folder)
+    if needs_tokenizer or (folder / "tokenizer.json").is_file():
+        from fretsaw.chat.tokenizer import Tokenizer
+
+        try:
+            check_tokenizer(Tokenizer.from_folder(folder), config)
+        except ValueError as error:
+            where = "" if str(folder) in str(error) else f"{folder}: "
+            raise ValueError(f"{where}{error}") from error
+    if needs_weights or has_weights(folder):
+        stored_tensors(folder, config)
+    return config
+
+
+def refuse_8_bits(folder: Path, config: ModelConfig) -> None:
+    """Raise where a checkpoint's weights are in 8 bits, of which nothing is trained or cut."""
+    if config.is_quantised:
+        raise ValueError(
+            f"{folder}: its weights are in 8 bits, for serving and evaluating only; give the "
+            "checkpoint that it was exported from"
+        )
 
 
 def load(
@@ -100,11 +141,7 @@ def load(
     are laid out without storage, then given what was read.
     """
     config = read_config(folder)
-    if config.is_quantised:
-        raise ValueError(
-            f"{folder}: its weights are in 8 bits, for serving and evaluating only; give the "
-            "checkpoint that it was exported from"
-        )
+    refuse_8_bits(folder, config)
     return _load(folder, config, device, dtype)
 
 
@@ -164,13 +201,10 @@ def _load(
 
     with torch.device("meta"):
         decoder = Decoder(config)
-    stored = shards.read_headers(folder)
-    stored = {name: entry for name, entry in stored.items() if not _DERIVED.search(name)}
+    stored = stored_tensors(folder, config)
     if config.tie_word_embeddings and "lm_head.weight" in stored:
         _check_tied(folder, stored)
         del stored["lm_head.weight"]
-    shapes = {name: tuple(weight.shape) for name, weight in decoder.state_dict().items()}
-    _check_names_and_shapes(folder, shapes, {name: entry.shape for name, entry in stored.items()})
     weights, kept_as = {}, {name: buffer.dtype for name, buffer in decoder.named_buffers()}
     for name, tensor in shards.read_tensors(stored, kept_as):
         kept = kept_as.get(name, dtype or torch.float32)
@@ -193,33 +227,7 @@ def check_tokenizer(tokenizer: "Tokenizer", config: ModelConfig) -> None:
         )
 
 
-def _check_names_and_shapes(
-    folder: Path, expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]]
-) -> None:
-    wrong = [f"{name} is missing" for name in expected if name not in stored]
-    wrong += [f"{name} is not in the config" for name in stored if name not in expected]
-    wrong += [
-        f"{name} is {stored[name]}, not {shape}"
-        for name, shape in expected.items()
-        if stored.get(name, shape) != shape
-    ]
-    if not wrong:
-        return
-    layers = _num_layers(stored), _num_layers(expected)
-    depth = f"layers stored: {layers[0]}, in config.json: {layers[1]}; "
-    shown = "; ".join(wrong[:4]) + (f"; and {len(wrong) - 4} more" if len(wrong) > 4 else "")
-    raise ValueError(
-        f"{folder}: weights and config.json disagree ({depth if layers[0] != layers[1] else ''}"
-        f"{shown}); give a folder whose files belong together"
-    )
-
-
-def _num_layers(names: Mapping[str, Any]) -> int:
-    found = [re.match(r"model\.layers\.(\d+)\.", name) for name in names]
-    return max((int(match[1]) + 1 for match in found if match), default=0)
-
-
-def _check_tied(folder: Path, stored: Mapping[str, "StoredTensor"]) -> None:
+def _check_tied(folder: Path, stored: Mapping[str, StoredTensor]) -> None:
     import torch
 
     from fretsaw.checkpoint import shards
@@ -280,8 +288,10 @@ def write(
         tokenizer.save(folder)
         if is_chat(tokenizer):
             write_chat_template(folder, toggle)
+        kept = like / "generation_config.json" if like is not None else None
+        own = read_json(kept) if kept is not None and kept.is_file() else {}
         ends = {"bos_token_id": config.bos_token_id, "eos_token_id": list(config.eos_token_ids)}
-        write_json(folder / "generation_config.json", ends)
+        write_json(folder / "generation_config.json", {**own, **ends})
     for name in TOKENIZER_FILES if like is not None and tokenizer is None else ():
         if like is not None and (like / name).is_file():
             shutil.copyfile(like / name, folder / name)

@@ -79,6 +79,7 @@ def shared_from_json(raw: Mapping[str, Any]) -> dict[str, Any]:
         "tie_word_embeddings": bool(raw.get("tie_word_embeddings", False)),
         "bos_token_id": raw.get("bos_token_id"),
         "eos_token_ids": token_ids(raw.get("eos_token_id")),
+        "pad_token_id": _pad_from_json(raw),
     }
 
 
@@ -108,6 +109,7 @@ def shared_to_json(config: ModelConfig, *, dtype: str) -> dict[str, Any]:
         "tie_word_embeddings": config.tie_word_embeddings,
         "bos_token_id": config.bos_token_id,
         "eos_token_id": eos[0] if len(eos) == 1 else list(eos) or None,
+        **({} if config.pad_token_id is None else {"pad_token_id": config.pad_token_id}),
         "pretraining_tp": 1,
         "use_cache": True,
         "torch_dtype": DTYPE_NAMES[dtype],
@@ -144,6 +146,12 @@ def token_ids(value: int | list[int] | None) -> tuple[int, ...]:
     if value is None:
         return ()
     return (value,) if isinstance(value, int) else tuple(value)
+
+
+def _pad_from_json(raw: Mapping[str, Any]) -> int | None:
+    """Return the id that fills rows; one that is not embedded (old configs say -1) is none."""
+    pad = raw.get("pad_token_id")
+    return pad if isinstance(pad, int) and 0 <= pad < required_int(raw, "vocab_size") else None
 
 
 def _rope_from_json(raw: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:

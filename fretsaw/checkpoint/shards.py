@@ -1,8 +1,6 @@
-"""Safetensors files of a checkpoint folder: one `model.safetensors`, or shards with an index."""
+"""The weights of a checkpoint folder: `model.safetensors`, or shards with an index, in and out."""
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,64 +10,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from fretsaw.checkpoint.headers import INDEX, SINGLE, StoredTensor
 from fretsaw.stage.artifact import write_json
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _READABLE = ("F32", "F16", "BF16")
 _CODES = {torch.float8_e4m3fn: "F8_E4M3", torch.int8: "I8"}
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """Where a tensor is stored and what its header says of it."""
-
-    file: Path
-    shape: tuple[int, ...]
-    dtype: str  # safetensors' name, such as "BF16"
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files that make up the checkpoint; all of them must be there."""
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
-    if (folder / INDEX).is_file():
-        return _indexed_files(folder)
-    pickles = sorted(p.name for pattern in _PICKLES for p in folder.glob(pattern))
-    if pickles:
-        raise ValueError(
-            f"{folder}: its weights are pickles ({pickles[0]}), which can run code when opened; "
-            "convert them to safetensors first"
-        )
-    raise ValueError(f"{folder}: no {SINGLE} and no {INDEX}; give the folder of a whole checkpoint")
-
-
-def _indexed_files(folder: Path) -> list[Path]:
-    try:
-        names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{folder / INDEX}: not an index of shards ({error!r}); download it again"
-        ) from error
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(
-            f"{folder}: {len(missing)} of the {len(names)} shards named in {INDEX} are missing "
-            f"({', '.join(missing[:3])}); download them again"
-        )
-    return [folder / name for name in names]
-
-
-def read_headers(folder: Path) -> dict[str, StoredTensor]:
-    """Return every stored tensor's place, shape and type, without reading the weights."""
-    stored: dict[str, StoredTensor] = {}
-    for file in weight_files(folder):
-        with _open(file) as opened:
-            for name in opened.keys():  # noqa: SIM118 (not a dict)
-                part = opened.get_slice(name)
-                stored[name] = StoredTensor(file, tuple(part.get_shape()), part.get_dtype())
-    return stored
 
 
 def read_tensors(
@@ -99,9 +44,21 @@ def _open(file: Path) -> safe_open:
         return safe_open(file, framework="pt")
     except SafetensorError as error:
         raise ValueError(
-            f"{file}: not a whole safetensors file ({error}); download it again "
-            "(a Git LFS pointer is not the file itself)"
+            f"{file}: not a whole safetensors file ({error}); download it again"
         ) from error
+
+
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write one safetensors file, for those to read whom the umask lets.
+
+    The library writes to a file of its own beside it, which only its owner may read.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, metadata=metadata)
+    path.chmod(mode)
 
 
 def _whole(tensor: Tensor) -> Tensor:
@@ -142,7 +99,7 @@ def write_tensors(
             .contiguous()
             for name in names
         }
-        save_file(cast, folder / file, metadata={"format": "pt"})
+        save_tensors(cast, folder / file, {"format": "pt"})
         weight_map.update(dict.fromkeys(names, file))
     if len(shards) > 1:
         write_json(

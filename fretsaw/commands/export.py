@@ -33,6 +33,8 @@ class ExportOptions:
     weights: Literal["auto", "full", "fp8", "int8"] = "auto"
     """The layers' matrices in 8 bits, a scale a row, as compressed-tensors that vLLM reads;
     activations are scaled as they come. auto: as the search chose, in full where it didn't."""
+    dry_run: bool = False
+    """Check all that can be checked from configs and headers, say what would be written, stop."""
 
 
 def export(argv: list[str]) -> None:
@@ -41,6 +43,7 @@ def export(argv: list[str]) -> None:
         ExportOptions,
         args=argv,
         prog="fretsaw export",
+        config=(tyro.conf.FlagCreatePairsOff,),
         description="Write a checkpoint for other engines. What the target can't express is "
         "rewritten exactly, or refused with the reason; the result is read back and its logits "
         "compared with the source's before it takes its name. For example: "
@@ -48,16 +51,20 @@ def export(argv: list[str]) -> None:
         "fretsaw export RUN/distill --out child.gguf --target llama.cpp --dtype q8_0; "
         "fretsaw export RUN/distill --out child-fp8 --weights fp8.",
     )
+    from fretsaw.export.asked import settle
     from fretsaw.export.export import export
     from fretsaw.stage.holder import hold
 
+    asked = (options.checkpoint, options.out)
+    how = {
+        "target": options.target,
+        "format": options.format,
+        "dtype": options.dtype,
+        "weights": options.weights,
+    }
+    if options.dry_run:
+        print(settle(*asked, **how).render())
+        return
     with hold(options.out):
-        exported = export(
-            options.checkpoint,
-            options.out,
-            target=options.target,
-            format=options.format,
-            dtype=options.dtype,
-            weights=options.weights,
-        )
+        exported = export(*asked, **how)
     print(exported.render())

@@ -31,8 +31,7 @@ def lineage(argv: list[str]) -> None:
 def inspect(argv: list[str]) -> None:
     """Run `fretsaw inspect`."""
     path = _one_path(argv, "inspect", "What a checkpoint is made of, layer by layer.")
-    from fretsaw.checkpoint.folder import read_config
-    from fretsaw.checkpoint.hub import resolve
+    from fretsaw.plan.shapes import outside
     from fretsaw.talk.inspect import render_config
 
-    print(render_config(read_config(resolve(path, weights=False))))
+    print(render_config(outside(str(path))))

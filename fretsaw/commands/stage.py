@@ -10,6 +10,8 @@ from fretsaw.commands.options import Checkpoint, Common
 from fretsaw.pipeline.kinds import STAGES, StageKind, made_inputs
 from fretsaw.stage.workers import HERE, Workers
 
+_DRY_RUN = "Check inputs and settings, say what would be done, and do nothing."
+
 
 def stage(name: str, argv: list[str]) -> None:
     """Run one stage from the command line; its options are its settings' fields."""
@@ -18,7 +20,7 @@ def stage(name: str, argv: list[str]) -> None:
     kind = STAGES[name]
     options = tyro.cli(
         _options_of(name, kind),
-        args=argv,
+        args=_spell_out_dry_run(argv),
         prog=f"fretsaw {name}",
         description=_description(name, kind),
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
@@ -26,11 +28,17 @@ def stage(name: str, argv: list[str]) -> None:
     settings, files = options.settings, {}
     if "problems" in kind.inputs:
         settings, files = _task_files(settings)
-    common = options.common
+    common, inputs = options.common, {**files, **_inputs_in(options, kind)}
+    if options.dry_run:
+        from fretsaw.plan.dry_run import dry_run
+
+        where = {"seed": common.seed, "out": common.out, "device": common.device}
+        print(dry_run(name, settings, inputs, **where))
+        return
     run_stage(
         name,
         settings,
-        {**files, **_inputs_in(options, kind)},
+        inputs,
         seed=common.seed,
         out=common.out,
         device=common.device,
@@ -49,6 +57,7 @@ def _options_of(name: str, kind: StageKind) -> type:
         ("common", Common),
         ("settings", kind.settings, dataclasses.field(default_factory=kind.settings)),
     ]
+    fields.append(("dry_run", Annotated[bool, tyro.conf.arg(help=_DRY_RUN)], False))
     if kind.has_workers:
         fields.append(("workers", Workers, dataclasses.field(default=HERE)))
     return dataclasses.make_dataclass(name, fields, kw_only=True)
@@ -64,6 +73,11 @@ def _input_field(name: str, text: str, kind: StageKind) -> tuple:
         plain, default = str if name != kind.positional else Checkpoint, None
     documented = Annotated[plain, tyro.conf.arg(help=text)]
     return (name, documented, default) if name in kind.optional else (name, documented)
+
+
+def _spell_out_dry_run(argv: list[str]) -> list[str]:
+    """Let --dry-run stand without a value, where all other switches take one."""
+    return ["--dry-run=True" if word == "--dry-run" else word for word in argv]
 
 
 def _description(name: str, kind: StageKind) -> str:

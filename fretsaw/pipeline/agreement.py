@@ -10,7 +10,7 @@ from typing import Any
 
 from fretsaw.chat.tokenizer import hash_vocabulary
 from fretsaw.checkpoint.beside import read_layers
-from fretsaw.checkpoint.folder import read_config
+from fretsaw.checkpoint.folder import check
 from fretsaw.model.config import ModelConfig
 from fretsaw.pipeline.kinds import CHECKPOINTS, STAGES, made_inputs
 from fretsaw.stage.artifact import MANIFEST, hash_path, read_manifest
@@ -28,9 +28,9 @@ def check_inputs(stage: str, settings: Any, inputs: Mapping[str, Path]) -> None:
     if not STAGES[stage].computes:
         return
     configs = {
-        inputs[name]: read_config(inputs[name])
+        inputs[name]: check_checkpoint(stage, name, inputs[name])
         for name in CHECKPOINTS
-        if name in inputs and (inputs[name] / "config.json").is_file()
+        if name in inputs and inputs[name].exists()
     }
     for path, config in configs.items():
         _check_rows(settings, path, config)
@@ -43,6 +43,16 @@ def check_inputs(stage: str, settings: Any, inputs: Mapping[str, Path]) -> None:
         (child,) = configs.keys() - {parent}
         needs_states = getattr(settings, "cosine_weight", 0.0) > 0 and "teacher" not in inputs
         _check_pair(parent, configs[parent], child, configs[child], needs_states=needs_states)
+
+
+def check_checkpoint(stage: str, name: str, path: Path) -> ModelConfig:
+    """Check a checkpoint that a stage reads, as far as it reads it; return its architecture."""
+    kind = STAGES[stage]
+    return check(
+        path,
+        needs_weights=kind.reads_weights,
+        needs_tokenizer=kind.tokenizer_of == name,
+    )
 
 
 def _check_rows(settings: Any, path: Path, config: ModelConfig) -> None:

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from fretsaw.checkpoint.folder import read_config
+from fretsaw.checkpoint.folder import check, refuse_8_bits
 from fretsaw.checkpoint.hub import resolve
 from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.data.sources import is_hub_name
@@ -58,7 +58,8 @@ def compress_stages(
     what fusing saves; where whole children are compared, their FFNs are fused after the choice.
     """
     parent = resolve(checkpoint)
-    config = read_config(parent)
+    config = check(parent, needs_tokenizer=True)
+    refuse_8_bits(parent, config)
     parse_targets(target)
     longest = config.max_position_embeddings
     seq_len = seq_len or min(DEFAULT_SEQ_LEN, longest)

@@ -4,8 +4,9 @@ Standard library only; a stage's function is imported when it runs.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fretsaw.bench.settings import BenchSettings
@@ -53,6 +54,9 @@ class StageKind:
     several: frozenset[str] = frozenset({"data"})  # inputs that may be lists
     positional: str = ""  # an input that the command line takes without its name
     computes: bool = True  # else neither device nor dtype matter, and its inputs are only read
+    reads_weights: bool = True  # of its checkpoints; else their configs and tokenizers do
+    tokenizer_of: str = ""  # the input whose tokenizer it can't do without
+    preview: str = ""  # "module:function" of (settings, inputs, seed): what --dry-run shows besides
     casts: bool = False  # matrix products in bf16 where the run's dtype is
     has_workers: bool = False  # independent tasks, which workers can share
     workers_in_runs: bool = True  # else only where its own command says so
@@ -64,6 +68,10 @@ class StageKind:
     def load(self) -> Callable[..., dict[str, Any]]:
         """Import the function, and torch with it."""
         return _named(self.function)
+
+    def load_preview(self) -> Callable[[Any, Mapping[str, Path], int], str] | None:
+        """Import what tells more of a dry run, None where there is nothing."""
+        return _named(self.preview) if self.preview else None
 
     def load_plan(self) -> Any:
         """Import what is known of it beforehand, a `StagePlan`; without torch."""
@@ -97,6 +105,8 @@ STAGES: dict[str, StageKind] = {
         makes="corpus",
         file="train.npy",
         like="parent",
+        reads_weights=False,
+        tokenizer_of="parent",
     ),
     "pretrain": StageKind(
         "train a small Llama from random weights",
@@ -173,6 +183,7 @@ STAGES: dict[str, StageKind] = {
         makes="costs",
         file="costs.json",
         workers_in_runs=False,
+        reads_weights=False,
     ),
     "search": StageKind(
         "choose the best child that meets a target, exactly",
@@ -320,6 +331,7 @@ STAGES: dict[str, StageKind] = {
         page="sft.md",
         makes="checkpoint",
         like="model",
+        tokenizer_of="model",
         casts=True,
     ),
     "rl": StageKind(
@@ -332,6 +344,7 @@ STAGES: dict[str, StageKind] = {
         page="rl.md",
         makes="checkpoint",
         like="model",
+        tokenizer_of="model",
         casts=True,
     ),
     "bench": StageKind(

@@ -11,7 +11,8 @@ from typing import Any
 
 from fretsaw.checkpoint.hub import resolve
 from fretsaw.pipeline import launch
-from fretsaw.pipeline.kinds import FILES, STAGES
+from fretsaw.pipeline.agreement import check_checkpoint
+from fretsaw.pipeline.kinds import CHECKPOINTS, FILES, STAGES
 from fretsaw.pipeline.recipe import Stage
 from fretsaw.stage import artifact, leftovers, own_file
 from fretsaw.stage.holder import hold, refuse_held
@@ -91,6 +92,7 @@ def run(stages: list[Stage], options: RunOptions, *, dry_run: bool = False) -> N
     out = options.out
     _check_stages(stages, options)
     chosen = _chosen(stages, options)
+    _check_checkpoints([stage for stage in stages if stage.name in chosen], stages, out)
     if dry_run:
         print(json.dumps([_resolved(s, stages, options, chosen) for s in stages], indent=2))
         return
@@ -167,6 +169,19 @@ def _check_stages(stages: Sequence[Stage], options: RunOptions) -> None:
     for wanted in (options.only, options.start_from, options.force_from):
         if wanted is not None and wanted not in names:
             raise ValueError(f"{wanted!r}: no such stage; the recipe has {', '.join(names)}")
+
+
+def _check_checkpoints(chosen: Sequence[Stage], stages: Sequence[Stage], out: Path) -> None:
+    """Raise before any work what is wrong with a checkpoint that no stage makes."""
+    made = {out / stage.name for stage in stages}
+    read = {
+        (STAGES[stage.kind].reads_weights, stage.kind, name, path)
+        for stage in chosen
+        for name, path in resolve_inputs(stage, stages, out).items()
+        if name.rstrip("0123456789") in CHECKPOINTS and path not in made
+    }
+    for _, kind, name, path in sorted(read):
+        check_checkpoint(kind, name, path)
 
 
 def _names_from(stages: Sequence[Stage], first: str) -> set[str]:

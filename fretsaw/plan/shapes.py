@@ -6,7 +6,7 @@ The standard library and the search alone: no torch.
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from fretsaw.checkpoint.folder import read_config
+from fretsaw.checkpoint.folder import check, read_config
 from fretsaw.checkpoint.hub import resolve
 from fretsaw.distill.phases import extended
 from fretsaw.model.config import ModelConfig
@@ -22,8 +22,14 @@ ConfigOf = Callable[[str], ModelConfig]  # of a checkpoint that no stage makes
 
 
 def outside(name_or_path: str) -> ModelConfig:
-    """Read the architecture of a checkpoint that is there already, or on the Hub."""
-    return read_config(resolve(name_or_path, weights=False))
+    """Read the architecture of a checkpoint that is there already, or on the Hub.
+
+    Of a folder whatever is there is checked: a plan of a broken checkpoint helps nobody.
+    """
+    folder = resolve(name_or_path, weights=False)
+    if Path(name_or_path).expanduser() == folder:
+        return check(folder, needs_weights=False)
+    return read_config(folder)
 
 
 def shapes_of(

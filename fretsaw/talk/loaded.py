@@ -46,6 +46,7 @@ class LoadedModel:
         is stored in 16 bits and the device multiplies bf16 itself, else fp32.
         """
         path = resolve(name_or_path)
+        checkpoint.check(path, needs_tokenizer=True)
         check_device(device)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -56,7 +57,6 @@ class LoadedModel:
             raise ValueError(f"dtype {dtype!r}: unknown; use auto, {', '.join(DTYPES)}")
         decoder = checkpoint.load_served(path, device=device, dtype=DTYPES[dtype])
         tokenizer = Tokenizer.from_folder(path)
-        checkpoint.check_tokenizer(tokenizer, decoder.config)
         return cls(decoder, tokenizer, toggle_of(path))
 
     @cached_property

@@ -28,13 +28,17 @@ def round_to_bf16(x: Float[Tensor, "*shape"], generator: torch.Generator) -> Ten
     """Round float32 to one of the two nearest bfloat16, at random, with expectation x.
 
     A bfloat16 is the upper half of a float32: 16 random bits are added to the lower half, then the
-    lower half is dropped.
+    lower half is dropped. What is not finite stays so (a NaN's bits would run over into those of a
+    number), and what is finite too: beyond the largest bfloat16 it is rounded towards zero.
     """
     bits = x.contiguous().view(torch.int32)
     noise = torch.randint(
         0, 1 << 16, x.shape, dtype=torch.int32, device=x.device, generator=generator
     )
-    return ((bits + noise) & ~0xFFFF).view(torch.float32).bfloat16()
+    rounded = ((bits + noise) & ~0xFFFF).view(torch.float32)
+    nearer_zero = (bits & ~0xFFFF).view(torch.float32)
+    rounded = torch.where(rounded.isfinite(), rounded, nearer_zero)
+    return torch.where(x.isfinite(), rounded, x).bfloat16()
 
 
 def quantise(

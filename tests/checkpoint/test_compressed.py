@@ -13,7 +13,7 @@ from patterns import PATTERNS, ids_of, make
 from fretsaw.checkpoint import folder
 from fretsaw.checkpoint.beside import read_precisions, write_precisions
 from fretsaw.checkpoint.compressed import quantisation_to_json, with_quantisation
-from fretsaw.checkpoint.shards import read_headers
+from fretsaw.checkpoint.headers import read_headers
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.quantised import everywhere, quantised
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from fretsaw.chat.tokenizer import Tokenizer
-from fretsaw.checkpoint import folder, shards
+from fretsaw.checkpoint import folder, headers
 from fretsaw.checkpoint.hub import resolve
 from fretsaw.model.config import ModelConfig, blocks_from_names
 from fretsaw.model.decoder import Decoder
@@ -72,7 +72,7 @@ def test_saved_networks_are_read_back_equal(tmp_path: Path, blocks, tied: bool) 
 def test_a_shared_checkpoint_is_rewritten_as_a_llama(model_folder: Path, tmp_path: Path) -> None:
     folder.save(folder.load(model_folder), tmp_path / "model", like=model_folder)
     assert folder.read_config(tmp_path / "model") == folder.read_config(model_folder)
-    old, new = (load_file(f / shards.SINGLE) for f in (model_folder, tmp_path / "model"))
+    old, new = (load_file(f / headers.SINGLE) for f in (model_folder, tmp_path / "model"))
     assert old.keys() - {"lm_head.weight"} == new.keys()
     assert all(torch.equal(old[name], new[name]) for name in new)
     names = {p.name for p in (tmp_path / "model").iterdir()}
@@ -86,7 +86,7 @@ def test_a_shared_checkpoint_is_rewritten_as_a_llama(model_folder: Path, tmp_pat
 def test_every_dtype_is_written_and_read(tmp_path: Path, dtype: str, stored: str) -> None:
     decoder = make()
     folder.save(decoder, tmp_path / "model", dtype=dtype)
-    assert {entry.dtype for entry in shards.read_headers(tmp_path / "model").values()} == {stored}
+    assert {entry.dtype for entry in headers.read_headers(tmp_path / "model").values()} == {stored}
     again = folder.load(tmp_path / "model")
     assert again.lm_head.weight.dtype == torch.float32
     torch.testing.assert_close(again.lm_head.weight, decoder.lm_head.weight, atol=1e-3, rtol=0)
@@ -97,7 +97,7 @@ def test_every_dtype_is_written_and_read(tmp_path: Path, dtype: str, stored: str
 def test_loaded_weights_do_not_hang_on_the_file(saved: Path) -> None:
     decoder = folder.load(saved)
     before = decoder.lm_head.weight.clone()
-    path = saved / shards.SINGLE
+    path = saved / headers.SINGLE
     path.write_bytes(bytes(path.stat().st_size))
     assert torch.equal(decoder.lm_head.weight, before)
 
@@ -106,13 +106,13 @@ def test_loaded_weights_do_not_hang_on_the_file(saved: Path) -> None:
 def test_old_buffers_and_an_equal_head_are_ignored(tmp_path: Path) -> None:
     decoder = make(replace(CONFIG, tie_word_embeddings=True))
     folder.save(decoder, tmp_path / "model")
-    weights = load_file(tmp_path / "model" / shards.SINGLE)
+    weights = load_file(tmp_path / "model" / headers.SINGLE)
     weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
-    save_file(weights, tmp_path / "model" / shards.SINGLE)
+    save_file(weights, tmp_path / "model" / headers.SINGLE)
     assert torch.equal(folder.load(tmp_path / "model")(IDS), decoder(IDS))
     weights["lm_head.weight"][3] += 1
-    save_file(weights, tmp_path / "model" / shards.SINGLE)
+    save_file(weights, tmp_path / "model" / headers.SINGLE)
     with pytest.raises(ValueError, match=r"ties the embeddings, but lm_head\.weight differs"):
         folder.load(tmp_path / "model")
 
@@ -160,9 +160,9 @@ def _edit_config(path: Path, **changes) -> None:
 
 
 def _edit_weights(path: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> None:
-    weights = load_file(path / shards.SINGLE)
+    weights = load_file(path / headers.SINGLE)
     edit(weights)
-    save_file(weights, path / shards.SINGLE)
+    save_file(weights, path / headers.SINGLE)
 
 
 def _set(name: str, value: float) -> Callable[[dict[str, torch.Tensor]], object]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from fretsaw.checkpoint import folder, shards
+from fretsaw.checkpoint import folder, headers, shards
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Decoder
 
@@ -34,17 +34,17 @@ def decoder() -> Decoder:
 def sharded(tmp_path: Path, decoder: Decoder) -> Path:
     """The same weights in several files with an index."""
     folder.write(decoder, tmp_path)
-    (tmp_path / shards.SINGLE).unlink()
+    (tmp_path / headers.SINGLE).unlink()
     shards.write_tensors(tmp_path, decoder.state_dict(), dtype=torch.float32, max_shard_bytes=LIMIT)
     return tmp_path
 
 
 @torch.no_grad()
 def test_shards_are_read_back_equal(sharded: Path, decoder: Decoder) -> None:
-    files = shards.weight_files(sharded)
+    files = headers.weight_files(sharded)
     assert len(files) > 2
     assert all(f.stat().st_size < LIMIT + 2000 for f in files)
-    index = json.loads((sharded / shards.INDEX).read_text())
+    index = json.loads((sharded / headers.INDEX).read_text())
     assert index["metadata"]["total_size"] == sum(p.nbytes for p in decoder.parameters())
     assert index["weight_map"].keys() == decoder.state_dict().keys()
     ids = torch.arange(12)[None]
@@ -54,14 +54,14 @@ def test_shards_are_read_back_equal(sharded: Path, decoder: Decoder) -> None:
 
 
 def test_a_missing_shard_is_named(sharded: Path) -> None:
-    name = shards.weight_files(sharded)[1].name
+    name = headers.weight_files(sharded)[1].name
     (sharded / name).unlink()
     with pytest.raises(ValueError, match=rf"1 of the \d+ shards named in .* missing \({name}"):
         folder.load(sharded)
 
 
 def test_a_truncated_shard_is_named(sharded: Path) -> None:
-    file = shards.weight_files(sharded)[1]
+    file = headers.weight_files(sharded)[1]
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match=f"{file.name}: not a whole safetensors file"):
         folder.load(sharded)
@@ -71,20 +71,22 @@ def test_a_truncated_shard_is_named(sharded: Path) -> None:
     "content", [b"", b"version https://git-lfs.github.com/spec/v1\noid", b"x" * 9]
 )
 def test_what_is_no_safetensors_file(sharded: Path, content: bytes) -> None:
-    (sharded / shards.SINGLE).write_bytes(content)
+    (sharded / headers.SINGLE).write_bytes(content)
     with pytest.raises(ValueError, match="not a whole safetensors file"):
         folder.load(sharded)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"weight_map": 3}'])
 def test_a_broken_index(sharded: Path, content: str) -> None:
-    (sharded / shards.INDEX).write_text(content)
-    with pytest.raises(ValueError, match="not an index of shards"):
+    (sharded / headers.INDEX).write_text(content)
+    with pytest.raises(
+        ValueError, match=r"index\.json: not (an index of shards|JSON|a JSON object)"
+    ):
         folder.load(sharded)
 
 
 def test_pickles_are_refused(sharded: Path) -> None:
-    (sharded / shards.INDEX).unlink()
+    (sharded / headers.INDEX).unlink()
     (sharded / "pytorch_model.bin").touch()
     with pytest.raises(
         ValueError, match=r"pickles .pytorch_model.bin.*convert them to safetensors"
@@ -93,6 +95,6 @@ def test_pickles_are_refused(sharded: Path) -> None:
 
 
 def test_no_weights_at_all(sharded: Path) -> None:
-    (sharded / shards.INDEX).unlink()
+    (sharded / headers.INDEX).unlink()
     with pytest.raises(ValueError, match=r"no model\.safetensors and no"):
         folder.load(sharded)

@@ -12,6 +12,7 @@ from pathlib import Path
 import fanned
 import pytest
 import torch
+from patience import patient
 
 from fretsaw.distributed import fanout
 from fretsaw.distributed.fanout import fan_out
@@ -143,7 +144,7 @@ def test_workers_of_a_run_are_recorded_and_change_nothing(tiny: Path, tmp_path: 
 def wait_until(condition, deadline_s: float = 60) -> None:
     started = time.monotonic()
     while not condition():
-        assert time.monotonic() - started < deadline_s, "waited too long"
+        assert time.monotonic() - started < patient(deadline_s), "waited too long"
         time.sleep(0.05)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import together
 import torch
+from patience import patient
 from safetensors.torch import load_file
 
 from fretsaw.stage.peers import ALONE
@@ -92,16 +93,14 @@ def test_a_killed_process_ends_the_job_and_is_named_and_the_same_command_goes_on
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
     partial = tmp_path / ".model.partial"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + patient(120)
     while not [*partial.glob("resume/step-*[1-9]")] and time.monotonic() < deadline:
         time.sleep(0.05)
     workers = subprocess.check_output(["pgrep", "-P", str(process.pid)], text=True).split()
     assert len(workers) == 2
     os.kill(int(workers[1]), signal.SIGKILL)
-    killed_at = time.monotonic()
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=patient(60))
     assert process.returncode == 1
-    assert time.monotonic() - killed_at < 60
     assert re.search(rf"fretsaw: rank \d \(pid {workers[1]}\) was killed by SIGKILL", errors)
 
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)

@@ -18,7 +18,7 @@ from fretsaw.chat.message import Message
 from fretsaw.chat.render import prompt_ids
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder
-from fretsaw.checkpoint.shards import read_headers
+from fretsaw.checkpoint.headers import read_headers
 from fretsaw.cli import main
 from fretsaw.export.export import export
 from fretsaw.export.portable import rewrite
@@ -267,7 +267,33 @@ def test_a_template_without_enable_thinking_is_pointed_out(source, tmp_path: Pat
     path = source("uniform")
     assert export(path, tmp_path / "plain").notes == ()  # no chat model, so nothing is missed
     (path / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    assert export(path, tmp_path / "chat").notes == ()  # it does not reason
+    own = json.loads((path / "tokenizer_config.json").read_text())
+    (path / "tokenizer_config.json").write_text(json.dumps({**own, "reasoning_toggle": "v1"}))
     assert "does not know enable_thinking" in export(path, tmp_path / "a").notes[0]
+    assert export(path, tmp_path / "a.gguf").notes == ()  # the parsers are vLLM's
+
+
+def test_a_dry_run_says_what_would_be_written(capsys, source, tmp_path: Path) -> None:
+    path = str(source("uniform"))
+    assert main(["export", path, "--out", str(tmp_path / "out"), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "would export" in said
+    assert "nothing was written" in said
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    assert main(["export", path, "--out", str(tmp_path / "out"), "--dry-run"]) == 2
+
+
+def test_exported_files_are_for_whom_the_umask_lets(source, tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    wanted = (tmp_path / "plain").stat().st_mode
+    path = source("uniform")
+    export(path, tmp_path / "out")
+    assert {file.stat().st_mode for file in (tmp_path / "out").iterdir()} == {wanted}
+    export(path, tmp_path / "out.gguf")
+    assert (tmp_path / "out.gguf").stat().st_mode == wanted
 
 
 def test_a_chat_checkpoint_without_a_template_is_given_its_own(source, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import patient
 
 from fretsaw.pipeline.status import render_status
 from fretsaw.stage.lineage import render_lineage
@@ -174,11 +175,11 @@ def test_sigterm_saves_and_exits_75(recipe: Path, finished: Path, tmp_path: Path
         text=True,
     )
     status = tmp_path / ".long.partial" / "status.json"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + patient(60)
     while not status.is_file() and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=patient(60))
     assert process.returncode == 75, errors
     assert "goes on from here" in errors
     saved = sorted((tmp_path / ".long.partial/resume").glob("step-*"))

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from patience import patient
 from safetensors.numpy import save_file
 
 from fretsaw.checkpoint.beside import write_precisions
@@ -303,7 +304,7 @@ out = Path({str(out)!r})
 inputs = {{n: Path(p) for n, p in { ({n: str(p) for n, p in finished.items()})!r}.items()}}
 report(ReportSettings(), inputs, StageRun(out, 0, "cpu", "fp32", Progress("report", out)))
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=patient(120))
     assert (out / "report.html").is_file()
 
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 import pytest
 import torch
 from engines import ask
+from patience import patient
 from serving import asking, local
 
 from fretsaw.checkpoint import folder as checkpoint
@@ -51,7 +52,7 @@ def run(
         worker = EngineThread(engine, max_open=max_open, restart=restart)
         worker.start()
         try:
-            return await asyncio.wait_for(work(worker), timeout=30)
+            return await asyncio.wait_for(work(worker), timeout=patient(30))
         finally:
             await worker.close(grace_s=0)
 
@@ -108,7 +109,7 @@ def test_leaving_a_job_frees_its_pages(engine: Engine) -> None:
 
 async def until(holds: Callable[[], bool]) -> None:
     """Wait until something holds."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(patient(10)):
         while not holds():
             await asyncio.sleep(0.01)
 

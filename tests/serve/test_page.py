@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from patience import patient
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from serving import CONTEXT, LESSONS, Remote, remote
 
@@ -80,7 +81,7 @@ def context(browser: Browser, live: Remote, faults: list[str]) -> Iterator[Brows
     """A visitor who samples greedily; in the end nothing was complained of or asked elsewhere."""
     width, height = WIDE
     context = browser.new_context(viewport={"width": width, "height": height})
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(1000 * patient(10))
     asked: list[str] = []
     context.on("request", lambda request: asked.append(request.url))
     context.on(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from patience import patient
 from serving import Remote, asking, remote
 
 from fretsaw.cli import main
@@ -27,7 +28,7 @@ def metric(server: Remote, name: str) -> float:
 
 def eventually(server: Remote, name: str, value: float, *, within_s: float = 20) -> None:
     """Wait until a metric has a value."""
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + patient(within_s)
     while metric(server, name) != value:
         assert time.monotonic() < deadline, f"{name} is {metric(server, name)}, not {value}"
         time.sleep(0.02)
@@ -113,7 +114,7 @@ def test_a_signal_lets_what_runs_finish_and_refuses_the_rest(toggled: Path) -> N
         assert chunks[-1] == "data: [DONE]"
         reasons = [json.loads(c[6:])["choices"][0]["finish_reason"] for c in chunks[:-1]]
         assert reasons.count("length") == 16
-        assert server.process.wait(timeout=20) == 0
+        assert server.process.wait(timeout=patient(20)) == 0
 
 
 def test_past_the_grace_what_runs_is_told(toggled: Path) -> None:
@@ -121,7 +122,9 @@ def test_past_the_grace_what_runs_is_told(toggled: Path) -> None:
         url = f"{server.url}/v1/chat/completions"
         found: list[httpx.Response] = []
         waiting = threading.Thread(
-            target=lambda: found.append(httpx.post(url, json=asking(n=100, **LONG), timeout=30))
+            target=lambda: found.append(
+                httpx.post(url, json=asking(n=100, **LONG), timeout=patient(30))
+            )
         )
         with httpx.stream("POST", url, json=asking(stream=True, n=100, **LONG)) as response:
             lines = response.iter_lines()
@@ -133,7 +136,7 @@ def test_past_the_grace_what_runs_is_told(toggled: Path) -> None:
         waiting.join()
         assert json.loads(told[-1].removeprefix("data: "))["error"]["code"] == "shutting_down"
         assert found[0].status_code == 503
-        assert server.process.wait(timeout=20) == 0
+        assert server.process.wait(timeout=patient(20)) == 0
 
 
 def test_a_second_signal_does_not_wait(toggled: Path) -> None:
@@ -147,7 +150,7 @@ def test_a_second_signal_does_not_wait(toggled: Path) -> None:
             server.process.send_signal(signal.SIGINT)
             told = [line for line in lines if line]
         assert json.loads(told[-1].removeprefix("data: "))["error"]["code"] == "shutting_down"
-        assert server.process.wait(timeout=20) == 0
+        assert server.process.wait(timeout=patient(20)) == 0
 
 
 def test_an_engine_that_dies_is_told_of_and_started_again(toggled: Path, capfd) -> None:
@@ -176,7 +179,7 @@ def test_an_engine_that_dies_is_told_of_and_started_again(toggled: Path, capfd) 
             assert engine_of(server) != engine
             assert metric(server, 'fretsaw_resident_bytes{process="engine"}') > 0
         os.kill(engine_of(server), signal.SIGKILL)
-        assert server.process.wait(timeout=60) == 1
+        assert server.process.wait(timeout=patient(60)) == 1
     log = capfd.readouterr().err
     assert "serve: the engine is lost (EngineLost(\"the engine's process has ended with" in log
     assert f"was started again {MAX_RESTARTS} times; the reason stands above" in log
@@ -185,11 +188,11 @@ def test_an_engine_that_dies_is_told_of_and_started_again(toggled: Path, capfd) 
 def test_a_signal_ends_a_server_whose_engine_starts_again(toggled: Path) -> None:
     with remote(toggled) as server:
         os.kill(engine_of(server), signal.SIGKILL)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + patient(20)
         while httpx.get(f"{server.url}/health").status_code == 200:  # also where nobody asks of it
             assert time.monotonic() < deadline, "nobody has noticed"
         server.process.terminate()
-        assert server.process.wait(timeout=60) == 0
+        assert server.process.wait(timeout=patient(60)) == 0
 
 
 def engine_of(server: Remote) -> int:
@@ -204,7 +207,7 @@ def test_an_engine_ends_with_its_server(toggled: Path) -> None:
         engine = engine_of(server)
         server.process.kill()
         server.process.wait()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + patient(20)
         while Path(f"/proc/{engine}").exists() and "Z" not in state_of(engine):
             assert time.monotonic() < deadline, "the engine lives on alone"
             time.sleep(0.05)

@@ -71,6 +71,34 @@ def test_bf16_rounding_takes_a_neighbour_and_is_right_on_average() -> None:
     assert torch.equal(round_to_bf16(exact, generator()).float(), exact)
 
 
+def test_every_pattern_of_the_upper_half_is_rounded_to_its_kind() -> None:
+    """All 65,536 upper halves, with the lower halves at which carries are made or not."""
+    upper = torch.arange(1 << 16, dtype=torch.int64) << 16
+    for lower in (0, 1, 0x7FFF, 0x8000, 0xFFFF):
+        bits = upper | lower
+        x = torch.where(bits >= 1 << 31, bits - (1 << 32), bits).int().view(torch.float32)
+        rounded = round_to_bf16(x, generator(lower)).float()
+        assert torch.equal(rounded.isnan(), x.isnan())
+        assert torch.equal(rounded.isinf(), x.isinf())
+        finite = x.isfinite()
+        assert torch.equal(rounded[finite].signbit(), x[finite].signbit())
+        assert torch.equal(rounded[x.isinf()], x[x.isinf()])
+        if lower == 0:
+            assert torch.equal(rounded[finite], x[finite])
+
+
+def test_a_moment_that_is_not_a_number_stays_none_in_8_bits() -> None:
+    for store, load in ((store_first, load_first), (store_second, load_second)):
+        for value in (float("nan"), float("inf")):
+            x = torch.ones(2, 300)
+            x[0, 140] = value
+            back = load(*store(x, generator()))
+            assert not back[0, 140].isfinite()
+            assert back[1].isfinite().all()
+        zeros = torch.zeros(2, 300)
+        assert torch.equal(load(*store(zeros, generator())), zeros)
+
+
 @pytest.mark.parametrize(
     ("store", "load", "power", "levels"),
     [(store_first, load_first, 2, 127), (store_second, load_second, 4, 255)],

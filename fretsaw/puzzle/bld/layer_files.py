@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from fretsaw.checkpoint.shards import save_tensors
 from fretsaw.puzzle.bld.nested import slices
 from fretsaw.puzzle.library.slices import Trained
 from fretsaw.stage.artifact import hash_path, read_output, replace_file, verified, write_json
@@ -53,7 +53,7 @@ def write_trained(path: Path, weights: LayerWeights, dtype: torch.dtype) -> None
     # One key: the order of several would differ from one run to the next.
     sharing = {"nested": weights.nested, "kv_heads": weights.kv_heads}
     with replace_file(path) as beside:
-        save_file(tensors, beside, metadata={SHARED: json.dumps(sharing)})
+        save_tensors(tensors, beside, {SHARED: json.dumps(sharing)})
 
 
 def read_trained(folder: Path, layer: int) -> Trained:

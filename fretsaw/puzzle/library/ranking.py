@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fretsaw.checkpoint import folder as checkpoint
+from fretsaw.checkpoint.shards import save_tensors
 from fretsaw.data import loader
 from fretsaw.model.attention import GroupedQueryAttention
 from fretsaw.model.decoder import Block
@@ -62,7 +63,7 @@ def rank(settings: RankSettings, inputs: Mapping[str, Path], run: StageRun) -> d
             tensors[f"layers.{i}.order"] = order
         frontier.walk()
         run.step(i + 1)
-    save_file({name: t.contiguous().cpu() for name, t in tensors.items()}, run.folder / RANKING)
+    save_tensors({name: t.contiguous().cpu() for name, t in tensors.items()}, run.folder / RANKING)
     return {"tokens": token_ids.numel()}
 
 

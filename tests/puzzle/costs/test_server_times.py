@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import patient
 from scripted import Reply, scripted
 
 from fretsaw.checkpoint import folder as checkpoint
@@ -61,7 +62,12 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def timed(parent: Path, tmp_path: Path) -> Callable[..., ServerTimes]:
     def make(url: str = "http://127.0.0.1:{port}", command: str = "", **more: Any) -> ServerTimes:
-        options: dict[str, Any] = {"config": CONFIG, "models": MODELS, "deadline_s": 20.0, **more}
+        options: dict[str, Any] = {
+            "config": CONFIG,
+            "models": MODELS,
+            "deadline_s": patient(20),
+            **more,
+        }
         options.setdefault("check", lambda: None)
         return ServerTimes(
             folder=tmp_path / "models",
