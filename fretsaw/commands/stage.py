@@ -103,7 +103,9 @@ def _inputs_in(options: Any, kind: StageKind) -> dict[str, Path]:
 def _task_files(settings: Any) -> tuple[Any, dict[str, Path]]:
     """Take the user's own file out of --task: a file is an input, so that its content counts."""
     names = settings.task.split(" + ")
-    files = [name.strip() for name in names if name.strip().endswith((".jsonl", ".parquet"))]
+    files = [
+        name.strip() for name in names if name.strip().endswith((".jsonl", ".json", ".parquet"))
+    ]
     if len(files) > 1:
         raise ValueError(f"--task {settings.task}: {len(files)} files; give one, or join them")
     task = " + ".join(name for name in names if name.strip() not in files)

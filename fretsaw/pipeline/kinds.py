@@ -328,6 +328,7 @@ STAGES: dict[str, StageKind] = {
         optional=frozenset({"data"}),
         is_distributed=True,
         plan="fretsaw.plan.stages.sft:SFT",
+        preview="fretsaw.sft.preview:preview",
         page="sft.md",
         makes="checkpoint",
         like="model",

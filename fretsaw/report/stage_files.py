@@ -18,4 +18,4 @@ def read_json_if_there(path: Path, shape: Any = (dict, list)) -> Any:
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Return the rows that a stage logged, in order; none where it logged nothing."""
-    return own_file.read_lines(folder / "metrics.jsonl", {"step": int})
+    return own_file.read_jsonl(folder / "metrics.jsonl", {"step": int})

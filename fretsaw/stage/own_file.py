@@ -49,7 +49,7 @@ def parse(content: bytes | str, where: str, shape: Any = dict, *, remedy: str = 
     return value
 
 
-def read_lines(path: Path, shape: Any = dict) -> list[Any]:
+def read_jsonl(path: Path, shape: Any = dict) -> list[Any]:
     """Return the rows of a JSONL file that can be read, in order; none where there is no file.
 
     A row that a kill cut short, or a disk damaged, is left out: whoever wrote it writes it again.

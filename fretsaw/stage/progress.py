@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fretsaw.stage.artifact import write_json, write_text
-from fretsaw.stage.own_file import read_lines
+from fretsaw.stage.own_file import read_jsonl
 from fretsaw.stage.peers import Peers
 
 STATUS_EVERY_S = 1.0
@@ -140,7 +140,7 @@ class Progress:
         path = self.folder / "metrics.jsonl"
         if not path.is_file():
             return
-        rows = read_lines(path, {"step": int})
+        rows = read_jsonl(path, {"step": int})
         write_text(path, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
 
     def close(self) -> None:

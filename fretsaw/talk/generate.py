@@ -21,7 +21,7 @@ from fretsaw.engine.sampling import Sampling
 from fretsaw.engine.sequence import Request, RequestFailed
 from fretsaw.rollout.sample import sample_seed
 from fretsaw.stage.artifact import write_json, write_text
-from fretsaw.stage.own_file import read_json, read_lines
+from fretsaw.stage.own_file import read_json, read_jsonl
 from fretsaw.stage.progress import Progress
 from fretsaw.talk.loaded import LoadedModel
 
@@ -220,6 +220,6 @@ def _go_on(out: Path, settings: dict[str, Any]) -> set[tuple[str, int]]:
             f"{out}: was begun with other {', '.join(changed)}; give another --out, or delete it "
             "to begin again"
         )
-    rows = read_lines(out, {"id": object, "sample": int})  # what cannot be read is sampled again
+    rows = read_jsonl(out, {"id": object, "sample": int})  # what cannot be read is sampled again
     write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return {(row["id"], row["sample"]) for row in rows}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fretsaw.stage.own_file import Damaged, mismatch, read_json, read_lines
+from fretsaw.stage.own_file import Damaged, mismatch, read_json, read_jsonl
 
 SHAPE = {"name": str, "rows": [{"step": int}], "seconds": (int, float)}
 GOOD = {"name": "a", "rows": [{"step": 1}], "seconds": 2}
@@ -66,9 +66,9 @@ def test_a_digest_tells_what_still_reads(tmp_path: Path) -> None:
 
 def test_rows_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    assert read_lines(path) == []
+    assert read_jsonl(path) == []
     path.write_bytes(b'{"step": 1}\n[]\n\xff\n{"step": null}\n{"step": 2}\n{"ste')
-    assert read_lines(path, {"step": int}) == [{"step": 1}, {"step": 2}]
+    assert read_jsonl(path, {"step": int}) == [{"step": 1}, {"step": 2}]
 
 
 @given(ANY_JSON)

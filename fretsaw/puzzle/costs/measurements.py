@@ -10,7 +10,7 @@ from typing import Any
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.scenario.scenario import Scenario
 from fretsaw.stage.artifact import canonical_json, read_output
-from fretsaw.stage.own_file import read_lines
+from fretsaw.stage.own_file import read_jsonl
 
 Times = Mapping[str, float]  # milliseconds by phase
 
@@ -21,7 +21,7 @@ class Measurements:
     def __init__(self, path: Path):
         self.path = path
         self.values: dict[str, Times] = {}
-        for row in read_lines(path, list):
+        for row in read_jsonl(path, list):
             if len(row) == 2 and isinstance(row[0], str) and isinstance(row[1], dict):
                 self.values[row[0]] = row[1]
 

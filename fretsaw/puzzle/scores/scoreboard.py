@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from fretsaw.stage.own_file import mismatch, read_lines
+from fretsaw.stage.own_file import mismatch, read_jsonl
 
 Names = tuple[str, ...]  # what is put in the place of something (and of the next)
 Rows = Float[np.ndarray, " rows"]
@@ -24,7 +24,7 @@ class Scoreboard:
         self.rows: dict[tuple[int, Names], dict[str, Rows]] = {}
         self.repairs: dict[tuple[int, Names], dict[str, float | None] | None] = {}
         self._done: set[tuple[int, int]] = set()
-        for row in read_lines(path, list):  # one that cannot be read is scored again
+        for row in read_jsonl(path, list):  # one that cannot be read is scored again
             if len(row) == 3 and not mismatch(row, [(int, list)]):
                 self._take(*row)
 
