@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fretsaw.pipeline.walk import RUN_FILE, RUN_REMEDY, RUN_SHAPE
+from fretsaw.pipeline.walk import RUN_FILE, RUN_REMEDY
 from fretsaw.stage import artifact, own_file
 from fretsaw.stage.progress import format_seconds
 
@@ -26,7 +26,7 @@ def render_status(out: Path) -> str:
     """Return a line for every stage: done, running with its ETA, failed with why, or waiting."""
     path = out / RUN_FILE
     if path.is_file():
-        names = own_file.read_json(path, RUN_SHAPE, remedy=RUN_REMEDY)["stages"]
+        names = own_file.read_json(path, {"stages": [str]}, remedy=RUN_REMEDY)["stages"]
         stages = {name: out / name for name in names}
     elif (out / artifact.MANIFEST).is_file() or artifact.partial_folder(out).is_dir():
         stages = {out.name: out}

@@ -42,7 +42,7 @@ def parse(content: bytes | str, where: str, shape: Any = dict, *, remedy: str = 
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
-        what = "empty" if not content.strip() else f"damaged, no JSON ({_short(error)})"
+        what = "empty" if not content.strip() else f"damaged, not JSON ({_short(error)})"
         raise Damaged(f"{where}: {what}; {remedy}") from error
     if fault := mismatch(value, shape):
         raise Damaged(f"{where}: damaged, {fault}; {remedy}")

@@ -20,7 +20,6 @@ from fretsaw.puzzle.search.table import Table
 from fretsaw.puzzle.search.table_json import read_table
 from fretsaw.puzzle.settings import Method
 from fretsaw.stage.artifact import atomic_folder, read_output, write_json
-from fretsaw.stage.own_file import NUMBER
 
 SOLUTIONS = "solutions.json"
 
@@ -195,12 +194,9 @@ def parse_limits(limits: Sequence[str]) -> dict[str, float]:
     return bounds
 
 
-SOLUTION_SHAPE = {"score": NUMBER, "costs": dict, "choices": list}
-
-
 def read_solutions(search: Path) -> list[dict[str, Any]]:
     """Read the solutions of a finished search, best first, as they are written."""
-    return read_output(search, SOLUTIONS, [SOLUTION_SHAPE])
+    return read_output(search, SOLUTIONS, [{"choices": list}])
 
 
 def write_solutions(path: Path, solutions: Sequence[Solution]) -> None:

@@ -20,7 +20,7 @@ from fretsaw.puzzle.library.alternatives import calibrate, make_change
 from fretsaw.puzzle.library.ranking import read_orders
 from fretsaw.puzzle.library.slices import sort_parent
 from fretsaw.puzzle.scores.replacements import all_jobs, rounds
-from fretsaw.puzzle.scores.score import score
+from fretsaw.puzzle.scores.score import OWN_KL, score
 from fretsaw.puzzle.scores.stability import unsettled
 from fretsaw.puzzle.settings import BldSettings, ScoreSettings, SpaceSettings
 from fretsaw.stage.execute import StageRun
@@ -53,8 +53,8 @@ def test_scores_of_a_small_parent(inputs: dict[str, Path], tmp_path: Path) -> No
     count = sum(len(x["attention"]) + len(x["ffn"]) for x in layers)
     assert metrics["alternatives"] == count + 4, "and a joint pair a layer"
     for layer in layers:
-        assert layer["attention"]["gqa4"]["score"] == 0.0  # the parent's own: exactly
-        assert layer["ffn"]["ffn64"]["score"] == layer["ffn"]["ffn64"]["lm_loss"] == 0.0
+        own = (layer["attention"]["gqa4"], layer["ffn"]["ffn64"])  # 0 but for a BLAS's rounding
+        assert all(abs(x[name]) <= OWN_KL for x in own for name in ("score", "lm_loss"))
         assert layer["ffn"]["ffn_none"]["score"] > layer["ffn"]["ffn16"]["score"] > 0
         assert layer["attention"]["attn_none"]["score"] > 0
         assert 0 < layer["attention"]["attn_none"]["top1"] < 1
