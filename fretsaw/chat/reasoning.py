@@ -44,7 +44,8 @@ def without_reasoning(text: str) -> str:
 def format_fault(text: str, mode: Mode) -> str | None:
     """Say what is wrong with an answer's tags, None if nothing is.
 
-    On: it starts with the opening tag, has exactly one pair, and an answer after it. Off: no tags.
+    On: it starts with the opening tag, has exactly one pair with reasoning in it, and an answer
+    after it. Off: no tags.
     """
     num_open, num_closed = text.count(OPEN_TAG), text.count(CLOSE_TAG)
     if mode == "off":
@@ -53,7 +54,10 @@ def format_fault(text: str, mode: Mode) -> str | None:
         return f"does not start with {OPEN_TAG}"
     if (num_open, num_closed) != (1, 1):
         return f"{num_open} opening and {num_closed} closing tags"
-    return None if split_reasoning(text)[1] else "no answer after the reasoning"
+    reasoning, answer = split_reasoning(text)
+    if not reasoning:
+        return "no reasoning between the tags"
+    return None if answer else "no answer after the reasoning"
 
 
 Piece = tuple[Literal["reasoning", "content"], str]
@@ -65,6 +69,7 @@ class ReasoningSplitter:
 
     The reasoning's pieces joined, and the content's, are what `split_reasoning` gives for the whole
     text: what may be the start of a tag is held back, and so is whitespace that may be the end.
+    A text that is cut within its opening tag is neither: reasoning would have followed.
     """
 
     _state: Literal["undecided", "reasoning", "content"] = "undecided"
@@ -94,8 +99,10 @@ class ReasoningSplitter:
         self._state, self._held, self._begun = "content", answer, False
         return pieces + self._give(answer)
 
-    def flush(self) -> list[Piece]:
-        """Return what is left at the end."""
+    def flush(self, *, is_cut: bool = False) -> list[Piece]:
+        """Return what is left at the end; `is_cut` says that the text would have gone on."""
+        if self._state == "undecided" and is_cut:
+            return []
         self._state = "content" if self._state == "undecided" else self._state
         return self._give(self._held)
 

@@ -21,7 +21,7 @@ from fretsaw.chat.reasoning import (
     with_reasoning,
     without_reasoning,
 )
-from fretsaw.chat.toggle import TOGGLE, Toggle, mode_in, without_flags
+from fretsaw.chat.toggle import TOGGLE, Toggle, mode_in, without_flags, without_lines
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.chat.tools import (
     RESULTS,
@@ -47,7 +47,7 @@ def system_text(
 ) -> str | None:
     """Return what the system turn says, None where there is none; `own` is the user's text.
 
-    Where the user's own text names a mode, the text wins.
+    Where the user's own text names a mode, the text wins; the line comes first, spelt as trained.
     """
     own = own.strip()
     listed = ", ".join(to_json(tool.get("function", tool)) for tool in tools)
@@ -58,7 +58,9 @@ def system_text(
         # The published template ends a system text with a blank line, and always has the turn.
         before = f"{without_flags(own)}\n\n" if own or mode == "off" else ""
         return before + (listed if tools else "")
-    parts = [f"{TOGGLE} {mode}"] if toggle == "v1" and mode_in(own) is None else []
+    parts = []
+    if toggle == "v1":
+        parts, own = [f"{TOGGLE} {mode_in(own) or mode}"], without_lines(own)
     parts += [own] if own else []
     parts += [listed] if tools else []
     return "\n\n".join(parts) or None
@@ -74,14 +76,14 @@ def prompt_ids(
 ) -> tuple[int, ...]:
     """Return the ids for the model to go on from: the conversation and the next answer's header.
 
-    Raises ValueError where there is nothing to answer, where roles are unknown or out of order, and
-    for a tokenizer without the format's tokens.
+    Raises ValueError where there is nothing to answer, where roles are unknown, and for a tokenizer
+    without the format's tokens.
     """
     check_roles(messages)
-    if messages[-1].role not in ("user", "tool"):
+    if messages[-1].role == "assistant":
         raise ValueError(
-            f"messages: the last is the {messages[-1].role}'s, so there is nothing to answer; end "
-            "with the user's turn or a tool's result"
+            "messages: the last is the assistant's, so there is nothing to answer; end with the "
+            "user's turn or a tool's result"
         )
     answered = [*messages, Message("assistant")]
     spans = render(tokenizer, answered, mode, toggle=toggle, tools=tools)
@@ -100,14 +102,15 @@ def render(
     """Return a conversation as spans; targets are the answers to learn, their end of turn included.
 
     `tools` are the functions that may be called, as OpenAI's API describes them. A mode named by
-    the system text wins. Only a last answer keeps its reasoning: earlier ones stand as they do in a
-    history. So with reasoning on the last answer alone is a target (the others would teach not to
-    reason); with reasoning off every answer is, but for v1.5, whose history lacks the empty traces.
-    Never a target are the messages numbered by `unlearnt`, and an earlier answer that is empty or
+    the system text wins, where that turn comes first; a later one is written as it stands. Only a
+    last answer keeps its reasoning: earlier ones stand as they do in a history. So with reasoning
+    on the last answer alone is a target (the others would teach not to reason); with reasoning off
+    every answer is, but for v1.5, whose history lacks the empty traces. Never a target are the messages numbered by `unlearnt`, and an earlier answer that is empty or
     was cut in its trace.
     """
     check_roles(messages)
     own = messages[0].content if messages[0].role == "system" else ""
+    turns = messages[1:] if messages[0].role == "system" else messages
     mode = mode_in(own, toggle) or mode
     is_history_learnt = mode == "off" and toggle != "v1.5"
     answers = (number for number, message in enumerate(messages) if message.role == "assistant")
@@ -115,7 +118,7 @@ def render(
     system = system_text(own, mode, toggle=toggle, tools=tools)
     if system is not None:
         spans.append(_turn(tokenizer, "system", system))
-    turns = _with_results([message for message in messages if message.role != "system"], toggle)
+    turns = _with_results(turns, toggle)
     for number, message in enumerate(turns, 1):
         if message.role != "assistant":
             spans.append(_turn(tokenizer, message.role, message.content.strip()))

@@ -1,6 +1,8 @@
 """The toggle between reasoning on and off: how a checkpoint is told the mode.
 
-- v1 (Llama-Nemotron v1): the system turn begins with "detailed thinking on" or "... off";
+- v1 (Llama-Nemotron v1): the system turn begins with the line "detailed thinking on" or "... off";
+  a line of the system text that says just this, in any letter case, is the switch, and any other
+  text is the user's own;
 - v1.5: "/no_think" or "/think" in the system text, which takes them out; off, the answer's header
   is followed by an empty trace;
 - none: not at all, and no system turn but the user's own.
@@ -20,7 +22,6 @@ TOGGLES: tuple[Toggle, ...] = ("v1", "v1.5", "none")
 TOGGLE = "detailed thinking"  # v1, followed by " on" or " off"
 THINK, NO_THINK = "/think", "/no_think"  # v1.5
 SHIELDED_TAG = "</ think>"  # the closing tag in a system text, which holds a /think
-LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789_"  # none of these may follow v1's on or off
 
 
 def mode_in(text: str, toggle: Toggle = "v1") -> Mode | None:
@@ -29,16 +30,23 @@ def mode_in(text: str, toggle: Toggle = "v1") -> Mode | None:
     Where a text says both, v1 takes the last and v1.5 /no_think.
     """
     if toggle == "v1":
-        mode: Mode | None = None
-        for part in text.lower().split(f"{TOGGLE} ")[1:]:
-            for said in MODES:
-                if part.startswith(said) and f"{part} "[len(said)] not in LETTERS:
-                    mode = said
-        return mode
+        said = [mode for line in text.split("\n") if (mode := _switched(line)) is not None]
+        return said[-1] if said else None
     if toggle == "v1.5":
         text = text.replace(CLOSE_TAG, SHIELDED_TAG)
         return "off" if NO_THINK in text else "on" if THINK in text else None
     return None
+
+
+def _switched(line: str) -> Mode | None:
+    """Return the mode that a line switches to, None where it is the user's own."""
+    said = line.strip().lower()
+    return next((mode for mode in MODES if said == f"{TOGGLE} {mode}"), None)
+
+
+def without_lines(text: str) -> str:
+    """Return a system text without v1's lines."""
+    return "\n".join(line for line in text.split("\n") if _switched(line) is None).strip()
 
 
 def without_flags(text: str) -> str:

@@ -6,6 +6,7 @@ happens to spell a special token stays text, so what a user types never becomes 
 
 import functools
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -179,8 +180,16 @@ class Tokenizer:
         return [one.ids for one in encoded]
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """Return the text of the ids."""
-        return self._inner.decode(ids, skip_special_tokens=skip_special)
+        """Return the text of the ids; a broken UTF-8 character is one replacement mark."""
+        text = self._inner.decode(ids, skip_special_tokens=skip_special)
+        if _REPLACEMENT not in text or self._is_byte_level:
+            return text
+        # SentencePiece's decoder gives a mark for every byte, whole characters beside it included.
+        names = [name for id in ids if (name := self.token(id)) is not None]
+        if skip_special:
+            names = [name for name in names if name not in self._special_ids]
+        decoder = self._inner.decoder
+        return text if decoder is None else decoder.decode(_with_marks(names))
 
     def token_id(self, token: str) -> int | None:
         """Return the id of a token by its name, such as `<s>`; None if there is none."""
@@ -253,6 +262,22 @@ class StreamDecoder:
             self._ids = self._ids[self._num_emitted :]
             self._num_emitted = len(self._ids)
         return piece
+
+
+def _with_marks(names: Sequence[str]) -> list[str]:
+    """Return tokens with one mark in place of the bytes that are no whole character."""
+    marked: list[str] = []
+    for is_byte, run in itertools.groupby(names, lambda name: bool(_BYTE_NAME.fullmatch(name))):
+        if not is_byte:
+            marked += run
+            continue
+        text = bytes(int(name[3:5], 16) for name in run).decode(errors="replace")
+        for character in text:
+            is_whole = character != _REPLACEMENT
+            marked += (
+                [f"<0x{byte:02X}>" for byte in character.encode()] if is_whole else [character]
+            )
+    return marked
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:

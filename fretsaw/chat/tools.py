@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fretsaw.chat.reasoning import CLOSE_TAG, OPEN_TAG
+from fretsaw.stage.json_text import DECODER
+
 TOOLS, CALLS, RESULTS = (
     (f"<{name}>[", f"]</{name}>") for name in ("AVAILABLE_TOOLS", "TOOLCALL", "TOOL_RESPONSE")
 )
@@ -44,9 +47,13 @@ def calls_text(calls: Sequence[ToolCall]) -> str:
 
 
 def parse_tool_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:
-    """Return (the text without the calls, the calls); what cannot be read as calls stays text."""
+    """Return (the text without the calls, the calls); what cannot be read as calls stays text.
+
+    Calls are made in the answer: what reasoning drafts, where the text begins with it, is none.
+    """
     opening = CALLS[0].removesuffix("[")
-    kept, calls, at = "", [], 0
+    at = answer_start(text)
+    kept, calls = text[:at], []
     while (start := text.find(opening, at)) >= 0:
         found = _read_calls(text, start + len(opening))
         end = start + len(opening) if found is None else found[1]
@@ -56,13 +63,31 @@ def parse_tool_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:
     return (kept + text[at:]).strip(), tuple(calls)
 
 
+def before_calls(text: str) -> str:
+    """Return the beginning of a text that will go on, in which no calls can begin any more."""
+    opening = CALLS[0].removesuffix("[")
+    at = text.find(opening, answer_start(text))
+    if at < 0:
+        begun = (n for n in range(len(opening) - 1, 0, -1) if text.endswith(opening[:n]))
+        at = len(text) - next(begun, 0)
+    return text[:at].strip()
+
+
+def answer_start(text: str) -> int:
+    """Return where the answer begins: after the reasoning where the text begins with it."""
+    if not text.lstrip().startswith(OPEN_TAG):
+        return 0
+    at = text.find(CLOSE_TAG)
+    return len(text) if at < 0 else at + len(CLOSE_TAG)
+
+
 def _read_calls(text: str, at: int) -> tuple[list[ToolCall], int] | None:
     """Return the calls that begin there and where their closing tag ends."""
     closing = CALLS[1].removeprefix("]")
     at += len(text[at:]) - len(text[at:].lstrip())
     try:
-        listed, end = json.JSONDecoder().raw_decode(text, at)
-    except (json.JSONDecodeError, RecursionError):  # what a model wrote, so nobody's error
+        listed, end = DECODER.raw_decode(text, at)
+    except (ValueError, RecursionError):  # what a model wrote, so nobody's error
         return None
     end += len(text[end:]) - len(text[end:].lstrip())
     calls = [_read_call(call) for call in listed] if isinstance(listed, list) else []
@@ -74,16 +99,34 @@ def _read_calls(text: str, at: int) -> tuple[list[ToolCall], int] | None:
 
 def _read_call(call: Any) -> ToolCall | None:
     match call:
-        case {"name": str(name), "arguments": Mapping() as arguments}:
-            return ToolCall(name, arguments)
-        case {"name": str(name), "arguments": str(text)}:  # written once more, as some models do
-            try:
-                arguments = json.loads(text)
-            except json.JSONDecodeError:
-                return None
-            return ToolCall(name, arguments) if isinstance(arguments, Mapping) else None
+        case {"name": str(name), "arguments": given}:
+            pass
+        case {"name": str(name), **rest} if not rest:  # else they stand under a foreign name
+            given = None
         case _:
             return None
+    try:
+        read = ToolCall(name, read_arguments(given))
+        calls_text([read]).encode()  # half of a surrogate pair is no text
+    except (ValueError, RecursionError):
+        return None
+    return read
+
+
+def read_arguments(given: Any) -> Mapping[str, Any]:
+    """Return a call's arguments, given as an object, as its JSON, or not at all (null, blank).
+
+    Raises ValueError for anything else, NaN and numbers beyond a double among it.
+    """
+    if given is None or (isinstance(given, str) and not given.strip()):
+        return {}
+    try:
+        arguments = DECODER.decode(given) if isinstance(given, str) else given
+    except RecursionError as error:
+        raise ValueError("nested too deeply; flatten it") from error
+    if not isinstance(arguments, Mapping):
+        raise ValueError("give a JSON object, or one as a string")
+    return arguments
 
 
 def to_json(value: Any) -> str:

@@ -21,6 +21,8 @@ class ServeOptions:
     """0 takes a free port, which is printed."""
     api_key: Repeated = dataclasses.field(default_factory=list)
     """A key that requests must carry; may be given again. Also read from FRETSAW_API_KEY."""
+    allow_origin: Repeated = dataclasses.field(default_factory=list)
+    """An origin whose pages may call from a browser, or * for any; may be given again."""
     name: str | None = None
     """What requests call the model; by default the folder's name."""
     device: str = "auto"
@@ -60,5 +62,5 @@ def serve(argv: list[str]) -> None:
 
     keys = [*options.api_key, *filter(None, [os.environ.get("FRETSAW_API_KEY")])]
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    del given["checkpoint"], given["api_key"]
-    run_server(options.checkpoint, api_keys=keys, **given)
+    del given["checkpoint"], given["api_key"], given["allow_origin"]
+    run_server(options.checkpoint, api_keys=keys, allow_origins=options.allow_origin, **given)

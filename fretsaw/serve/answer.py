@@ -63,7 +63,10 @@ class Answer:
         pieces = splitter.feed(text) if text else []
         if was_reasoning or splitter.is_reasoning:
             self.num_reasoning_tokens = self.num_tokens
-        return pieces + splitter.flush() if self.finish_reason else pieces
+        if self.finish_reason is None:
+            return pieces
+        is_cut = self.finish_reason != "stop" or self._stream.stopped_by is not None
+        return pieces + splitter.flush(is_cut=is_cut)
 
 
 class ThinkingBudget:

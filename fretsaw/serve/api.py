@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Route
@@ -22,8 +23,13 @@ from fretsaw.serve.service import Service
 OPEN_PATHS = ("/health", "/")  # the page itself asks for the key it then sends
 
 
-def create_app(service: Service, *, api_keys: Sequence[str] = ()) -> FastAPI:
-    """Return the application; the service's worker runs as long as it."""
+def create_app(
+    service: Service, *, api_keys: Sequence[str] = (), allow_origins: Sequence[str] = ()
+) -> FastAPI:
+    """Return the application; the service's worker runs as long as it.
+
+    Pages of the allowed origins (`*`: any) may call it from a browser.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -40,9 +46,18 @@ def create_app(service: Service, *, api_keys: Sequence[str] = ()) -> FastAPI:
     app.add_exception_handler(Exception, _tell_of_fault)
     if api_keys:
         app.add_middleware(KeyCheck, keys=api_keys)
+    if allow_origins:  # before the keys, which a browser's first question does not carry
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=allow_origins,
+            allow_methods=("GET", "HEAD", "POST"),
+            allow_headers=("*",),
+            expose_headers=("Retry-After",),
+        )
     add_routes(app, service)
     paths = frozenset(route.path for route in app.routes if isinstance(route, Route))
     app.add_middleware(RequestCount, metrics=service.metrics, paths=paths)
+    app.add_middleware(Spellings)
     return app
 
 
@@ -83,6 +98,30 @@ async def _tell_of_fault(request: Request, error: Exception) -> Response:
 
 
 # --- before the paths -----------------------------------------------------------------------------
+
+
+class Spellings:
+    """Reads what clients write differently as one: slashes at a path's end, and HEAD as GET."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on as it is meant; the answer to HEAD has no body."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        is_head = scope["method"] == "HEAD"
+        meant = {
+            **scope,
+            "path": scope["path"].rstrip("/") or "/",
+            "method": "GET" if is_head else scope["method"],
+        }
+
+        async def without_body(message: Message) -> None:
+            is_body = message["type"] == "http.response.body"
+            await send({**message, "body": b""} if is_body else message)
+
+        await self._app(meant, receive, without_body if is_head else send)
 
 
 class KeyCheck:

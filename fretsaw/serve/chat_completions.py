@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from fretsaw.chat.render import prompt_ids, render
 from fretsaw.chat.tokenizer import Tokenizer
-from fretsaw.chat.tools import CALLS, ToolCall, parse_tool_calls, to_json
+from fretsaw.chat.tools import ToolCall, before_calls, parse_tool_calls, to_json
 from fretsaw.engine.sequence import Event
 from fretsaw.serve.answer import Answer, Pieces, Reading, ThinkingBudget
 from fretsaw.serve.choices import respond
@@ -176,23 +176,13 @@ class ChatChoice:
     def _content_before_calls(self) -> list[dict[str, Any]]:
         content, is_whole = "".join(self.parts["content"]), self.answer.finish_reason is not None
         message: dict[str, Any] = (
-            self.message()[0] if is_whole else {"content": _before_calls(content)}
+            self.message()[0] if is_whole else {"content": before_calls(content)}
         )
         text = (message["content"] or "")[self.num_sent :]
         self.num_sent += len(text)
         found: list[dict[str, Any]] = [{"content": text}] if text else []
         calls: list[dict[str, Any]] = message.get("tool_calls", [])
         return found + [{"tool_calls": [{"index": i, **call}]} for i, call in enumerate(calls)]
-
-
-def _before_calls(content: str) -> str:
-    """Return the beginning of a content in which no calls can begin any more."""
-    opening = CALLS[0].removesuffix("[")
-    at = content.find(opening)
-    if at < 0:
-        begun = (n for n in range(len(opening) - 1, 0, -1) if content.endswith(opening[:n]))
-        at = len(content) - next(begun, 0)
-    return content[:at].rstrip()
 
 
 def _reasoning(text: str | None) -> dict[str, Any]:

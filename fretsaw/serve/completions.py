@@ -69,14 +69,20 @@ def _begun(
 ) -> "TextChoice":
     """Return a continuation before its first token."""
     prompt, ids = body.prompt[index // body.n], request.token_ids
+    tokenizer, skip_special, is_text = (
+        model.tokenizer,
+        reading.skip_special,
+        isinstance(prompt, str),
+    )
     echoed = ""
     if body.echo:
-        is_text = isinstance(prompt, str)
-        echoed = prompt if is_text else model.tokenizer.decode(ids, body.skip_special_tokens)
-    answer = Answer(model.tokenizer, reading, after=ids)
+        echoed = prompt if is_text else tokenizer.decode(ids, skip_special)
+    answer = Answer(tokenizer, reading, after=ids)
     logprobs = None
     if body.logprobs is not None:
-        logprobs = CompletionLogprobs(model.tokenizer, skip_special=body.skip_special_tokens)
+        logprobs = CompletionLogprobs(
+            tokenizer, after=ids, echoed=echoed, echoes_text=is_text, skip_special=skip_special
+        )
     return TextChoice(index, answer, ids, echoed, logprobs, tells_ids=body.return_token_ids)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from fretsaw.chat.tokenizer import Tokenizer
+from fretsaw.chat.tokenizer import StreamDecoder, Tokenizer
 from fretsaw.engine.sequence import Event, TokenLogprob
 from fretsaw.serve.answer import is_forced
 from fretsaw.serve.engine_thread import FORCED_LOGPROB
@@ -28,11 +28,25 @@ def finite(logprob: float) -> float:
 
 
 class CompletionLogprobs:
-    """The four parallel lists of a completion, token by token."""
+    """The four parallel lists of a completion, token by token.
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True):
+    `echoed` is the prompt as the response's text begins with it, `echoes_text` whether that is what
+    the client wrote rather than what the ids `after` read as.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        after: Sequence[int] = (),
+        echoed: str = "",
+        echoes_text: bool = False,
+        skip_special: bool = True,
+    ):
         self._tokenizer, self._skip_special = tokenizer, skip_special
-        self._offset = 0  # in the text of the response, where the next token begins
+        self._echoed, self._echoes_text = echoed, echoes_text
+        self._decoded = StreamDecoder(tokenizer, after=after, skip_special=skip_special)
+        self._offset = len(echoed)  # in the text of the response, where the next token begins
         self._lists: dict[str, list[Any]] = self._empty()
 
     @staticmethod
@@ -41,27 +55,45 @@ class CompletionLogprobs:
 
     def take_prompt(self, ids: Sequence[int], logprobs: Sequence[TokenLogprob]) -> None:
         """Add the prompt's tokens; the first has no log-probability, as nothing precedes it."""
-        self._add(ids[0], None, ())
-        for token in logprobs:
-            self._add(token.token_id, token.logprob, token.top)
+        first, *others = self._prompt_offsets(ids)
+        self._add(ids[0], None, (), first)
+        for token, offset in zip(logprobs, others, strict=True):
+            self._add(token.token_id, token.logprob, token.top, offset)
+
+    def _prompt_offsets(self, ids: Sequence[int]) -> list[int]:
+        """Return where the prompt's tokens begin in the text that echoes it."""
+        echoed, offsets, at = self._echoed, [], 0
+        decoded = StreamDecoder(self._tokenizer, skip_special=self._skip_special)
+        for id in ids:
+            offsets.append(min(at, len(echoed)))
+            if self._echoes_text and self._tokenizer.is_special(id):
+                # What lies between special tokens was encoded alone; a bos may be in no text.
+                at += len(decoded.flush())
+                name = self._tokenizer.token(id) or ""
+                at += len(name) if echoed.startswith(name, at) else 0
+                decoded = StreamDecoder(self._tokenizer, skip_special=self._skip_special)
+            else:
+                at += len(decoded.feed([id]))
+        return offsets
 
     def take(self, event: Event) -> None:
         """Add a generated token."""
         if event.token_id is not None:
-            self._add(event.token_id, event.logprob, event.top_logprobs)
+            self._add(event.token_id, event.logprob, event.top_logprobs, self._offset)
+            self._offset += len(self._decoded.feed([event.token_id]))
 
     def drain(self) -> dict[str, list[Any]]:
         """Return what was added since the last time."""
         lists, self._lists = self._lists, self._empty()
         return lists
 
-    def _add(self, id: int, logprob: float | None, top: Sequence[tuple[int, float]]) -> None:
+    def _add(
+        self, id: int, logprob: float | None, top: Sequence[tuple[int, float]], offset: int
+    ) -> None:
         lists, raw = self._lists, self._tokenizer.token_bytes(id)
         lists["tokens"].append(_shown(raw))
         lists["token_logprobs"].append(None if logprob is None else finite(logprob))
-        lists["text_offset"].append(self._offset)
-        if not (self._skip_special and self._tokenizer.is_special(id)):
-            self._offset += sum(byte & 0xC0 != 0x80 for byte in raw)  # characters that begin here
+        lists["text_offset"].append(offset)
         if logprob is None:
             lists["top_logprobs"].append(None)
             return

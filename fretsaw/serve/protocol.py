@@ -9,15 +9,36 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from fretsaw.chat.message import Message
 from fretsaw.chat.reasoning import Mode
-from fretsaw.chat.tools import ToolCall
+from fretsaw.chat.tools import ToolCall, read_arguments
 from fretsaw.serve.errors import ApiError, bad_request
 
-MAX_STOP_STRINGS = 4
+MAX_STOP_STRINGS = 16
 MAX_TOP_LOGPROBS = 20
+MAX_COUNT = 2**31 - 1  # of tokens and answers: what every consumer can hold
+MIN_TEMPERATURE = 1e-6  # but for 0: what logits can be divided by
+# Bounds of the protocol's numbers, each within what the engine's settings allow.
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+CountFrom1 = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+TokenId = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+TopLogprobs = Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)]
+TopK = Annotated[int, Field(ge=-1, le=MAX_COUNT)]  # 0 and -1: all
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Temperature = Annotated[float, Field(ge=0, le=2)]
+TopP = Annotated[float, Field(ge=1e-6, le=1)]
+MinP = Annotated[float, Field(ge=0, lt=1)]
+RepetitionPenalty = Annotated[float, Field(ge=0.01, le=10)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]  # of presence and frequency
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 # Fields that other servers know and that leave the answer as it is.
@@ -74,6 +95,20 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
 class _Fields(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, raw: Any) -> Any:
+        """Take null for a field that is not given, wherever it stands."""
+        if not isinstance(raw, dict):
+            return raw
+        return {name: value for name, value in raw.items() if value is not None}
+
+
+class _Told(_Fields):
+    """Fields of a conversation, where clients send back what servers told them and more."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
 
 class StreamOptions(_Fields):
     """What a stream tells besides its text."""
@@ -87,21 +122,28 @@ class GenerationRequest(_Fields):
     """The fields that chat completions and completions share."""
 
     model: str | None = None
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=-1)  # 0 and -1: all
-    min_p: float | None = Field(None, ge=0, lt=1)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
-    presence_penalty: float = Field(0.0, ge=-2, le=2)
-    frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    n: int = Field(1, ge=1)
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
+    min_p: MinP | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    seed: Seed | None = None
+    n: CountFrom1 = 1
     stop: Any = ()
-    stop_token_ids: list[Annotated[int, Field(ge=0)]] = []
+    stop_token_ids: list[TokenId] = []
     ignore_eos: bool = False
     return_token_ids: bool = False  # of what was generated, the stop token included
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
+
+    @field_validator("temperature")
+    @classmethod
+    def _can_divide(cls, temperature: float) -> float:
+        if 0 < temperature < MIN_TEMPERATURE:
+            raise ValueError(f"{temperature:g}; give 0 (greedy) or at least {MIN_TEMPERATURE:g}")
+        return temperature
 
     @field_validator("stop")
     @classmethod
@@ -125,28 +167,25 @@ class Thinking(_Fields):
     """The toggle, as DeepSeek takes it."""
 
     type: Literal["enabled", "disabled", "auto"]
-    budget_tokens: int | None = Field(None, ge=0)
+    budget_tokens: Count | None = None
 
 
-class FunctionCall(_Fields):
-    """The call of one function, its arguments as JSON."""
+class FunctionCall(_Told):
+    """The call of one function, its arguments as JSON; none where they are left out or blank."""
 
     name: str
-    arguments: str
+    arguments: Any = None
 
     @field_validator("arguments")
     @classmethod
-    def _is_object(cls, arguments: str) -> str:
+    def _as_object(cls, arguments: Any) -> Mapping[str, Any]:
         try:
-            is_object = isinstance(json.loads(arguments), dict)
-        except (ValueError, RecursionError):
-            is_object = False
-        if not is_object:
-            raise ValueError("give a JSON object as a string")
-        return arguments
+            return read_arguments(arguments)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"no JSON ({error}); give a JSON object as a string") from error
 
 
-class CallOfTool(_Fields):
+class CallOfTool(_Told):
     """A tool call that an earlier answer made."""
 
     id: str = ""
@@ -156,10 +195,10 @@ class CallOfTool(_Fields):
 
     def typed(self) -> ToolCall:
         """Return it as the renderer takes it."""
-        return ToolCall(self.function.name, json.loads(self.function.arguments), self.id)
+        return ToolCall(self.function.name, self.function.arguments or {}, self.id)
 
 
-class Turn(_Fields):
+class Turn(_Told):
     """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -167,12 +206,7 @@ class Turn(_Fields):
     reasoning: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[CallOfTool] | None = None
-    tool_call_id: str | None = None
-    name: str | None = None  # of a participant; not rendered
-    refusal: None = None
-    audio: None = None
-    function_call: None = None
-    annotations: list[Any] | None = None
+    function_call: None = None  # the older form of a call, which would be lost
 
     @field_validator("content")
     @classmethod
@@ -198,7 +232,7 @@ class Turn(_Fields):
         return Message(role, self.content, reasoning, calls)
 
 
-class Function(_Fields):
+class Function(_Told):
     """A function that the model may call."""
 
     model_config = ConfigDict(strict=True, extra="allow")
@@ -207,7 +241,7 @@ class Function(_Fields):
     parameters: dict[str, Any] = {}
 
 
-class Tool(_Fields):
+class Tool(_Told):
     """A tool that the model may call."""
 
     type: Literal["function"]
@@ -266,15 +300,15 @@ class Conversation(_Fields):
 class ChatRequest(Conversation, GenerationRequest):
     """The body of /v1/chat/completions."""
 
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_tokens: CountFrom1 | None = None
+    max_completion_tokens: CountFrom1 | None = None
     logprobs: bool = False
-    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    top_logprobs: TopLogprobs | None = None
     parallel_tool_calls: bool = True  # has no effect: calls are as the model writes them
     include_reasoning: bool = True
     separate_reasoning: bool = True
-    thinking_token_budget: int | None = Field(None, ge=0)
-    thinking_budget_tokens: int | None = Field(None, ge=0)
+    thinking_token_budget: Count | None = None
+    thinking_budget_tokens: Count | None = None
     stop_scope: Literal["answer", "all"] = "answer"
     add_generation_prompt: Literal[True] = True
     skip_special_tokens: Literal[True] = True
@@ -292,9 +326,9 @@ class CompletionRequest(GenerationRequest):
     """The body of /v1/completions."""
 
     prompt: Any
-    max_tokens: int = Field(16, ge=0)
+    max_tokens: Count = 16
     echo: bool = False
-    logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    logprobs: TopLogprobs | None = None
     add_special_tokens: bool = True
     parse_special: bool = True
     skip_special_tokens: bool = True
@@ -340,7 +374,7 @@ class DetokenizeRequest(_Fields):
     """The body of /detokenize."""
 
     model: str | None = None
-    tokens: list[Annotated[int, Field(ge=0)]]
+    tokens: list[TokenId]
 
 
 Body = TypeVar("Body", bound=BaseModel)

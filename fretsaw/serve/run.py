@@ -18,7 +18,7 @@ from fretsaw.serve.engine_process import EngineOptions, EngineProcess
 from fretsaw.serve.engine_thread import EngineThread
 from fretsaw.serve.model import ServedModel
 from fretsaw.serve.service import Service
-from fretsaw.serve.settings import Limits
+from fretsaw.serve.settings import Limits, check_origins
 
 
 def serve(
@@ -32,6 +32,7 @@ def serve(
     cuda_graphs: bool = False,
     name: str | None = None,
     api_keys: Sequence[str] = (),
+    allow_origins: Sequence[str] = (),
     max_batch: int = 64,
     memory_mib: float | None = None,
     grace_s: float = 30.0,
@@ -43,6 +44,7 @@ def serve(
     Raises SystemExit where the engine is lost again and again, or cannot be started again.
     """
     limits = limits or Limits()
+    check_origins(allow_origins)
     # Listens before the weights are read: a taken port is told early.
     with listen(host, port) as listener, contextlib.ExitStack() as engines:
         folder = resolve(name_or_path)
@@ -60,7 +62,7 @@ def serve(
         worker = EngineThread(engine, max_open=max_batch + limits.max_queue, restart=restart)
         service = Service(model, worker, limits, processes=processes)
         config = uvicorn.Config(
-            create_app(service, api_keys=api_keys),
+            create_app(service, api_keys=api_keys, allow_origins=allow_origins),
             log_level="info" if log else "error",
             access_log=log,
             timeout_graceful_shutdown=5,

@@ -1,6 +1,21 @@
 """Settings of `fretsaw serve`: limits of what one server takes on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+
+def check_origins(origins: Sequence[str]) -> None:
+    """Raise ValueError for what a browser never names as a page's origin; `*` is any."""
+    for origin in origins:
+        parts = urlsplit(origin)
+        if origin not in ("*", "null") and (
+            not parts.netloc or origin != f"{parts.scheme}://{parts.netloc}"
+        ):
+            raise ValueError(
+                f"serve: allow-origin {origin!r} is no origin; give a scheme and a host, such as "
+                "https://example.org or http://localhost:3000, or * for any"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,13 +34,7 @@ def parse_json(text: str) -> Any:
     Raises `NotJson` for text that is none, ValueError with the remedy for a value beyond the rule.
     """
     try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_object,
-            parse_float=_finite,
-            parse_int=_integer,
-            parse_constant=_refuse_constant,
-        )
+        value = DECODER.decode(text.removeprefix("\ufeff"))
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if "\n" in text.strip() else ""
         raise NotJson(f"not JSON ({error.msg}, {line}column {error.colno})") from None
@@ -113,3 +107,11 @@ def _integer(text: str) -> int:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number; write null or a number")
+
+
+DECODER = json.JSONDecoder(  # of a value that stands within a text; `parse_json` checks the rest
+    object_pairs_hook=_object,
+    parse_float=_finite,
+    parse_int=_integer,
+    parse_constant=_refuse_constant,
+)

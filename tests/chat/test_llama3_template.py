@@ -8,6 +8,8 @@ from typing import Any
 
 import jinja2
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -15,8 +17,8 @@ from fretsaw.chat.control_tokens import CONTROL_TOKENS, add_control_tokens
 from fretsaw.chat.llama3_template import chat_template, write_chat_template
 from fretsaw.chat.message import Message
 from fretsaw.chat.reasoning import CLOSE_TAG, Mode, with_reasoning
-from fretsaw.chat.render import prompt_ids, render
-from fretsaw.chat.toggle import TOGGLES, Toggle, toggle_of
+from fretsaw.chat.render import prompt_ids, render, system_text
+from fretsaw.chat.toggle import TOGGLES, Toggle, mode_in, toggle_of
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.chat.tools import ToolCall
 from fretsaw.data import world
@@ -73,6 +75,7 @@ SNIPPETS = (
         "</ think>",
     ),
     *("/think", "/no_think", "detailed thinking on", "Detailed Thinking OFF", "detailed thinking "),
+    *("\ndetailed thinking on\n", "\n \tDetailed thinking off \n", "detailed  thinking on\n"),
     *("onward", "off.", "K", "ſ", "İ", "éa", "\ufeff", "\u200b", "e\u0301", "<|", "|>", "<s"),
 )
 
@@ -95,7 +98,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def conversation(rng: random.Random) -> list[Message]:
-    """Return a conversation with its roles in order; it ends with any of them."""
+    """Return a conversation; it ends with any role, and its roles may be in any order."""
 
     def text(most: int = 4) -> str:
         pieces = (
@@ -115,11 +118,17 @@ def conversation(rng: random.Random) -> list[Message]:
                 ToolCall(text(2), {text(2): rng.choice([1, 0.5, None, text(), [text()]])})
                 for _ in range(rng.choice([0, 0, 0, 1, 2]))
             )
+            if rng.random() < 0.2:
+                calls = tuple(ToolCall(call.name, {}) for call in calls)
             messages.append(Message("assistant", content, reasoning, calls))
             if not calls:
                 break
             messages += [Message("tool", text()) for _ in range(rng.randrange(1, 4))]
-    return messages[: rng.randrange(2 if messages[0].role == "system" else 1, len(messages) + 1)]
+    if rng.random() < 0.3:
+        messages.insert(rng.randrange(len(messages)), Message("system", text()))
+    if rng.random() < 0.3:
+        rng.shuffle(messages)
+    return messages[: rng.randrange(1, len(messages) + 1)]
 
 
 def as_json(message: Message, rng: random.Random) -> dict:
@@ -131,19 +140,17 @@ def as_json(message: Message, rng: random.Random) -> dict:
     if message.reasoning is not None:
         sent[rng.choice(["reasoning", "reasoning_content"])] = message.reasoning
     if message.tool_calls:
-        sent["tool_calls"] = [
-            {
-                "type": "function",
-                "function": {
-                    "name": call.name,
-                    "arguments": call.arguments
-                    if rng.random() < 0.5
-                    else json.dumps(call.arguments, ensure_ascii=False),
-                },
-            }
-            for call in message.tool_calls
-        ]
+        functions = [as_function(call, rng) for call in message.tool_calls]
+        sent["tool_calls"] = [{"type": "function", "function": each} for each in functions]
     return sent
+
+
+def as_function(call: ToolCall, rng: random.Random) -> dict:
+    """Return a call as clients send it: its arguments as an object, as JSON, or left out."""
+    forms: list[Any] = [call.arguments, json.dumps(call.arguments, ensure_ascii=False)]
+    forms += [] if call.arguments else [None, "", " \n", ...]
+    arguments = rng.choice(forms)
+    return {"name": call.name} | ({} if arguments is ... else {"arguments": arguments})
 
 
 @pytest.mark.parametrize("toggle", TOGGLES)
@@ -164,7 +171,7 @@ def test_the_template_gives_the_ids_of_the_renderer(folder: Path, toggle: Toggle
         template = partial(theirs.apply_chat_template, sent, tools=list(tools) or None, **told)
         spans = render(ours, messages, mode, toggle=toggle, tools=tools)
         assert [id for span in spans for id in span.token_ids] == template()["input_ids"], messages
-        if messages[-1].role in ("user", "tool"):
+        if messages[-1].role != "assistant":
             num_prompts += 1
             prompt = prompt_ids(ours, messages, mode, toggle=toggle, tools=tools)
             assert list(prompt) == template(add_generation_prompt=True)["input_ids"], messages
@@ -177,7 +184,7 @@ def test_a_prompt_goes_on_as_the_whole(folder: Path) -> None:
     rng = random.Random(1)
     for _ in range(300):
         messages = conversation(rng)
-        while messages[-1].role not in ("user", "tool"):
+        while messages[-1].role == "assistant":
             messages = conversation(rng)
         mode: Mode = rng.choice(("on", "off"))
         answer = Message("assistant", with_reasoning("a", "b") if mode == "on" else "b")
@@ -226,8 +233,8 @@ def test_the_rules_of_the_mode(toggle: Toggle) -> None:
     assert is_on(enable_thinking=None)
     assert is_on(enable_thinking=True)
     assert not is_on(enable_thinking=False)
-    assert is_on({"role": "system", "content": f"Be brief. {on}"}, enable_thinking=False)
-    assert not is_on({"role": "system", "content": f"{off}, please."}, enable_thinking=True)
+    assert is_on({"role": "system", "content": f"Be brief.\n{on}"}, enable_thinking=False)
+    assert not is_on({"role": "system", "content": f" {off} \nPlease."}, enable_thinking=True)
 
 
 @pytest.mark.parametrize("toggle", TOGGLES)
@@ -244,11 +251,45 @@ def test_reasoning_is_written_before_a_last_answer_alone(toggle: Toggle) -> None
     assert CLOSE_TAG not in later[0]
 
 
-def test_roles_out_of_order_are_refused() -> None:
-    user = {"role": "user", "content": "Hi"}
-    for wrong in ({"role": "system", "content": "x"}, {"role": "developer", "content": "x"}):
-        with pytest.raises(jinja2.TemplateError, match=f"the role {wrong['role']} is unknown"):
-            rendered("v1", [user, wrong])
+def test_an_unknown_role_is_refused() -> None:
+    wrong = {"role": "developer", "content": "x"}
+    with pytest.raises(jinja2.TemplateError, match="the role developer is unknown"):
+        rendered("v1", [{"role": "user", "content": "Hi"}, wrong])
+
+
+NEAR_LINES = st.sampled_from(
+    [
+        *("detailed thinking on", "Detailed Thinking OFF", "  detailed thinking off\t", "a", ""),
+        *("detailed thinking on.", "detailed  thinking on", "no detailed thinking on", "\r"),
+        *("detailed thinking", "detailed thin\u212aing on", "\u2028detailed thinking on", "/think"),
+        *("detailed thinking on\u2028a", "\x85detailed thinking off\xa0", "detailed thinking once"),
+    ]
+)
+PLAIN = Tokenizer.train(["some text"], 260)
+add_control_tokens(PLAIN)
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    st.lists(NEAR_LINES | st.text(st.characters(exclude_categories=["Cs"])), max_size=5),
+    st.sampled_from(["\n", "\r\n", " ", "\n\n"]),
+    st.booleans(),
+)
+def test_a_system_text_reads_alike_to_renderer_template_and_mode(lines, end, is_on) -> None:
+    own = end.join(lines)
+    mode: Mode = "on" if is_on else "off"
+    sent = [{"role": "system", "content": own}, {"role": "user", "content": "Hi"}]
+    for toggle in TOGGLES:
+        written = rendered(toggle, sent, enable_thinking=is_on, bos_token="")
+        system = written.partition("<|start_header_id|>user")[0]
+        said = system_text(own, mode_in(own, toggle) or mode, toggle=toggle)
+        header = "<|start_header_id|>system<|end_header_id|>\n\n"
+        assert system == ("" if said is None else f"{header}{said}<|eot_id|>")
+        if toggle == "v1":
+            assert said is not None
+            assert mode_in(said) == (mode_in(own) or mode)
+            assert said.partition("\n")[0] == f"detailed thinking {mode_in(said)}"
+            assert system_text(said, mode) == said
 
 
 def test_the_toggle_is_read_back(folder: Path) -> None:

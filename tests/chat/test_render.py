@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from fretsaw.chat.control_tokens import CONTROL_TOKENS, add_control_tokens, is_chat
 from fretsaw.chat.message import Message
 from fretsaw.chat.reasoning import (
+    OPEN_TAG,
     Mode,
     ReasoningSplitter,
     format_fault,
@@ -125,8 +126,10 @@ def test_control_tokens_in_a_text_stay_text(tokenizer: Tokenizer) -> None:
 
 def test_the_toggle_comes_first_and_the_text_wins() -> None:
     assert system_text("Be brief.", "off") == "detailed thinking off\n\nBe brief."
-    said = "Detailed Thinking OFF, please"
-    assert system_text(said, "on") == said
+    said = "Be brief.\n Detailed Thinking OFF\nPlease."
+    assert system_text(said, "on") == "detailed thinking off\n\nBe brief.\nPlease."
+    own = "Never use detailed thinking on easy questions"
+    assert system_text(own, "off") == f"detailed thinking off\n\n{own}"
     assert [mode_in(t) for t in ("", "detailed thinking on", "detailed thinking once")] == [
         None,
         "on",
@@ -148,7 +151,9 @@ def test_split_reasoning() -> None:
     [
         (WORKED, "on", None),
         ("  \n" + WORKED, "on", None),
-        ("<think></think>\n\n2", "on", None),  # nothing to reason about is a format kept
+        ("<think></think>\n\n2", "on", "no reasoning"),
+        ("<think> \n\t</think>2", "on", "no reasoning"),
+        ("<think>\n\n</think>\n\n", "on", "no reasoning"),
         ("2", "on", "does not start"),
         ("so <think>1</think>2", "on", "does not start"),
         ("<think>\n1 + 1", "on", "1 opening and 0 closing"),
@@ -183,22 +188,22 @@ RESULT = Message("tool", "2")
     [
         ([], "messages is empty; give at least the user's turn"),
         ([Message("human", "Hi")], "role 'human': unknown; use system, user, assistant, tool"),
-        ([USER, SYSTEM], r"messages\[1\]: the system's turn comes after the user's turn"),
-        ([SYSTEM, SYSTEM, USER], r"messages\[1\]: the system's turn comes after the system's"),
-        ([ANSWER], r"messages\[0\]: the assistant's turn comes first"),
-        ([SYSTEM, ANSWER], r"messages\[1\]: the assistant's turn comes after the system's"),
-        ([USER, USER], r"messages\[1\]: the user's turn comes after the user's"),
-        ([USER, ANSWER, ANSWER], r"messages\[2\]: the assistant's turn comes after"),
-        ([USER, RESULT], r"messages\[1\]: the tool's turn comes after the user's"),
-        ([USER, ANSWER, RESULT], r"messages\[2\]: a tool's result after an answer that calls none"),
-        ([USER, CALL, RESULT, USER], r"messages\[3\]: the user's turn comes after the tool's"),
         ([USER, ANSWER], "the last is the assistant's, so there is nothing to answer"),
-        ([SYSTEM], "the last is the system's, so there is nothing to answer"),
     ],
 )
-def test_roles_out_of_order_are_refused(tokenizer: Tokenizer, messages, fault) -> None:
+def test_what_has_no_answer_is_refused(tokenizer: Tokenizer, messages, fault) -> None:
     with pytest.raises(ValueError, match=fault):
         prompt_ids(tokenizer, messages, "on")
+
+
+def test_turns_are_told_in_the_order_they_come(tokenizer: Tokenizer) -> None:
+    later = Message("system", "Detailed thinking off")  # told as it is: only a first one switches
+    messages = [SYSTEM, ANSWER, USER, USER, later, CALL, USER, RESULT]
+    expected = "<s>" + turn("system", "detailed thinking on\n\ns") + turn("assistant", "a")
+    expected += turn("user", "u") * 2 + turn("system", later.content)
+    expected += turn("assistant", calls_text(CALL.tool_calls)) + turn("user", "u")
+    expected += turn("user", "<TOOL_RESPONSE>[2]</TOOL_RESPONSE>") + HEADER
+    assert prompt(tokenizer, messages, "on", "v1") == expected
 
 
 # --- the toggles ----------------------------------------------------------------------------------
@@ -249,7 +254,10 @@ def test_without_a_toggle_there_is_no_system_turn_of_ours(tokenizer: Tokenizer) 
     ("said", "toggle", "mode"),
     [
         ("", "v1", None),
-        ("Detailed thinking ON.", "v1", "on"),
+        ("Detailed thinking ON.", "v1", None),
+        ("Be brief.\n\t Detailed thinking ON \r\n", "v1", "on"),
+        ("Never use detailed thinking on easy questions", "v1", None),
+        ("detailed  thinking on", "v1", None),
         ("detailed thinking on\n\ndetailed thinking off", "v1", "off"),
         ("detailed thinking offline", "v1", None),
         ("/no_think", "v1", None),
@@ -373,7 +381,11 @@ def test_a_last_call_keeps_its_reasoning(tokenizer: Tokenizer) -> None:
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]))
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | NAMES,
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | NAMES,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
 )
 
@@ -393,7 +405,29 @@ def test_written_calls_are_read_back(calls: list[ToolCall]) -> None:
         "<TOOLCALL>",
         "<TOOLCALL>[]</TOOLCALL>",
         '<TOOLCALL>[{"name": "add", "arguments": {}}]',
-        '<TOOLCALL>[{"name": "add"}]</TOOLCALL>',
+        '<TOOLCALL>[{"name": "add", "parameters": {"a": 1}}]</TOOLCALL>',
+        *(
+            f'<TOOLCALL>[{{"name": "add", "arguments": {said}}}]</TOOLCALL>'
+            for said in (
+                *(
+                    "NaN",
+                    '{"a": NaN}',
+                    '{"a": 1e999}',
+                    '{"a": -Infinity}',
+                    '"{\\"a\\": NaN}"',
+                    "[]",
+                ),
+                *('{"a": "\\ud83d"}', '"null"', '"a"', "0", "false", '{"a": ' + "9" * 5000 + "}"),
+                *('"' + "[" * 50_000 + '"', '{"a": ' + "[" * 5000 + "]" * 5000 + "}"),
+            )
+        ),
+        *(
+            f"{OPEN_TAG}{said}"
+            for said in (
+                '<TOOLCALL>[{"name": "add", "arguments": {}}]</TOOLCALL>',
+                '<TOOLCALL>[{"name": "add", "arguments": {}}]</TOOLCALL></think>\n\nNo.',
+            )
+        ),
         '<TOOLCALL>[{"name": 1, "arguments": {}}]</TOOLCALL>',
         '<TOOLCALL>{"name": "add", "arguments": {}}</TOOLCALL>',
         '<TOOLCALL>[{"name": "add", "arguments": {]</TOOLCALL>',
@@ -407,6 +441,26 @@ def test_what_is_no_call_stays_text(said: str) -> None:
 def test_calls_are_read_with_spaces_and_arguments_as_text() -> None:
     said = ' <TOOLCALL> \n[{"arguments": "{\\"a\\": 1}", "name": "add"}]\n </TOOLCALL> '
     assert parse_tool_calls(said) == ("", (ToolCall("add", {"a": 1}),))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        '{"name": "now"}',
+        *(
+            f'{{"name": "now", "arguments": {said}}}'
+            for said in ("null", '""', '" \\n"', "{}", '"{}"')
+        ),
+    ],
+)
+def test_a_call_without_arguments_is_a_call(call: str) -> None:
+    assert parse_tool_calls(f"<TOOLCALL>[{call}]</TOOLCALL>") == ("", (ToolCall("now", {}),))
+
+
+def test_calls_after_the_reasoning_are_read() -> None:
+    drafted = f'{OPEN_TAG}\n<TOOLCALL>[{{"name": "a"}}]</TOOLCALL>\n</think>'
+    said = f'{drafted}\n\n<TOOLCALL>[{{"name": "b"}}]</TOOLCALL>'
+    assert parse_tool_calls(said) == (drafted, (ToolCall("b", {}),))
 
 
 @pytest.mark.parametrize("toggle", TOGGLES)

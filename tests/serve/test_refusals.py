@@ -38,7 +38,10 @@ CHAT = [
         "messages[0].content",
         "only text is read",
     ),
-    ({"messages": [HELLO, {**HELLO, "mood": "glad"}]}, "messages[1].mood", "no such field"),
+    ({"messages": [HELLO], "top_k": 10**20}, "top_k", "give at most 2147483647"),
+    ({"messages": [HELLO], "repetition_penalty": 1e-320}, "repetition_penalty", "at least 0.01"),
+    ({"messages": [HELLO], "temperature": 1e-320}, "temperature", "at least 1e-06"),
+    ({"messages": [HELLO], "thinking_token_budget": 2**64}, "thinking_token_budget", "at most"),
     ({"messages": [{"role": "user", "content": "long " * 300}]}, "messages", "context is 256"),
     ({"messages": [{**HELLO, "content": "a b" * 99_999}]}, "messages[0].content", "far more than"),
     ({"messages": [HELLO], "max_tokens": -1}, "max_tokens", "-1; give at least 1"),
@@ -55,12 +58,12 @@ CHAT = [
     ({"messages": [HELLO], "temperature": 2.1}, "temperature", "give at most 2"),
     ({"messages": [HELLO], "temperature": -0.1}, "temperature", "give at least 0"),
     ({"messages": [HELLO], "temperature": "hot"}, "temperature", "give a number"),
-    ({"messages": [HELLO], "top_p": 0}, "top_p", "give more than 0"),
+    ({"messages": [HELLO], "top_p": 0}, "top_p", "give at least 1e-06"),
     ({"messages": [HELLO], "min_p": 2}, "min_p", "give less than 1"),
     ({"messages": [HELLO], "top_k": -2}, "top_k", "give at least -1"),
     ({"messages": [HELLO], "presence_penalty": 3}, "presence_penalty", "give at most 2"),
     ({"messages": [HELLO], "seed": 2**64}, "seed", "give less than"),
-    ({"messages": [HELLO], "stop": list("abcde")}, "stop", "5 strings; give at most 4"),
+    ({"messages": [HELLO], "stop": list("abcdefghijklmnopq")}, "stop", "17 strings; give at most"),
     ({"messages": [HELLO], "stop": [""]}, "stop", "empty"),
     ({"messages": [HELLO], "stop": 5}, "stop", "a string or a list"),
     ({"messages": [HELLO], "stop_token_ids": [9999]}, "stop_token_ids", "no token 9999"),
@@ -109,6 +112,22 @@ def test_a_wrong_field_of_a_chat_completion_is_named(server, body, param, part) 
     assert error["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize("roles", ["uu", "au", "us", "ssu", "uat", "t", "s"])
+def test_turns_in_any_order_are_answered(server: Local, roles: str) -> None:
+    names = {"u": "user", "a": "assistant", "s": "system", "t": "tool"}
+    messages = [{"role": names[role], "content": "a", "mood": "glad"} for role in roles]
+    body = {"messages": messages, "max_tokens": 2, "stop": [f"\n{i}" for i in range(16)]}
+    assert server.post("/v1/chat/completions", body)["choices"]
+
+
+def test_slashes_and_head(server: Local) -> None:
+    for path in ("/health", "/v1/models", "/"):
+        head = server.client.head(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert server.client.get(f"{path}/").status_code == 200
+    assert server.post("/v1/completions/", {"prompt": "a", "max_tokens": 1})["choices"]
+
+
 def test_an_unknown_model_is_not_found(server: Local) -> None:
     for path, body in (
         ("/v1/chat/completions", {"messages": [HELLO]}),
@@ -123,17 +142,11 @@ def test_an_unknown_model_is_not_found(server: Local) -> None:
 @pytest.mark.parametrize(
     ("roles", "param"),
     [
-        (("assistant", "user"), "messages[0]"),
-        (("user", "system"), "messages[1]"),
-        (("user", "user"), "messages[1]"),
-        (("system", "system", "user"), "messages[1]"),
-        (("user", "assistant", "tool"), "messages[2]"),
-        (("tool",), "messages[0]"),
-        (("system",), "messages"),
         (("user", "assistant"), "messages"),
+        (("assistant",), "messages"),
     ],
 )
-def test_roles_out_of_order(server: Local, roles: tuple[str, ...], param: str) -> None:
+def test_nothing_to_answer(server: Local, roles: tuple[str, ...], param: str) -> None:
     messages = [{"role": role, "content": "a"} for role in roles]
     error = refusal(server, "/v1/chat/completions", {"messages": messages})
     assert error["param"] == param
