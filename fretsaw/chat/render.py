@@ -105,8 +105,8 @@ def render(
     the system text wins, where that turn comes first; a later one is written as it stands. Only a
     last answer keeps its reasoning: earlier ones stand as they do in a history. So with reasoning
     on the last answer alone is a target (the others would teach not to reason); with reasoning off
-    every answer is, but for v1.5, whose history lacks the empty traces. Never a target are the messages numbered by `unlearnt`, and an earlier answer that is empty or
-    was cut in its trace.
+    every answer is, but for v1.5, whose history lacks the empty traces. Never a target are the
+    messages numbered by `unlearnt`, and an earlier answer that is empty or was cut in its trace.
     """
     check_roles(messages)
     own = messages[0].content if messages[0].role == "system" else ""

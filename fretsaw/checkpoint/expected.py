@@ -12,7 +12,7 @@ from fretsaw.model.size import block_matrices
 
 _DERIVED = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$")  # old buffers, recomputed
 _NORMS = {"attention": "input_layernorm", "ffn": "post_attention_layernorm"}
-_PLAIN = ("F32", "F16", "BF16")
+_PLAIN: tuple[str, ...] = ("F32", "F16", "BF16")
 _STORED: dict[Precision, tuple[str, ...]] = {"full": _PLAIN, "fp8": ("F8_E4M3",), "int8": ("I8",)}
 
 Shape = tuple[int, ...]
@@ -21,6 +21,7 @@ Shape = tuple[int, ...]
 def expected_tensors(config: ModelConfig) -> dict[str, tuple[Shape, tuple[str, ...]]]:
     """Return the shape and the types (by safetensors' names) of every tensor of a network."""
     table = (config.vocab_size, config.hidden_size)
+    expected: dict[str, tuple[Shape, tuple[str, ...]]]
     expected = {"model.embed_tokens.weight": (table, _PLAIN)}
     for i, block in enumerate(config.blocks):
         precisions = (block.attention_precision, block.ffn_precision)

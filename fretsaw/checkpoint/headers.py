@@ -10,7 +10,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from fretsaw.checkpoint.json_object import read_json
 
@@ -176,5 +176,5 @@ def _check_ranges(file: Path, ranges: list[tuple[int, int, str]], size: int) -> 
         _refuse(file, f"its header tells of {at} bytes, and {size} are there")
 
 
-def _refuse(file: Path, reason: str, remedy: str = "download it again") -> Any:
+def _refuse(file: Path, reason: str, remedy: str = "download it again") -> NoReturn:
     raise ValueError(f"{file}: not a whole safetensors file ({reason}); {remedy}")
