@@ -30,8 +30,10 @@ def mode_in(text: str, toggle: Toggle = "v1") -> Mode | None:
     Where a text says both, v1 takes the last and v1.5 /no_think.
     """
     if toggle == "v1":
-        said = [mode for line in text.split("\n") if (mode := _switched(line)) is not None]
-        return said[-1] if said else None
+        for line in reversed(text.split("\n")):
+            if (mode := _switched(line)) is not None:
+                return mode
+        return None
     if toggle == "v1.5":
         text = text.replace(CLOSE_TAG, SHIELDED_TAG)
         return "off" if NO_THINK in text else "on" if THINK in text else None

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -56,7 +56,7 @@ def export(argv: list[str]) -> None:
     from fretsaw.stage.holder import hold
 
     asked = (options.checkpoint, options.out)
-    how = {
+    how: dict[str, Any] = {
         "target": options.target,
         "format": options.format,
         "dtype": options.dtype,
