@@ -34,7 +34,7 @@ def parse_json(text: str) -> Any:
     Raises `NotJson` for text that is none, ValueError with the remedy for a value beyond the rule.
     """
     try:
-        value = DECODER.decode(text.removeprefix("\ufeff"))
+        value = DECODER.decode(text)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if "\n" in text.strip() else ""
         raise NotJson(f"not JSON ({error.msg}, {line}column {error.colno})") from None

@@ -193,7 +193,8 @@ def test_the_parent_is_found_behind_the_child(tiny: Path, child: Path, tmp_path:
         artifact.write_json(at / artifact.MANIFEST, {**request.identity(), "schema": 1,
             "inputs": {n: {"path": str(p), "hash": artifact.hash_path(p)}
                        for n, p in request.inputs.items()},
-            "outputs": {}, "versions": {}, "metrics": {}, "run": {}})  # fmt: skip
+            "outputs": {}, "versions": {}, "metrics": {},
+            "run": {"wall_s": 1.0, "finished": ""}})  # fmt: skip
     distill(SETTINGS, {"child": at, **inputs}, stage_run(tmp_path / "healed"))
     with pytest.raises(ValueError, match=r"nothing tells its parent.*give --parent"):
         distill(SETTINGS, {"child": child, **inputs}, stage_run(tmp_path / "unknown"))

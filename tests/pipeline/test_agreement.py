@@ -69,7 +69,8 @@ def test_a_ranking_of_another_parent(tiny: Path, tmp_path: Path) -> None:
     other = other_shape(tiny, tmp_path / "other", num_hidden_layers=2)
     made_of = {"parent": {"path": str(other), "hash": artifact.hash_path(other)}}
     manifest = {"schema": 1, "stage": "rank", "settings": {}, "inputs": made_of, "outputs": {},
-                "seed": 0, "versions": {}, "metrics": {}, "run": {}}  # fmt: skip
+                "seed": 0, "versions": {}, "metrics": {},
+                "run": {"wall_s": 1.0, "finished": ""}}  # fmt: skip
     ranking = shutil.copytree(tiny / "ranking", tmp_path / "ranking")
     artifact.write_json(ranking / artifact.MANIFEST, manifest)
     inputs = {"parent": tiny / "parent", "ranking": ranking}

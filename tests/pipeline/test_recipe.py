@@ -1,14 +1,15 @@
 """Recipes: what ships can be loaded, and what is wrong with one's own is named."""
 
-import json
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from fretsaw.checkpoint.llama import config_to_json
+from fretsaw.chat.tokenizer import Tokenizer
+from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.distill.settings import DistillSettings, TrainSettings
 from fretsaw.model.config import ModelConfig
+from fretsaw.model.decoder import Decoder
 from fretsaw.pipeline.compress import compress_stages
 from fretsaw.pipeline.compression import compression
 from fretsaw.pipeline.kinds import STAGES
@@ -103,12 +104,15 @@ def test_fusing_is_searched_jointly_unless_whole_children_are_compared(tmp_path:
         num_hidden_layers=2,
         num_key_value_heads=2,
         intermediate_size=32,
-        vocab_size=64,
+        vocab_size=300,
         hidden_size=16,
         num_attention_heads=2,
         head_dim=8,
     )
-    (parent / "config.json").write_text(json.dumps(config_to_json(config, dtype="fp32")))
+    tokenizer = Tokenizer.train(["word "], 300)
+    decoder = Decoder(config)
+    decoder.init_weights(0)
+    checkpoint.write(decoder, parent, tokenizer=tokenizer)
     compress = partial(
         compress_stages, parent, data=[text], target="1.5x decode", device="cpu", seq_len=1024
     )

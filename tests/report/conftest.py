@@ -49,7 +49,14 @@ def finish(
         "seed": 3,
         "versions": {"python": "3.11", "fretsaw": "0.1.0"},
         "metrics": metrics or {},
-        "run": {"wall_s": 61.5, "peak_mib": 1234, "host": "h", "device": "cpu", "dtype": "bf16"},
+        "run": {
+            "wall_s": 61.5,
+            "finished": "2026-01-01T00:00:00+0000",
+            "peak_mib": 1234,
+            "host": "h",
+            "device": "cpu",
+            "dtype": "bf16",
+        },
     }
     write(folder / artifact.MANIFEST, manifest)
     return folder

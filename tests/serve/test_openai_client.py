@@ -118,7 +118,7 @@ def test_tools(client: Any) -> None:
         ({"temperature": 3}, "temperature"),
         ({"n": 1000}, "n"),
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "assistant", "content": "a"}]}, "messages[0]"),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, "messages"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"extra_body": {"chat_template": "{{"}}, "chat_template"),
     ],

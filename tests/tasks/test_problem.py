@@ -100,8 +100,11 @@ def test_ones_own_problems(tmp_path: Path):
         ({"prompt": "?", "answer": None}, "answer is None; write"),
         ({"prompt": "?", "answer": ["2"]}, r"answer is \['2'\]; write"),
         ({"prompt": "?", "answer": True}, "answer is True; write"),
-        ({"prompt": "?", "answer": float("nan")}, "answer is nan; write"),
-        ({"prompt": "?", "answer": float("inf"), "grader": "exact"}, "answer is inf; write"),
+        ({"prompt": "?", "answer": float("nan")}, "NaN is no JSON number; write"),
+        (
+            {"prompt": "?", "answer": float("inf"), "grader": "exact"},
+            "Infinity is no JSON number; write",
+        ),
         (
             {"prompt": "?", "answer": "2", "grader": "number", "expected": [2], "id": 1.5},
             "id is 1.5",
@@ -115,7 +118,7 @@ def test_ones_own_problems(tmp_path: Path):
         ({"prompt": "?", "answer": "2", "id": 0}, "id is '0', as on line 1; give each row its own"),
         ({"prompt": ["?"], "answer": "2"}, r"prompt is \['\?'\]; write"),
         ({"messages": [], "answer": "2"}, r"messages is \[\]; write"),
-        ({"messages": "1 + 1?", "answer": "2"}, "messages is '1 . 1.'; write"),
+        ({"messages": "1 + 1?", "answer": "2"}, "messages is '1 . 1.': not JSON"),
         ({"messages": [{"role": "user", "content": " "}], "answer": "2"}, "the question is blank"),
         (
             {"prompt": "?", "answer": "A", "grader": "contains", "choices": ["B"]},
