@@ -1,21 +1,25 @@
-"""A stage that is killed at its n-th operation on files, and run again.
+"""A stage that is killed at its n-th operation on files, or within its n-th write, and run again.
 
-Run as a program, which has done nothing with torch before it forks: `crashes.py OUT SIZE STRIDE`
-kills one of SIZE processes at every STRIDE-th operation and prints, for each, how the run that
-follows ends.
+Run as a program, which has computed nothing before it forks: `crashes.py OUT SIZE STRIDE` kills
+one of SIZE processes at every STRIDE-th operation, then within every STRIDE-th write, and prints
+for each how the processes end, and those of the run that follows.
 """
 
 import contextlib
 import dataclasses
 import io
 import itertools
+import json
 import os
 import shutil
+import signal
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+import torch._dynamo  # which an optimizer imports: here once, rather than in every child
 import torch.distributed as dist
 from torch import nn
 
@@ -26,7 +30,9 @@ from fretsaw.stage.peers import ALONE, Peers
 from fretsaw.training.state import TrainingState
 
 KILLED = 137
-OPERATIONS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
+OPERATIONS = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
+os.fsync = lambda fd: None  # a kill, unlike a power cut, takes nothing of what was written
+Ending = tuple[str, int, list[int], list[int]]  # how and when killed, exit codes of both runs
 LOSSES = [3.0, 2.0, 2.5, 1.0, 4.0]  # held out, after each step
 
 
@@ -63,80 +69,147 @@ def learn(settings: Settings, inputs: object, run: StageRun) -> dict[str, float]
 
 
 def make(out: Path, text: Path, peers: Peers = ALONE) -> str:
+    if peers.size > 1 and not dist.is_initialized():
+        dist.init_process_group("gloo")
     request = artifact.StageRequest.of("learn", Settings(), {"text": text}, 0)
     with contextlib.redirect_stderr(io.StringIO()):
         execute(learn, request, Settings(), out, device="cpu", dtype="fp32", peers=peers)
     return peers.on_first(lambda: artifact.artifact_hash(artifact.read_manifest(out)))
 
 
-def kill_at(number: int) -> None:
-    """End this process, as a kill does, before its operation of that number."""
+def kill_at(number: int, root: Path, *, is_within: bool) -> None:
+    """End this process as a kill does: before an operation on files, or within a write.
+
+    Within a write, half of the file is there: it is cut at the operation that follows. A file that
+    is added to is left out, for its last line alone could be cut.
+    """
     counted = itertools.count()
+    written: str | None = None  # the file of that number
 
     def hook(event: str, arguments: tuple) -> None:
-        is_write = event == "open" and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-        if (is_write or event in OPERATIONS) and next(counted) == number:
+        nonlocal written
+        flags = (arguments[2] or 0) if event == "open" else 0
+        is_write = bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        if not is_write and event not in OPERATIONS:
+            return
+        if written is not None:
+            path, written = written, None  # to cut it is an operation, too
+            os.truncate(path, os.path.getsize(path) // 2)
             os._exit(KILLED)
+        if not is_within and next(counted) == number:
+            os._exit(KILLED)
+        is_new = is_write and isinstance(arguments[0], str) and not flags & os.O_APPEND
+        if is_within and is_new and arguments[0].startswith(str(root)) and next(counted) == number:
+            written = arguments[0]
 
     sys.addaudithook(hook)
 
 
-def forked(do: Callable[[], object], size: int, rendezvous: Path) -> list[int]:
-    """Return the exit codes of so many processes that do it together."""
-    rendezvous.unlink(missing_ok=True)
-    children = []
+def forked(do: Callable[[], object], size: int = 1) -> list[int]:
+    """Return the exit codes of so many processes that do it together, as torchrun starts them.
+
+    Once one has failed the others are asked to end.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    children: dict[int, int] = {}
     for rank in range(size):
         if child := os.fork():
-            children.append(child)
+            children[child] = rank
             continue
         code = 1
         try:
-            os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size)}
-            if size > 1:
-                where = f"file://{rendezvous}"
-                dist.init_process_group("gloo", where, rank=rank, world_size=size)
+            of_rank = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+            os.environ |= where | of_rank
             do()
             code = 0
         except BaseException as error:
             sys.stderr.write(f"rank {rank}: {error!r}\n")
+            sys.stderr.flush()
         finally:
             os._exit(code)
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    codes = [0] * size
+    while children:
+        child, status = os.wait()
+        codes[children.pop(child)] = code = os.waitstatus_to_exitcode(status)
+        for other in children if code else ():
+            os.kill(other, signal.SIGTERM)
+    return codes
 
 
-def sweep(root: Path, size: int, stride: int, first: int = 0) -> None:
-    torch.set_num_threads(1)
+def is_half_a_holder(path: Path) -> bool:
+    """Whether a file says nothing yet of who holds what; such a one is cleared half a minute on."""
+    if path.suffix != ".holding":
+        return False
+    try:
+        json.loads(path.read_text())
+    except ValueError:
+        return True
+    return False
+
+
+def sweep(
+    make: Callable[[Path, Peers], str],
+    root: Path,
+    size: int,
+    stride: int,
+    expected: str,
+    before: Path | None = None,
+) -> Iterator[Ending]:
+    """Make `root/out` again and again, killed ever later; then make it to its end.
+
+    `before` is what stands there at first. The second run has to end in what is `expected`, and
+    leave nothing beside it.
+    """
+    out = root / "out"
+    stands = {path.name for path in root.iterdir()} | {"out"}
+
+    def again() -> None:
+        peers = Peers.from_environment()
+        assert make(out, peers) == expected, "another result"
+        hidden = [str(path.relative_to(root)) for path in out.rglob(".*")]
+        beside = {path.name for path in root.iterdir() if not is_half_a_holder(path)}
+        left = sorted(beside - stands) + hidden
+        assert peers.rank or not left, f"left behind: {left}"
+
+    for is_within in (False, True):
+        every = max(1, stride // 4) if is_within else stride  # there are fewer writes
+        for number in range(0, 100_000, every):
+            victim = number // every % size
+            at = number // 8 if victim else number  # others than the first write little
+            for path in root.iterdir():
+                if path.name not in stands - {"out"}:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if before is not None:
+                shutil.copytree(before, out)
+
+            def crash(victim: int = victim, at: int = at, is_within: bool = is_within) -> None:
+                peers = Peers.from_environment()
+                if peers.rank == victim:
+                    kill_at(at, root, is_within=is_within)
+                make(out, peers)
+
+            codes = forked(crash, size)
+            yield "within" if is_within else "before", number, codes, forked(again, size)
+            if KILLED not in codes and victim == 0:
+                break
+
+
+def sweep_toy(root: Path, size: int, stride: int) -> Iterator[Ending]:
+    """Sweep the loop above, where a finished folder is stale, and replaced."""
     text, expected = root / "text", root / "expected.txt"
     text.write_text("before")
-    forked(lambda: make(root / "before", text), 1, root / "meet")
-    text.write_text("after!")  # so that the finished folder is stale, and replaced
-    forked(lambda: expected.write_text(make(root / "whole", text)), 1, root / "meet")
-    for number in range(first, 10_000, stride):
-        victim, out, partial = number // stride % size, root / "out", root / ".out.partial"
-        at = number // 8 if victim else number  # others than the first write little
-        shutil.rmtree(out, ignore_errors=True)
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(root / "before", out)
+    forked(lambda: make(root / "before", text))
+    text.write_text("after!")
+    forked(lambda: expected.write_text(make(root / "whole", text)))
 
-        def crash(out: Path = out, victim: int = victim, at: int = at) -> None:
-            peers = Peers.from_environment()
-            if peers.rank == victim:
-                kill_at(at)
-            make(out, text, peers)
+    def again(out: Path, peers: Peers) -> str:
+        return make(out, text, peers)
 
-        def again(out: Path = out) -> None:
-            peers = Peers.from_environment()
-            found = make(out, text, peers)
-            assert found == expected.read_text(), "another result"
-            left = sorted(p.name for p in [*root.iterdir(), *out.iterdir()] if p.is_dir())
-            assert peers.rank or left == ["before", "out", "whole"], f"left behind: {left}"
-
-        codes = forked(crash, size, root / "meet")
-        ends = forked(again, size, root / "meet")
-        print(number, *codes, *ends, flush=True)
-        if KILLED not in codes and victim == 0:
-            break
+    yield from sweep(again, root, size, stride, expected.read_text(), root / "before")
 
 
 if __name__ == "__main__":
-    sweep(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    torch.set_num_threads(1)
+    for how, number, codes, ends in sweep_toy(Path(sys.argv[1]), *map(int, sys.argv[2:])):
+        print(how, number, *codes, *ends, flush=True)

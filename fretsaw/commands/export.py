@@ -53,6 +53,7 @@ def export(argv: list[str]) -> None:
     )
     from fretsaw.export.asked import settle
     from fretsaw.export.export import export
+    from fretsaw.stage import leftovers
     from fretsaw.stage.holder import hold
 
     asked = (options.checkpoint, options.out)
@@ -66,5 +67,6 @@ def export(argv: list[str]) -> None:
         print(settle(*asked, **how).render())
         return
     with hold(options.out):
+        leftovers.clear(options.out)
         exported = export(*asked, **how)
     print(exported.render())

@@ -38,6 +38,7 @@ def hold(out: Path, *, within: str = "") -> Iterator[str]:
     made = _make_folders(path.parent)
     try:
         _take(path, own, out)
+        _clear(path.parent)
     except BaseException:
         _remove_folders(made)
         raise
@@ -203,6 +204,15 @@ def _remove_dead(path: Path, found: Found, own: Holder, out: Path) -> bool:
 def _claim_of(path: Path, content: bytes) -> Path:
     mark = hashlib.sha256(os.fsencode(path.name) + content).hexdigest()[:16]
     return path.with_name(f".claim-{mark}.holder")
+
+
+def _clear(folder: Path) -> None:
+    """Remove what processes left here that were killed while they took hold of something."""
+    for pattern in (".*.holding", ".claim-*.holder"):
+        for path in folder.glob(pattern):
+            found = _look(path)
+            if found is not None and not found.is_alive:
+                path.unlink(missing_ok=True)
 
 
 def _beat(path: Path, own: Holder, ended: threading.Event) -> None:

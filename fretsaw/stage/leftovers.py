@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fretsaw.stage import artifact
 
-UNDER_WAY = re.compile(r"\..+\.tmp")
+UNDER_WAY = re.compile(r"\..+\.tmp|\.tmp\w{6}")  # ours; the file that safetensors writes first
 
 
 def clear(out: Path) -> None:
@@ -21,7 +21,7 @@ def clear(out: Path) -> None:
             _remove(path)
     is_finished = (out / artifact.MANIFEST).is_file()
     for folder in (artifact.partial_folder(out), *([out] if is_finished else [])):
-        for path in sorted(folder.rglob(".*.tmp")):
+        for path in sorted(folder.rglob(".*")):
             if UNDER_WAY.fullmatch(path.name):
                 _remove(path)
     if is_finished:

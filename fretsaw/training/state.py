@@ -31,6 +31,8 @@ from fretsaw.stage.progress import say
 
 REST = "rest.pt"  # what is no tensor
 SUMS = "sums.json"  # size and CRC-32 of every other file, and the folders that must stand beside it
+SIZES = "sizes"  # key of what is no tensor in folders of 0.1.0 before checksums, which have no SUMS
+BEST = "best"  # the folder of the best weights, then
 BYTES_PER_PARAMETER = 12  # weights and two moments in float32
 CHUNK = 1 << 22
 
@@ -96,10 +98,16 @@ def _load(folder: Path, tensors: Mapping[str, Tensor], peers: Peers) -> None:
 
 
 def find_fault(folder: Path, peers: Peers = ALONE) -> str | None:
-    """Say what is wrong with a saved folder or one that it needs; None where all is whole."""
+    """Say what is wrong with a saved folder or one that it needs; None where all is whole.
 
-    def read() -> dict[str, Any] | str:
+    Of a folder that an earlier version saved, without checksums, only the sizes are known.
+    """
+
+    def read() -> dict[str, Any] | str | None:
         settle_name(folder)
+        sizes = _sizes_without_sums(folder)
+        if sizes is not None:
+            return _other_size(folder, sizes)
         try:
             told = own_file.read_json(folder / SUMS, {"files": dict, "needs": [str]})
         except own_file.Damaged as damaged:
@@ -107,7 +115,7 @@ def find_fault(folder: Path, peers: Peers = ALONE) -> str | None:
         return told
 
     told = peers.on_first(read)
-    if isinstance(told, str):
+    if told is None or isinstance(told, str):
         return told
     found = _checksums(folder, peers)
     for name, sums in told["files"].items():
@@ -116,6 +124,27 @@ def find_fault(folder: Path, peers: Peers = ALONE) -> str | None:
             return f"{folder / name}: damaged, it {what}"
     faults = (find_fault(folder.with_name(name), peers) for name in told["needs"])
     return next((fault for fault in faults if fault), None)
+
+
+def _sizes_without_sums(folder: Path) -> dict[str, int] | None:
+    """Return the sizes that an earlier version noted; None where it has checksums, or neither."""
+    if (folder / SUMS).exists() or not (folder / REST).is_file():
+        return None
+    try:
+        return _read_rest(folder).get(SIZES)
+    except Exception:  # torch raises anything where bytes are damaged
+        return None
+
+
+def _other_size(folder: Path, sizes: Mapping[str, int]) -> str | None:
+    for name, size in sizes.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != size:
+            return f"{path}: damaged, it {'has another size' if path.is_file() else 'is gone'}"
+    say(
+        f"{folder}: saved by an earlier version, so it has no checksums; only its sizes are checked"
+    )
+    return None
 
 
 def read_rest(folder: Path) -> dict[str, Any] | None:
@@ -232,8 +261,8 @@ class TrainingState:
         """
         fault = None
         for folder in reversed(self.peers.on_first(self._folders)):
-            if not (found := find_fault(folder, self.peers)):
-                self._load(folder)
+            found = find_fault(folder, self.peers) or self._try_load(folder)
+            if not found:
                 self.peers.on_first(lambda: self._drop_after(self.step))
                 return True
             say(f"{found}; going back to the state before {folder.name}")
@@ -243,6 +272,16 @@ class TrainingState:
                 f"{fault}, and no saved state is whole; remove {self.folder} to start again"
             )
         return False
+
+    def _try_load(self, folder: Path) -> str | None:
+        """Load a state; return what is wrong with one that no checksum vouched for."""
+        try:
+            self._load(folder)
+        except OSError as error:
+            if (folder / SUMS).exists():
+                raise
+            return f"{folder}: damaged, {error.strerror}"
+        return None
 
     def _load(self, folder: Path) -> None:
         rest = self.peers.on_first(lambda: _read_rest(folder))
@@ -257,7 +296,8 @@ class TrainingState:
         for optimizer, saved in zip(self.optimizers, packed, strict=True):
             optimizer.load_state_dict(saved)
         self.step, self.scalars = rest["step"], rest["scalars"]
-        self.recent, self.best = rest["recent"], rest["best"]
+        of_earlier = BEST if (self.folder / BEST).is_dir() else None
+        self.recent, self.best = rest["recent"], rest.get("best", of_earlier)
 
     def _folders(self) -> list[Path]:
         for old in self.folder.glob(".step-*.old"):  # killed between two names
@@ -275,8 +315,9 @@ class TrainingState:
         folders = self._folders()
         for folder in folders[: -self.keep]:
             shutil.rmtree(folder)
-        kept = [own_file.read_json(folder / SUMS)["needs"] for folder in folders[-self.keep :]]
-        needed = {self.best, *(name for names in kept for name in names)}
+        kept = [folder / SUMS for folder in folders[-self.keep :]]
+        needs = [own_file.read_json(sums)["needs"] for sums in kept if sums.exists()]
+        needed = {self.best, *(name for names in needs for name in names)}
         for folder in self.folder.glob("best-*"):
             if folder.name not in needed:
                 shutil.rmtree(folder)

@@ -426,6 +426,19 @@ def test_the_command_says_what_it_did(capsys, source, tmp_path: Path) -> None:
     assert "reopened: logits within" in lines[-1]
 
 
+@pytest.mark.parametrize("name", ["out", "out.gguf"])
+def test_what_a_killed_export_left_is_cleared_by_the_next(name: str, source, tmp_path) -> None:
+    half = tmp_path / f".{name}.77.tmp"
+    half.mkdir()
+    (half / ".tmpAb3dE9").write_bytes(bytes(9))
+    (tmp_path / f".{name}.78.tmp").touch()
+    (tmp_path / ".other.77.tmp").mkdir()
+    path = source("no_ops")
+    before = {one.name for one in tmp_path.iterdir()} - {half.name, f".{name}.78.tmp"}
+    assert main(["export", str(path), "--out", str(tmp_path / name)]) == 0
+    assert {one.name for one in tmp_path.iterdir()} == before | {name}
+
+
 # --- weights in 8 bits ----------------------------------------------------------------------------
 
 

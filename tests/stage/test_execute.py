@@ -148,7 +148,12 @@ def test_what_kills_leave_is_cleared_by_the_next_command(tmp_path: Path) -> None
     left = [".o[u]t.77.tmp", ".o[u]t.old"]
     for name in (*left, ".other.77.tmp", "o[u]t/resume", "o[u]t/resume/.step-1.tmp"):
         (tmp_path / name).mkdir()
-    for name in ("o[u]t/request.json", "o[u]t/precision.json", "o[u]t/.made.txt.77.tmp"):
+    for name in (
+        "o[u]t/request.json",
+        "o[u]t/precision.json",
+        "o[u]t/.made.txt.77.tmp",
+        "o[u]t/.tmpAb3dE9",
+    ):
         (tmp_path / name).write_text("[]")
     process = start(out)
     _, errors = process.communicate(timeout=60)

@@ -178,6 +178,21 @@ def test_a_taker_that_died_on_the_way_is_no_obstacle(tmp_path: Path) -> None:
     assert left(tmp_path) == []
 
 
+def test_what_takers_left_that_were_killed_is_cleared(tmp_path: Path) -> None:
+    alive = json.dumps(asdict(Holder.here()))
+    dead = json.dumps(asdict(replace(Holder.here(), born="1")))
+    for name in (".1.holding", ".claim-1.holder"):
+        (tmp_path / name).write_text(dead)
+    for name in (".2.holding", ".claim-2.holder"):
+        (tmp_path / name).write_text(alive)
+    for name in (".3.holding", ".4.holding"):
+        (tmp_path / name).touch()
+    os.utime(tmp_path / ".3.holding", (1, 1))
+    with hold(tmp_path / "out"):
+        pass
+    assert left(tmp_path) == [".2.holding", ".4.holding", ".claim-2.holder"]
+
+
 def test_without_hard_links_it_is_made_under_its_own_name(tmp_path: Path, monkeypatch) -> None:
     def refused(*paths: Path) -> None:
         raise PermissionError(1, "Operation not permitted")

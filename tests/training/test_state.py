@@ -132,6 +132,60 @@ def test_without_any_whole_state_a_run_starts_or_says_so(tmp_path: Path) -> None
         fresh(tmp_path, "adamw").resume()
 
 
+def as_earlier(folder: Path) -> None:
+    """Make a saved folder what it was before there were checksums."""
+    (folder / "sums.json").unlink()
+    rest = torch.load(folder / "rest.pt", weights_only=True)
+    rest.pop("best", None)
+    files = (path for path in folder.iterdir() if path.name != "rest.pt")
+    rest["sizes"] = {path.name: path.stat().st_size for path in files}
+    torch.save(rest, folder / "rest.pt")
+
+
+def earlier_states(folder: Path) -> TrainingState:
+    state = three_states(folder)
+    save_tensors(folder / "best", state.model.state_dict())
+    for path in folder.iterdir():
+        as_earlier(path)
+    return state
+
+
+def test_a_run_of_an_earlier_version_goes_on_without_checksums(tmp_path: Path, capsys) -> None:
+    before = weights(earlier_states(tmp_path))
+    state = fresh(tmp_path, "adamw")
+    assert state.resume()
+    assert (state.step, state.best) == (3, "best")
+    assert "step-00000003: saved by an earlier version, so it has no checksums" in (
+        capsys.readouterr().err
+    )
+    advance(state, "adamw", 1)
+    state.save()
+    state.load_best()
+    assert all(torch.equal(value, before[name]) for name, value in weights(state).items())
+    flip(tmp_path / "step-00000004/__0_0.distcp")
+    again = fresh(tmp_path, "adamw")
+    assert again.resume()
+    assert again.step == 3
+
+
+@pytest.mark.parametrize("name", ["rest.pt", ".metadata", "__0_0.distcp"])
+@pytest.mark.parametrize("damage", [cut, flip, Path.unlink, lambda path: path.write_bytes(b"[]")])
+def test_of_damaged_states_without_checksums_the_one_before_is_taken(
+    tmp_path: Path, name: str, damage, capsys
+) -> None:
+    earlier_states(tmp_path)
+    damage(tmp_path / "step-00000003" / name)
+    state = fresh(tmp_path, "adamw")
+    try:
+        assert state.resume()
+    except ValueError as error:
+        pytest.fail(f"{error}")
+    if state.step == 2:
+        assert "going back to the state before step-00000003" in capsys.readouterr().err
+    else:  # a changed byte among the weights, which nothing could tell
+        assert (state.step, damage) == (3, flip)
+
+
 def test_a_state_that_cannot_be_written_is_told_and_leaves_the_one_before(tmp_path: Path) -> None:
     """Root may write anywhere, so a file stands where the folder would be."""
     state = three_states(tmp_path)
