@@ -1,7 +1,6 @@
 """What one stage would do, without doing it: the same checks up to the first write, then words."""
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,7 +66,7 @@ def _outlook(out: Path, request: artifact.StageRequest) -> str:
         return "done already, so nothing would run"
     if not (partial / artifact.REQUEST).is_file():
         return "would be made" if reason == "absent" else f"{reason}, so it would be made again"
-    before, now = json.loads((partial / artifact.REQUEST).read_text()), request.identity()
+    before, now = artifact.read_request(partial), request.identity()
     if before == now:
         return f"would go on from {partial}"
     keys = ("stage", "settings", "inputs", "seed")

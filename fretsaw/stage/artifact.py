@@ -17,7 +17,7 @@ import re
 import resource
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 REQUEST = "request.json"  # of a run that is not complete
 PRECISION = "precision.json"  # the same: what it computes on
+DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
 RESUME = "resume"  # state that only a continuing run needs; gone when the artifact is complete
 LIVE_FILES = ("metrics.jsonl", "status.json", "log.txt")  # kept, but not part of the result
 
@@ -82,6 +83,11 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
+def hash_json(value: Any) -> str:
+    """Return the sha256 of a value, whatever order its keys have."""
+    return _sha256(canonical_json(value))
+
+
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -120,14 +126,14 @@ def hash_path(path: Path) -> str:
         raise ValueError(f"{path}: no such file or folder")
     files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
     listing = [[str(p.relative_to(path)), p.stat().st_size, hash_file(p)] for p in files]
-    return _sha256(canonical_json(listing))
+    return hash_json(listing)
 
 
 def artifact_hash(manifest: Mapping[str, Any]) -> str:
     """Return the hash of what an artifact is: its manifest without `run` and without paths."""
     kept = {key: value for key, value in manifest.items() if key != "run"}
     kept["inputs"] = {name: entry["hash"] for name, entry in manifest["inputs"].items()}
-    return _sha256(canonical_json(kept))
+    return hash_json(kept)
 
 
 def _hash_cache_folder() -> Path | None:
@@ -330,37 +336,52 @@ def recorded_precision(out: Path) -> tuple[str, str] | None:
         return None
     remedy = "remove it; the next run settles on both again, or name them with --device and --dtype"
     told = own_file.read_json(path, [str], remedy=remedy)
-    if len(told) != 2:
+    if len(told) != 2 or not DEVICE.fullmatch(told[0]) or told[1] not in ("fp32", "bf16"):
         raise own_file.Damaged(f"{path}: damaged, not a device and a dtype; {remedy}")
     return told[0], told[1]
 
 
-def open_partial(out: Path, request: StageRequest, *, force: bool = False) -> Path:
+def open_partial(
+    out: Path,
+    request: StageRequest,
+    *,
+    force: bool = False,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Path:
     """Return the folder to work in, with the state of an interrupted run of the same request.
 
     Where the interrupted run had other settings it is refused (or discarded with `force`); where an
-    input changed since, or nothing was saved yet, there is nothing to lose and it is discarded.
+    input changed since, or nothing was saved yet, there is nothing to lose and it is discarded;
+    `tell` is given a line that says so. Raises `own_file.Damaged` where it holds work and what the
+    run was to make can't be read.
     """
     if out.exists() and not (out / MANIFEST).is_file() and any(out.iterdir()):
         raise Refused(f"{out}: not empty and not a fretsaw artifact; choose another --out")
     partial = partial_folder(out)
     identity, path = request.identity(), partial / REQUEST
-    if path.is_file() and not force:
+    holds_work = _holds_work(partial)
+    if (path.is_file() or holds_work) and not force:
         before = read_request(partial)
-        if _holds_work(partial):
+        if holds_work:
             _refuse_other_settings(out, before, request, found=partial)
         if before == identity:
             return partial
+        if holds_work:
+            tell(f"{request.stage}: an input changed since {partial} was begun, so it starts again")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    write_json(path, identity)
+    write_json(path, {**identity, "sha256": hash_json(identity)})
     return partial
 
 
 def read_request(partial: Path) -> dict[str, Any]:
     """Return what an interrupted run was to make."""
-    remedy = f"remove {partial} to start that stage again"
-    return own_file.read_json(partial / REQUEST, REQUEST_SHAPE, remedy=remedy)
+    path, remedy = partial / REQUEST, f"remove {partial} to start that stage again"
+    request = own_file.read_json(path, REQUEST_SHAPE, remedy=remedy)
+    known = request.pop("sha256", None)  # which earlier versions did not write
+    if known not in (None, hash_json(request)):
+        raise own_file.Damaged(own_file.CHANGED.format(path=path, remedy=remedy))
+    return request
 
 
 def _holds_work(partial: Path) -> bool:

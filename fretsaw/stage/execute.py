@@ -204,7 +204,7 @@ def _tell(peers: Peers, message: str) -> None:
 def _open(
     out: Path, request: artifact.StageRequest, device: str, dtype: str, *, force: bool
 ) -> Path:
-    folder = artifact.open_partial(out, request, force=force)
+    folder = artifact.open_partial(out, request, force=force, tell=say)
     artifact.write_json(folder / artifact.PRECISION, [device, dtype])
     (folder / ERROR).unlink(missing_ok=True)
     return folder

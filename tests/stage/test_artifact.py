@@ -128,6 +128,44 @@ def test_a_kill_between_manifest_and_name_loses_nothing(tmp_path: Path, monkeypa
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"manifest.json", "numbers.txt"}
 
 
+def begun(tmp_path: Path) -> tuple[Path, StageRequest]:
+    """Begin an output that holds work; return the request's file and the request."""
+    (tmp_path / "input.txt").write_text("one")
+    request = StageRequest("toy", {}, {"text": tmp_path / "input.txt"}, 0)
+    partial = artifact.open_partial(tmp_path / "out", request)
+    (partial / "kept").write_text("hours of work")
+    return partial / artifact.REQUEST, request
+
+
+def test_work_is_never_discarded_for_a_request_that_is_damaged(tmp_path: Path) -> None:
+    path, request = begun(tmp_path)
+    whole = path.read_text()
+    digest = json.loads(whole)["inputs"]["text"]
+    for damaged in (whole.replace(digest, digest[::-1]), whole[:40], "", "[]", None):
+        path.unlink() if damaged is None else path.write_text(damaged)
+        with pytest.raises(ValueError, match=r"request.json: .*; remove .* to start that stage"):
+            artifact.open_partial(tmp_path / "out", request)
+        assert (path.parent / "kept").exists()
+    path.write_text(json.dumps({k: v for k, v in json.loads(whole).items() if k != "sha256"}))
+    assert (artifact.open_partial(tmp_path / "out", request) / "kept").exists()
+
+
+def test_work_on_another_input_is_discarded_and_that_is_said(tmp_path: Path) -> None:
+    path, request = begun(tmp_path)
+    (tmp_path / "input.txt").write_text("two")
+    said: list[str] = []
+    artifact.open_partial(tmp_path / "out", request, tell=said.append)
+    assert said == [f"toy: an input changed since {path.parent} was begun, so it starts again"]
+
+
+@pytest.mark.parametrize("told", [["cqu", "fp32"], ["cpu", "fp22"], ["cpu"], "cpu"])
+def test_a_damaged_precision_is_told(tmp_path: Path, told) -> None:
+    path, _ = begun(tmp_path)
+    (path.parent / artifact.PRECISION).write_text(json.dumps(told))
+    with pytest.raises(ValueError, match=r"precision.json: damaged, .*; remove it"):
+        artifact.recorded_precision(tmp_path / "out")
+
+
 def test_an_atomic_folder_is_whole_or_absent(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), artifact.atomic_folder(tmp_path / "out") as folder:
         (folder / "half").write_text(str(1 / 0))

@@ -29,7 +29,7 @@ from fretsaw.puzzle.bld.layer_files import (
 from fretsaw.puzzle.bld.states import Text
 from fretsaw.puzzle.library.alternatives import open_parent
 from fretsaw.puzzle.settings import BldSettings
-from fretsaw.stage.artifact import hash_file, write_json
+from fretsaw.stage.artifact import hash_file, hash_json, write_json
 from fretsaw.stage.execute import StageRun
 from fretsaw.stage.own_file import Damaged, read_json
 from fretsaw.stage.progress import say
@@ -69,7 +69,8 @@ def bld(settings: BldSettings, inputs: Mapping[str, Path], run: StageRun) -> dic
         for index, errors in map_tasks(tasks, hear):
             layer, _ = tasks[index]
             digest = hash_file(layer_file(run.folder, layer))
-            write_json(finished[layer], {"weights": digest, "errors": errors})
+            told = {"weights": digest, "errors": errors}
+            write_json(finished[layer], {**told, "sha256": hash_json(told)})
             steps[layer] = num_steps
             run.step(sum(steps.values()))
 
@@ -90,7 +91,11 @@ def _finished_errors(folder: Path, path: Path, layer: int) -> Errors | None:
     try:
         told = read_json(path, FINISHED)
     except Damaged as damaged:
-        say(f"{damaged}: layer {layer} is trained again")
+        say(f"{str(damaged).rpartition(';')[0]}, so layer {layer} is trained again")
+        return None
+    known = told.pop("sha256", None)  # which earlier versions did not write
+    if known not in (None, hash_json(told)):
+        say(f"{path}: not as it was written, so layer {layer} is trained again")
         return None
     weights = layer_file(folder, layer)
     if weights.is_file() and hash_file(weights) == told["weights"]:
