@@ -35,7 +35,7 @@ from fretsaw.training.optimizer import (
 )
 from fretsaw.training.spikes import SpikeWatch
 from fretsaw.training.state import TrainingState
-from fretsaw.training.step_memory import trained_bytes
+from fretsaw.training.step_memory import kept_bytes
 
 
 def pretrain(
@@ -176,7 +176,14 @@ def train(
     configs = checked_configs(student, teacher, settings, run)
     tokens, heldout = loader.read_tokens(corpus / "train.npy"), corpus / "heldout.npy"
     lesson = Lesson(student, teacher, objective, tokens, heldout, settings, run)
-    artifact.require_disk(run.folder, kept_bytes(student.config, settings))
+    num_bytes = kept_bytes(
+        student.config,
+        settings.update,
+        settings.lora,
+        keeps_best=keep_best,
+        keeps_snapshots=settings.spikes.max_rollbacks > 0,
+    )
+    artifact.require_disk(run.folder, num_bytes)
     trained = prepare_networks(student, teacher, settings, run)
     optimizers = build_optimizers(trained, settings.update, seed=run.seed)
     state = TrainingState(run.resume_folder, trained, optimizers, peers=run.peers)
@@ -244,13 +251,6 @@ def checked_configs(
         what = f"batch_tokens {settings.batch_tokens} at seq_len {phase.seq_len}"
         run.peers.share(settings.batch_tokens // phase.seq_len, what)
     return configs
-
-
-def kept_bytes(config: ModelConfig, settings: TrainSettings) -> int:
-    """Return what the states, the snapshots and the best weights take on disk."""
-    weights, moments = trained_bytes(config, settings.update, settings.lora)
-    num_snapshots = 3 if settings.spikes.max_rollbacks else 0
-    return int(3 * (weights + moments) + (4 + num_snapshots) * weights)
 
 
 def prepare_networks(

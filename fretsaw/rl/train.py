@@ -34,7 +34,9 @@ from fretsaw.tasks.problem import Problem
 from fretsaw.tasks.prompt import Prompt, chat_prompt
 from fretsaw.tasks.task import load_problems
 from fretsaw.training.optimizer import apply_gradients, build_optimizers
-from fretsaw.training.state import TrainingState, saved_bytes
+from fretsaw.training.settings import LoraSettings
+from fretsaw.training.state import TrainingState
+from fretsaw.training.step_memory import kept_bytes
 
 ROLLOUTS = "rollouts"
 
@@ -54,7 +56,7 @@ def reinforce(settings: RlSettings, inputs: Mapping[str, Path], run: StageRun) -
     for problem, mode in itertools.product((*problems, *heldout), MODES):
         prompt = chat_prompt(tokenizer, problem, mode, toggle)
         _check_length(prompt, settings, model.config.max_position_embeddings)
-    artifact.require_disk(run.folder, saved_bytes(model.config))
+    artifact.require_disk(run.folder, kept_bytes(model.config, settings.update, LoraSettings()))
     reference = copy.deepcopy(model).requires_grad_(False) if settings.kl_coef else None
     optimizers = build_optimizers(model, settings.update)
     state = TrainingState(run.resume_folder, model, optimizers)

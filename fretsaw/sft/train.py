@@ -30,7 +30,9 @@ from fretsaw.stage.execute import StageRun
 from fretsaw.stage.peers import ALONE, Peers
 from fretsaw.training.losses import packed_logprobs
 from fretsaw.training.optimizer import apply_gradients, build_optimizers
-from fretsaw.training.state import TrainingState, saved_bytes
+from fretsaw.training.settings import LoraSettings
+from fretsaw.training.state import TrainingState
+from fretsaw.training.step_memory import kept_bytes
 
 
 def tune(settings: SftSettings, inputs: Mapping[str, Path], run: StageRun) -> dict[str, Any]:
@@ -48,7 +50,7 @@ def tune(settings: SftSettings, inputs: Mapping[str, Path], run: StageRun) -> di
     micro_rows = max(1, settings.micro_batch_tokens // row_len)
     num_steps = -(-settings.epochs * len(rows) // rows_per_step)
     heldout_every = settings.heldout_every or max(1, num_steps // 10)
-    artifact.require_disk(run.folder, saved_bytes(model.config))
+    artifact.require_disk(run.folder, kept_bytes(model.config, settings.update, LoraSettings()))
     if run.peers.size > 1:
         fsdp.shard(model, run.peers, run.device)
     optimizers = build_optimizers(model, settings.update)

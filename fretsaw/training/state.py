@@ -22,8 +22,6 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 
-from fretsaw.model.config import ModelConfig
-from fretsaw.model.size import num_params
 from fretsaw.stage import own_file
 from fretsaw.stage.artifact import settle_name, take_name, write_json
 from fretsaw.stage.peers import ALONE, Peers
@@ -33,7 +31,6 @@ REST = "rest.pt"  # what is no tensor
 SUMS = "sums.json"  # size and CRC-32 of every other file, and the folders that must stand beside it
 SIZES = "sizes"  # key of what is no tensor in folders of 0.1.0 before checksums, which have no SUMS
 BEST = "best"  # the folder of the best weights, then
-BYTES_PER_PARAMETER = 12  # weights and two moments in float32
 CHUNK = 1 << 22
 
 
@@ -195,11 +192,6 @@ def _torch_errors(what: str) -> Iterator[None]:
 
 
 # --- the state of a loop --------------------------------------------------------------------------
-
-
-def saved_bytes(config: ModelConfig) -> int:
-    """Return what the saved states of a network take on disk, if all of it is trained."""
-    return 2 * BYTES_PER_PARAMETER * num_params(config)
 
 
 class TrainingState:

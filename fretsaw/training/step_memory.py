@@ -151,6 +151,22 @@ def trained_bytes(
     return weights, moments
 
 
+def kept_bytes(
+    config: ModelConfig,
+    update: UpdateSettings,
+    lora: LoraSettings,
+    *,
+    keeps_best: bool = False,
+    keeps_snapshots: bool = False,
+) -> int:
+    """Return the most that a run keeps on disk to go on from, with what is being written.
+
+    Two states, the best weights of each and of now, two snapshots, and one more of every kind.
+    """
+    weights, moments = trained_bytes(config, update, lora)
+    return int(3 * (weights + moments) + (4 * keeps_best + 3 * keeps_snapshots) * weights)
+
+
 def _moment_bytes(rows: int, columns: int, update: UpdateSettings) -> float:
     """Return the bytes of one parameter's two moments."""
     if update.states == "fp32" or rows * columns <= SMALL_PARAMETER:

@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from fretsaw.model.config import ModelConfig
+from fretsaw.model.decoder import Decoder
 from fretsaw.training.optimizer import apply_gradients, build_optimizers
-from fretsaw.training.settings import UpdateSettings
+from fretsaw.training.settings import LoraSettings, UpdateSettings
 from fretsaw.training.state import TrainingState, load_tensors, read_rest, save_tensors
+from fretsaw.training.step_memory import kept_bytes
 
 
 class Layers(nn.Module):
@@ -210,3 +213,32 @@ def test_tensors_are_replaced_whole(tmp_path: Path) -> None:
     load_tensors(path, {"x": read})
     assert read.tolist() == [2.0, 2.0, 2.0]
     assert (read_rest(path) or {})["step"] == 7
+
+
+def test_a_run_keeps_no_more_on_disk_than_is_asked_for(tmp_path: Path) -> None:
+    """Where the best weights change three times between states, so that all kinds are there."""
+    config = ModelConfig.uniform(
+        **{"num_hidden_layers": 2, "num_key_value_heads": 2, "intermediate_size": 512},
+        **{"vocab_size": 500, "hidden_size": 128, "num_attention_heads": 4, "head_dim": 32},
+    )
+    model, peak = Decoder(config), 0
+
+    class Watched(TrainingState):
+        def _drop_old(self) -> None:
+            nonlocal peak
+            files = (path for path in tmp_path.rglob("*") if path.is_file())
+            peak = max(peak, sum(path.stat().st_size for path in files))
+            super()._drop_old()
+
+    settings = UpdateSettings()
+    state = Watched(tmp_path, model, build_optimizers(model, settings))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    for step in range(12):
+        apply_gradients(model, state.optimizers, settings, step=step, num_steps=12)
+        state.step += 1
+        state.save_best()
+        if state.step % 3 == 0:
+            state.save()
+    allowed = kept_bytes(config, settings, LoraSettings(), keeps_best=True)
+    assert 0.75 * allowed < peak < 1.05 * allowed

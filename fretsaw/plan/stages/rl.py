@@ -10,7 +10,7 @@ from fretsaw.plan.stage_plan import NEVER, StagePlan
 from fretsaw.plan.stages.training import frugal
 from fretsaw.plan.work import Hardware, MemoryUse, Shapes, Work
 from fretsaw.rl.settings import RlSettings
-from fretsaw.training.step_memory import TrainingShape, trained_bytes, training_bytes
+from fretsaw.training.step_memory import TrainingShape, kept_bytes, training_bytes
 
 
 def rl(s: RlSettings, at: Shapes, on: Hardware) -> Work:
@@ -36,7 +36,6 @@ def rl(s: RlSettings, at: Shapes, on: Hardware) -> Work:
     held = training_bytes(shape)
     weights, optimizer = held.weights + held.teacher, held.gradients + held.moments
     cache = min(s.max_batch, answers) * row * kv_bytes(model, "fp32")
-    trained, moments = trained_bytes(model, s.update, shape.lora)
     rest = held.peak - weights - optimizer - held.logits
     update = MemoryUse("update", weights, rest, optimizer, held.logits)
     return Work(
@@ -46,7 +45,7 @@ def rl(s: RlSettings, at: Shapes, on: Hardware) -> Work:
         ),
         tokens=(sampled + measured) * (PROMPT + length),
         seconds=sampling + on.alone.seconds(flops),
-        disk=saved_bytes(model, on) + 2 * (trained + moments) + trained,
+        disk=saved_bytes(model, on) + kept_bytes(model, s.update, shape.lora),
         remedy=f"lower max_batch, {frugal(s.update, update)}",
     )
 

@@ -13,7 +13,7 @@ from fretsaw.plan.amounts import logit_bytes, saved_bytes, token_flops, weight_b
 from fretsaw.plan.stage_plan import NEVER, Networks, Recipe, StagePlan
 from fretsaw.plan.work import Hardware, MemoryUse, Shapes, Work
 from fretsaw.training.settings import UpdateSettings
-from fretsaw.training.step_memory import TrainDtype, TrainingShape, trained_bytes, training_bytes
+from fretsaw.training.step_memory import TrainDtype, TrainingShape, kept_bytes, training_bytes
 
 
 def training_work(
@@ -24,7 +24,7 @@ def training_work(
     teacher: ModelConfig | None = None,
     teacher_dtype: TrainDtype = "fp32",
     cosine: bool = False,
-    remedy: str = "",
+    keeps_best: bool = False,
 ) -> Work:
     """Steps and held-out measurements; weights, gradients and moments are split among devices."""
     longest = max(phase.seq_len for phase in s.phases)
@@ -49,7 +49,10 @@ def training_work(
     reading = token_flops(student, s.seq_len) + (
         token_flops(teacher, s.seq_len) if teacher else 0.0
     )
-    trained, moments = trained_bytes(student, s.update, s.lora)
+    keeps_snapshots = s.spikes.max_rollbacks > 0
+    kept = kept_bytes(
+        student, s.update, s.lora, keeps_best=keeps_best, keeps_snapshots=keeps_snapshots
+    )
     split = (held.weights + held.teacher, held.gradients + held.moments)
     rest = held.peak - sum(split) - held.logits
     use = MemoryUse("", split[0] / on.count, rest, split[1] / on.count, held.logits)
@@ -57,8 +60,8 @@ def training_work(
         uses=(use,),
         tokens=sum(phase.tokens for phase in s.phases),
         seconds=on.seconds(flops + measured * reading),
-        disk=saved_bytes(student, on) + 2 * (trained + moments) + trained,
-        remedy=remedy or frugal(s.update, use, s),
+        disk=saved_bytes(student, on) + kept,
+        remedy=frugal(s.update, use, s),
     )
 
 
@@ -75,7 +78,7 @@ def frugal(update: UpdateSettings, held: MemoryUse, s: TrainSettings | None = No
 
 def train_alone(s: Any, at: Shapes, on: Hardware) -> Work:
     """Pretraining (from settings alone), and going on with it."""
-    return training_work(s.train, at["model"], on)
+    return training_work(s.train, at["model"], on, keeps_best=getattr(s, "keep_best", False))
 
 
 def distill(s: DistillSettings, at: Shapes, on: Hardware) -> Work:
@@ -83,7 +86,13 @@ def distill(s: DistillSettings, at: Shapes, on: Hardware) -> Work:
     parent = at["parent"] if "parent" in at and "teacher" not in at and s.needs_teacher else None
     cosine = s.cosine_weight > 0
     work = training_work(
-        s.train, at["child"], on, teacher=parent, teacher_dtype=s.teacher_dtype, cosine=cosine
+        s.train,
+        at["child"],
+        on,
+        teacher=parent,
+        teacher_dtype=s.teacher_dtype,
+        cosine=cosine,
+        keeps_best=s.keep_best,
     )
     if parent is None:
         return work
