@@ -75,6 +75,7 @@ class ReasoningSplitter:
     _state: Literal["undecided", "reasoning", "content"] = "undecided"
     _held: str = ""
     _begun: bool = False  # whether text of this state has been given
+    has_reasoning: bool = False  # whether the text begins with a trace, be it an empty one
 
     @property
     def is_reasoning(self) -> bool:
@@ -88,7 +89,8 @@ class ReasoningSplitter:
             begun = self._held.lstrip()
             if len(begun) < len(OPEN_TAG) and OPEN_TAG.startswith(begun):
                 return []
-            self._state = "reasoning" if begun.startswith(OPEN_TAG) else "content"
+            self.has_reasoning = begun.startswith(OPEN_TAG)
+            self._state = "reasoning" if self.has_reasoning else "content"
             self._held = begun.removeprefix(OPEN_TAG)
         if self._state == "content":
             return self._give(self._held)

@@ -59,9 +59,10 @@ class Answer:
         splitter = self._splitter
         if splitter is None:
             return [("content", text)] if text else []
-        was_reasoning = splitter.is_reasoning
+        was_reasoning, had_begun = splitter.is_reasoning, splitter.has_reasoning
         pieces = splitter.feed(text) if text else []
-        if was_reasoning or splitter.is_reasoning:
+        has_begun = splitter.has_reasoning and not had_begun  # and may have ended at once
+        if was_reasoning or splitter.is_reasoning or has_begun:
             self.num_reasoning_tokens = self.num_tokens
         if self.finish_reason is None:
             return pieces
