@@ -171,6 +171,27 @@ class Tokenizer:
             ids += self.encode(piece) if id is None else [id]
         return ids
 
+    def places(self, text: str, *, parse_special: bool = True) -> list[int]:
+        """Return where in the text each of its tokens begins; names may stand for special tokens.
+
+        All parts of a character begin where it does.
+        """
+        places, at = [], 0
+        for piece in self._special_names.split(text) if parse_special else [text]:
+            is_special = parse_special and piece in self._special_ids
+            places += [at + place for place in ([0] if is_special else self._places(piece))]
+            at += len(piece)
+        return places
+
+    def _places(self, text: str) -> list[int]:
+        encoding = self._inner.encode(text, add_special_tokens=False)
+        if not self._is_byte_level:
+            return [begin for begin, _ in encoding.offsets]
+        # The offsets of these leave out spaces, but their bytes are the text's.
+        of_byte = [i for i, character in enumerate(text) for _ in character.encode()]
+        begins = itertools.accumulate((len(self.token_bytes(id)) for id in encoding.ids), initial=0)
+        return [of_byte[byte] if byte < len(of_byte) else len(text) for byte in begins][:-1]
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of every text, computed in parallel."""
         try:
@@ -242,15 +263,18 @@ class StreamDecoder:
         self._tokenizer, self._skip_special = tokenizer, skip_special
         self._ids = list(after[-16:])  # those of the last piece, then those not yet emitted
         self._num_emitted = len(self._ids)
+        self.held = ""  # the text that is not certain yet: it ends within a character
 
     def feed(self, ids: Iterable[int]) -> str:
         """Take more ids; return the text that is now certain, possibly none."""
         self._ids.extend(ids)
         piece = self._pending()
-        return "" if piece.endswith(_REPLACEMENT) else self._emit(piece)
+        self.held = piece if piece.endswith(_REPLACEMENT) else ""
+        return "" if self.held else self._emit(piece)
 
     def flush(self) -> str:
         """Return what is left at the end, an unfinished character included."""
+        self.held = ""
         return self._emit(self._pending())
 
     def _pending(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import Request as HttpRequest
 from starlette.responses import Response
 
+from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.engine.sequence import Event, Request
 from fretsaw.serve.answer import Answer, Pieces, Reading
 from fretsaw.serve.choices import respond
@@ -50,7 +51,8 @@ async def complete_text(service: Service, body: CompletionRequest, http: HttpReq
     )
     reading = Reading(stop_strings(service, body), skip_special=body.skip_special_tokens)
     choices = [
-        _begun(model, body, reading, index, request) for index, request in enumerate(requests)
+        begun(model.tokenizer, body, reading, index, request)
+        for index, request in enumerate(requests)
     ]
     return await respond(
         service,
@@ -64,24 +66,25 @@ async def complete_text(service: Service, body: CompletionRequest, http: HttpReq
     )
 
 
-def _begun(
-    model: ServedModel, body: CompletionRequest, reading: Reading, index: int, request: Request
+def begun(
+    tokenizer: Tokenizer, body: CompletionRequest, reading: Reading, index: int, request: Request
 ) -> "TextChoice":
     """Return a continuation before its first token."""
     prompt, ids = body.prompt[index // body.n], request.token_ids
-    tokenizer, skip_special, is_text = (
-        model.tokenizer,
-        reading.skip_special,
-        isinstance(prompt, str),
-    )
-    echoed = ""
-    if body.echo:
-        echoed = prompt if is_text else tokenizer.decode(ids, skip_special)
+    skip_special = reading.skip_special
+    echoed, places = "", None
+    if body.echo and isinstance(prompt, str):
+        echoed = prompt
+        if body.logprobs is not None:
+            places = tokenizer.places(prompt, parse_special=body.parse_special)
+            places = [0] * (len(ids) - len(places)) + places  # a bos that is not in the text
+    elif body.echo:
+        echoed = tokenizer.decode(ids, skip_special)
     answer = Answer(tokenizer, reading, after=ids)
     logprobs = None
     if body.logprobs is not None:
         logprobs = CompletionLogprobs(
-            tokenizer, after=ids, echoed=echoed, echoes_text=is_text, skip_special=skip_special
+            tokenizer, after=ids, echoed=echoed, places=places, skip_special=skip_special
         )
     return TextChoice(index, answer, ids, echoed, logprobs, tells_ids=body.return_token_ids)
 

@@ -30,8 +30,8 @@ def finite(logprob: float) -> float:
 class CompletionLogprobs:
     """The four parallel lists of a completion, token by token.
 
-    `echoed` is the prompt as the response's text begins with it, `echoes_text` whether that is what
-    the client wrote rather than what the ids `after` read as.
+    `echoed` is the prompt as the response's text begins with it; `places` is where the prompt's
+    tokens begin in it, where that is known: of a text that the client wrote.
     """
 
     def __init__(
@@ -40,13 +40,14 @@ class CompletionLogprobs:
         *,
         after: Sequence[int] = (),
         echoed: str = "",
-        echoes_text: bool = False,
+        places: Sequence[int] | None = None,
         skip_special: bool = True,
     ):
         self._tokenizer, self._skip_special = tokenizer, skip_special
-        self._echoed, self._echoes_text = echoed, echoes_text
-        self._decoded = StreamDecoder(tokenizer, after=after, skip_special=skip_special)
-        self._offset = len(echoed)  # in the text of the response, where the next token begins
+        self._echoed, self._prompt_places = echoed, places
+        self._places = _Places(
+            StreamDecoder(tokenizer, after=after, skip_special=skip_special), len(echoed)
+        )
         self._lists: dict[str, list[Any]] = self._empty()
 
     @staticmethod
@@ -55,32 +56,20 @@ class CompletionLogprobs:
 
     def take_prompt(self, ids: Sequence[int], logprobs: Sequence[TokenLogprob]) -> None:
         """Add the prompt's tokens; the first has no log-probability, as nothing precedes it."""
-        first, *others = self._prompt_offsets(ids)
+        places = self._prompt_places
+        if places is None:
+            read = _Places(StreamDecoder(self._tokenizer, skip_special=self._skip_special))
+            places = [read.of(id) for id in ids]
+        first, *others = (min(place, len(self._echoed)) for place in places)
         self._add(ids[0], None, (), first)
-        for token, offset in zip(logprobs, others, strict=True):
-            self._add(token.token_id, token.logprob, token.top, offset)
-
-    def _prompt_offsets(self, ids: Sequence[int]) -> list[int]:
-        """Return where the prompt's tokens begin in the text that echoes it."""
-        echoed, offsets, at = self._echoed, [], 0
-        decoded = StreamDecoder(self._tokenizer, skip_special=self._skip_special)
-        for id in ids:
-            offsets.append(min(at, len(echoed)))
-            if self._echoes_text and self._tokenizer.is_special(id):
-                # What lies between special tokens was encoded alone; a bos may be in no text.
-                at += len(decoded.flush())
-                name = self._tokenizer.token(id) or ""
-                at += len(name) if echoed.startswith(name, at) else 0
-                decoded = StreamDecoder(self._tokenizer, skip_special=self._skip_special)
-            else:
-                at += len(decoded.feed([id]))
-        return offsets
+        for token, place in zip(logprobs, others, strict=True):
+            self._add(token.token_id, token.logprob, token.top, place)
 
     def take(self, event: Event) -> None:
         """Add a generated token."""
         if event.token_id is not None:
-            self._add(event.token_id, event.logprob, event.top_logprobs, self._offset)
-            self._offset += len(self._decoded.feed([event.token_id]))
+            place = self._places.of(event.token_id)
+            self._add(event.token_id, event.logprob, event.top_logprobs, place)
 
     def drain(self) -> dict[str, list[Any]]:
         """Return what was added since the last time."""
@@ -102,6 +91,24 @@ class CompletionLogprobs:
             text = token_text(self._tokenizer, other)
             best[text] = finite(max(its, best.get(text, its)))  # two tokens may read alike
         lists["top_logprobs"].append(best)
+
+
+class _Places:
+    """Tells where tokens begin in a text, as they come."""
+
+    def __init__(self, decoded: StreamDecoder, begin: int = 0):
+        self._decoded, self._end = decoded, begin  # of the text that is certain
+
+    def of(self, id: int) -> int:
+        """Take the next token; return where its text begins, part of a character with the whole."""
+        held = self._decoded.held
+        piece = self._decoded.feed([id])
+        text = piece or self._decoded.held
+        place = self._end + len(held)
+        if held and not (len(text) > len(held) and text.startswith(held)):
+            place -= 1  # it goes on with the character that the last one left unfinished
+        self._end += len(piece)
+        return place
 
 
 def token_text(tokenizer: Tokenizer, id: int) -> str:

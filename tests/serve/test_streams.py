@@ -4,9 +4,11 @@ Events are made up, so no model is needed: broken characters, tags and calls cut
 """
 
 import asyncio
+import dataclasses
 import itertools
 import json
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,14 +18,15 @@ from vocabularies import byte_level, sentencepiece
 
 from fretsaw.chat.reasoning import split_reasoning
 from fretsaw.chat.tokenizer import Tokenizer
-from fretsaw.engine.sequence import Event, TokenLogprob
+from fretsaw.engine.sampling import Sampling
+from fretsaw.engine.sequence import Event, Request, TokenLogprob
 from fretsaw.serve.answer import Answer, Reading
 from fretsaw.serve.chat_completions import ChatChoice
 from fretsaw.serve.choices import DONE, AnswerChoice, Head, _gathered, _streamed, growth
 from fretsaw.serve.completions import TextChoice
-from fretsaw.serve.logprobs import CompletionLogprobs
+from fretsaw.serve.completions import begun as begun_text
 from fretsaw.serve.metrics import Metrics, Stopwatch
-from fretsaw.serve.protocol import ChatRequest
+from fretsaw.serve.protocol import ChatRequest, CompletionRequest
 
 VOCABULARIES = {"byte-level": byte_level(), "sentencepiece": sentencepiece()}
 CALL = '<TOOLCALL>[{"name": "f", "arguments": {"x": 1}}]</TOOLCALL>'
@@ -31,6 +34,7 @@ TEXTS = ["<think>", "</think>", "<think>a</think>", "<think>\n\n</think>\n\n", "
 TEXTS += [CALL, CALL[:-12], "<TOOLCALL>", "<TOOL", CALL.replace("1", "NaN")]
 TEXTS += ["\n\n", " ", "\n", "a", "ab", " end", "STOP", "é", "😀", "\ufffd", "<", "]</TOOLCALL>"]
 STOPS = ["STOP", "OP e", "\n\n", "</think>", "<think>a</think>b", "é", "]</", " "]
+BROKEN = [b"\xc3", b"\xe2\x82", b"\x80", b"\xf0\x9f\x98", b"\xa9", b"\xff"]
 TOOL = {"type": "function", "function": {"name": "f"}}
 
 
@@ -42,12 +46,13 @@ def answers(draw: st.DrawFn, tokenizer: Tokenizer) -> list[Event]:
         lambda text: tuple(id for letter in text[:80] for id in tokenizer.encode(letter))
     )
     broken = st.integers(0, tokenizer.vocab_size - 1).map(lambda id: (id,))
-    bytes_alone = st.sampled_from(
-        [b"\xc3", b"\xe2\x82", b"\x80", b"\xf0\x9f\x98", b"\xa9", b"\xff"]
-    )
     drawn = draw(
         st.lists(
-            parts | parts | letters | broken | bytes_alone.map(_ids_of_bytes(tokenizer)),
+            parts
+            | parts
+            | letters
+            | broken
+            | st.sampled_from(BROKEN).map(_ids_of_bytes(tokenizer)),
             min_size=1,
             max_size=8,
         )
@@ -60,6 +65,12 @@ def answers(draw: st.DrawFn, tokenizer: Tokenizer) -> list[Event]:
         ids.append(tokenizer.eos_token_ids[0])
     last = len(ids) - 1
     return [Event(0, id, -0.5, reason if i == last else None) for i, id in enumerate(ids)]
+
+
+def cuts(events: Sequence[Event]) -> st.SearchStrategy[range]:
+    """Return where the events are cut into what comes together."""
+    sizes = st.sampled_from([1, 1, 2, 3, 7])
+    return st.builds(lambda at, size: range(at, len(events), size), st.integers(0, 8), sizes)
 
 
 def _ids_of_bytes(tokenizer: Tokenizer) -> Any:
@@ -146,12 +157,14 @@ def told(choice: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", VOCABULARIES)
-@settings(deadline=None, derandomize=True, max_examples=80)
-@given(st.data())
-def test_the_deltas_of_a_chat_are_its_message(kind: str, data: st.DataObject) -> None:
+@pytest.mark.parametrize(("is_split", "has_tools"), itertools.product((True, False), repeat=2))
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(data=st.data())
+def test_the_deltas_of_a_chat_are_its_message(
+    kind: str, is_split: bool, has_tools: bool, data: st.DataObject
+) -> None:
     tokenizer = VOCABULARIES[kind]
-    events = data.draw(answers(tokenizer))
-    is_split, has_tools, spares = (data.draw(st.booleans()) for _ in range(3))
+    events, spares = data.draw(answers(tokenizer)), data.draw(st.booleans())
     stop = tuple(data.draw(st.lists(st.sampled_from(STOPS), max_size=2)))
     body = ChatRequest.model_validate(
         {
@@ -166,10 +179,8 @@ def test_the_deltas_of_a_chat_are_its_message(kind: str, data: st.DataObject) ->
     def begun() -> ChatChoice:
         return ChatChoice(0, Answer(tokenizer, reading), tokenizer, body, has_tools=has_tools)
 
-    cuts = data.draw(st.lists(st.integers(0, len(events)), max_size=len(events)))
     expected = told(whole(begun(), events))
-    for where in (cuts, range(len(events))):
-        assert joined(streamed(begun(), events, where)) == expected
+    assert joined(streamed(begun(), events, data.draw(cuts(events)))) == expected
     if not stop and not has_tools:
         text = _text(tokenizer, events)
         if not is_split:
@@ -202,43 +213,85 @@ def _text(tokenizer: Tokenizer, events: Sequence[Event]) -> str:
 
 
 PROMPTS = ["a", " ab", "é end", "<s>a</s> b", "\n\na", "<|eot_id|>", "a<s> b", "😀 a", "<s>"]
+SEVERAL = st.lists(st.sampled_from(PROMPTS), min_size=1, max_size=3).map("".join)
 
 
 @pytest.mark.parametrize("kind", VOCABULARIES)
-@settings(deadline=None, derandomize=True, max_examples=80)
-@given(st.data())
-def test_the_parts_of_a_completion_are_its_text(kind: str, data: st.DataObject) -> None:
+@pytest.mark.parametrize(("is_text", "echo"), itertools.product((True, False), repeat=2))
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(data=st.data())
+def test_the_parts_of_a_completion_are_its_text(
+    kind: str, is_text: bool, echo: bool, data: st.DataObject
+) -> None:
     tokenizer = VOCABULARIES[kind]
-    events = data.draw(answers(tokenizer))
-    prompt = data.draw(st.lists(st.sampled_from(PROMPTS), min_size=1, max_size=2).map("".join))
-    is_text, echo, skips = (data.draw(st.booleans()) for _ in range(3))
+    events, prompt = data.draw(answers(tokenizer)), data.draw(SEVERAL)
     stop = tuple(data.draw(st.lists(st.sampled_from(STOPS), max_size=2)))
-    ids = (tokenizer.bos_token_id or 0, *tokenizer.encode_raw(prompt))
+    skips, parses, has_bos = (data.draw(st.booleans()) for _ in range(3))
+    ids = tokenizer.encode_raw(prompt) if parses else tokenizer.encode(prompt)
+    ids = [tokenizer.bos_token_id or 0, *ids] if has_bos else ids
     if not is_text:
         ids = ids[: data.draw(st.integers(1, len(ids)))]
-    reading = Reading(stop, skip_special=skips)
+    body = CompletionRequest.model_validate(
+        {"prompt": prompt if is_text else ids, "echo": echo, "logprobs": 0}
+        | {"parse_special": parses, "return_token_ids": True}
+    )
     if echo:
-        prompt_logprobs = tuple(TokenLogprob(id, -0.25) for id in ids[1:])
-        events[0] = Event(0, *_fields(events[0]), prompt_logprobs=prompt_logprobs)
+        heard = tuple(TokenLogprob(id, -0.25) for id in ids[1:])
+        events[0] = dataclasses.replace(events[0], prompt_logprobs=heard)
+    reading, request = Reading(stop, skip_special=skips), Request(tuple(ids), Sampling())
 
     def begun() -> TextChoice:
-        echoed = (prompt if is_text else tokenizer.decode(ids, skips)) if echo else ""
-        logprobs = CompletionLogprobs(
-            tokenizer, after=ids, echoed=echoed, echoes_text=is_text, skip_special=skips
-        )
-        answer = Answer(tokenizer, reading, after=ids)
-        return TextChoice(0, answer, ids, echoed, logprobs, tells_ids=True)
+        return begun_text(tokenizer, body, reading, 0, request)
 
     expected = whole(begun(), events)
-    cuts = data.draw(st.lists(st.integers(0, len(events)), max_size=len(events)))
-    for where in (cuts, range(len(events))):
-        parts = streamed(begun(), events, where)
-        assert "".join(part["text"] for part in parts) == expected["text"]
-        assert [part["finish_reason"] for part in parts][-1] == expected["finish_reason"]
-        for name in expected["logprobs"]:
-            assert [one for p in parts for one in p["logprobs"][name]] == expected["logprobs"][name]
-        assert [id for part in parts for id in part["token_ids"]] == expected["token_ids"]
+    parts = streamed(begun(), events, data.draw(cuts(events)))
+    assert "".join(part["text"] for part in parts) == expected["text"]
+    assert parts[-1]["finish_reason"] == expected["finish_reason"]
+    for name, values in expected["logprobs"].items():
+        assert [value for part in parts for value in part["logprobs"][name]] == values
+    assert [id for part in parts for id in part["token_ids"]] == expected["token_ids"]
+    if not stop:
+        _check_places(tokenizer, [*(ids if echo else ()), *expected["token_ids"]], expected)
 
 
-def _fields(event: Event) -> tuple[int | None, float, str | None]:
-    return event.token_id, event.logprob, event.finish_reason
+def _check_places(tokenizer: Tokenizer, ids: Sequence[int], choice: dict[str, Any]) -> None:
+    """Check that what lies between two offsets is the token's text, all of it and in order."""
+    text, told = choice["text"], choice["logprobs"]
+    bounds = [*told["text_offset"], len(text)]
+    assert bounds[0] == 0
+    assert bounds == sorted(bounds)
+    for id, token, (begin, end) in zip(
+        ids, told["tokens"], itertools.pairwise(bounds), strict=True
+    ):
+        between = text[begin:end]
+        if token.startswith("bytes:"):
+            assert len(between) <= 1
+        elif tokenizer.is_special(id):
+            assert between in ("", "\ufffd", token)
+        elif token.startswith(" "):  # the space that is put before a text is none of it
+            assert between in (token, token[1:])
+        else:
+            assert between == token
+
+
+@pytest.mark.parametrize("name", ["stories260K", "babyllama-char105"])
+@pytest.mark.parametrize(
+    "text", ["Once upon a time", " lead two", "é 😀 x", "a<s>b</s>c<unk>", "a\r\nb", "", "𝄞\tq"]
+)
+def test_places_in_a_text_for_shared_tokenizers(data_folder: Path, name: str, text: str) -> None:
+    folder = data_folder / "models" / name
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    tokenizer = Tokenizer.from_folder(folder)
+    for parses in (True, False):
+        ids = tokenizer.encode_raw(text) if parses else tokenizer.encode(text)
+        places = tokenizer.places(text, parse_special=parses)
+        bounds = [*places, len(text)]
+        assert len(places) == len(ids)
+        assert bounds == sorted(bounds)
+        for id, (begin, end) in zip(ids, itertools.pairwise(bounds), strict=True):
+            shown, between = tokenizer.token_bytes(id), text[begin:end]
+            if len(shown) > 1 and shown.isascii() and shown != b"<unk>":
+                assert between in (shown.decode(), shown.decode()[1:])
+            else:
+                assert len(between) <= 1 or shown in (b" ", b"<unk>")
