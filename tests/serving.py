@@ -151,7 +151,13 @@ def asking(question: str = "What is 2 + 3?", **body) -> dict:
 
 @contextmanager
 def local(
-    folder: Path, *, limits: Limits | None = None, max_batch: int = 8, api_keys=(), **model
+    folder: Path,
+    *,
+    limits: Limits | None = None,
+    max_batch: int = 8,
+    api_keys=(),
+    allow_origins=(),
+    **model,
 ) -> Iterator[Local]:
     """Serve a checkpoint in this process."""
     loaded = LoadedModel.from_checkpoint(folder)
@@ -161,7 +167,7 @@ def local(
         object.__setattr__(served, name, value)
     limits = limits or Limits()
     service = Service(served, EngineThread(engine, max_open=max_batch + limits.max_queue), limits)
-    app = create_app(service, api_keys=api_keys)
+    app = create_app(service, api_keys=api_keys, allow_origins=allow_origins)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield Local(client, service, engine)
 

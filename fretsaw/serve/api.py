@@ -25,7 +25,7 @@ OPEN_PATHS = ("/health", "/")  # the page itself asks for the key it then sends
 
 def create_app(
     service: Service, *, api_keys: Sequence[str] = (), allow_origins: Sequence[str] = ()
-) -> FastAPI:
+) -> ASGIApp:
     """Return the application; the service's worker runs as long as it.
 
     Pages of the allowed origins (`*`: any) may call it from a browser.
@@ -46,19 +46,20 @@ def create_app(
     app.add_exception_handler(Exception, _tell_of_fault)
     if api_keys:
         app.add_middleware(KeyCheck, keys=api_keys)
-    if allow_origins:  # before the keys, which a browser's first question does not carry
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=allow_origins,
-            allow_methods=("GET", "HEAD", "POST"),
-            allow_headers=("*",),
-            expose_headers=("Retry-After",),
-        )
     add_routes(app, service)
     paths = frozenset(route.path for route in app.routes if isinstance(route, Route))
     app.add_middleware(RequestCount, metrics=service.metrics, paths=paths)
     app.add_middleware(Spellings)
-    return app
+    if not allow_origins:
+        return app
+    # Around all else: a browser's first question carries no key, and faults are told too.
+    return CORSMiddleware(
+        app,
+        allow_origins=allow_origins,
+        allow_methods=("GET", "HEAD", "POST"),
+        allow_headers=("*",),
+        expose_headers=("Retry-After",),
+    )
 
 
 # --- errors in one shape --------------------------------------------------------------------------

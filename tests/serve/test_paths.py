@@ -10,6 +10,7 @@ from fretsaw.chat.message import Message
 from fretsaw.chat.render import prompt_ids, render
 from fretsaw.engine.sampling import Sampling
 from fretsaw.serve.model import default_sampling
+from fretsaw.serve.settings import check_origins
 
 
 def get(server: Local, path: str) -> dict:
@@ -128,3 +129,66 @@ def test_defaults_that_no_sampler_holds_are_refused_with_their_file(
     (tmp_path / "generation_config.json").write_text(json.dumps({name: value}))
     with pytest.raises(ValueError, match=rf"generation_config.json: {name} .*; correct it there"):
         default_sampling(tmp_path)
+
+
+ORIGIN = "https://example.org"
+
+
+def _preflight(origin: str, **more: str) -> dict[str, str]:
+    """Return what a browser asks with before it posts JSON to another origin."""
+    return {
+        "origin": origin,
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization, content-type",
+        **more,
+    }
+
+
+def test_pages_of_other_origins_are_let_in_only_when_asked(server: Local) -> None:
+    told = server.client.get("/v1/models", headers={"origin": ORIGIN})
+    assert "access-control-allow-origin" not in told.headers
+    asked = server.client.options("/v1/chat/completions", headers=_preflight(ORIGIN))
+    assert asked.status_code == 405
+    assert "access-control-allow-origin" not in asked.headers
+
+
+@pytest.mark.parametrize("allowed", [ORIGIN, "*"])
+def test_an_allowed_origin(toggled, allowed: str) -> None:
+    with local(toggled, api_keys=["key"], allow_origins=[allowed]) as open_one:
+        client, post = open_one.client, "/v1/chat/completions"
+        asked = client.options(post, headers=_preflight(ORIGIN))  # without the key
+        assert asked.status_code == 200
+        assert asked.headers["access-control-allow-origin"] == allowed
+        assert "POST" in asked.headers["access-control-allow-methods"]
+        assert "authorization" in asked.headers["access-control-allow-headers"].lower()
+        headers = {"origin": ORIGIN, "authorization": "Bearer key"}
+        answers = [
+            client.post(post, json=asking(max_tokens=1), headers=headers),
+            client.post(post, json=asking(max_tokens=1, stream=True), headers=headers),
+            client.post(post, json=asking(top_k=10**20), headers=headers),
+            client.post("/v1/nothing", json={}, headers=headers),
+            client.get(post, headers=headers),
+            client.get("/v1/models", headers={"origin": ORIGIN}),  # without the key
+        ]
+        assert [answer.status_code for answer in answers] == [200, 200, 400, 404, 405, 401]
+        for answer in answers:
+            assert answer.headers["access-control-allow-origin"] == allowed
+        if allowed != "*":
+            other = client.options(post, headers=_preflight("https://example.com"))
+            assert other.status_code == 400
+            assert "access-control-allow-origin" not in other.headers
+
+
+def test_a_fault_of_ours_tells_an_allowed_origin_too(toggled, monkeypatch) -> None:
+    with local(toggled, allow_origins=[ORIGIN]) as broken:
+        monkeypatch.setattr(type(broken.service.model), "card", lambda *_: 1 / 0)
+        answer = broken.client.get("/v1/models", headers={"origin": ORIGIN})
+        assert answer.status_code == 500
+        assert answer.json()["error"]["code"] == "internal_error"
+        assert answer.headers["access-control-allow-origin"] == ORIGIN
+
+
+@pytest.mark.parametrize("origin", ["example.org", "https://example.org/", "https://", ""])
+def test_what_is_no_origin_is_refused(origin: str) -> None:
+    with pytest.raises(ValueError, match="is no origin; give a scheme and a host"):
+        check_origins([origin])
