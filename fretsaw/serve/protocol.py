@@ -21,24 +21,29 @@ from pydantic import (
 from fretsaw.chat.message import Message
 from fretsaw.chat.reasoning import Mode
 from fretsaw.chat.tools import ToolCall, read_arguments
+from fretsaw.engine.sampling import (
+    MAX_INTEGER,
+    MAX_REPETITION_PENALTY,
+    MIN_REPETITION_PENALTY,
+)
 from fretsaw.serve.errors import ApiError, bad_request
 
 MAX_STOP_STRINGS = 16
 MAX_TOP_LOGPROBS = 20
-MAX_COUNT = 2**31 - 1  # of tokens and answers: what every consumer can hold
+MAX_TEMPERATURE, MAX_PENALTY = 2.0, 2.0  # OpenAI's, far within the engine's
 MIN_TEMPERATURE = 1e-6  # but for 0: what logits can be divided by
 # Bounds of the protocol's numbers, each within what the engine's settings allow.
-Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
-CountFrom1 = Annotated[int, Field(ge=1, le=MAX_COUNT)]
-TokenId = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+CountFrom1 = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
+TokenId = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 TopLogprobs = Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)]
-TopK = Annotated[int, Field(ge=-1, le=MAX_COUNT)]  # 0 and -1: all
-Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-Temperature = Annotated[float, Field(ge=0, le=2)]
+TopK = Annotated[int, Field(ge=-1, le=MAX_INTEGER)]  # 0 and -1: all
+Seed = Annotated[int, Field(ge=-MAX_INTEGER - 1, le=MAX_INTEGER)]
+Temperature = Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)]
 TopP = Annotated[float, Field(ge=1e-6, le=1)]
 MinP = Annotated[float, Field(ge=0, lt=1)]
-RepetitionPenalty = Annotated[float, Field(ge=0.01, le=10)]
-Penalty = Annotated[float, Field(ge=-2, le=2)]  # of presence and frequency
+RepetitionPenalty = Annotated[float, Field(ge=MIN_REPETITION_PENALTY, le=MAX_REPETITION_PENALTY)]
+Penalty = Annotated[float, Field(ge=-MAX_PENALTY, le=MAX_PENALTY)]  # of presence and frequency
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 # Fields that other servers know and that leave the answer as it is.
