@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-EXIT_USER, EXIT_INTERRUPTED = 2, 75
+from fretsaw.stage.exit_codes import EXIT_INTERRUPTED, EXIT_USER
 
 # By name: the file of commands/ that holds the function of that name, and what it does.
 COMMANDS = {

@@ -138,7 +138,7 @@ def _read_header(file: Path) -> dict[str, StoredTensor]:
         text = opened.read(length)
     try:
         header = json.loads(text.decode("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         _refuse(file, f"its header is not JSON: {error}")
     if not isinstance(header, dict):
         _refuse(file, "its header is no JSON object")

@@ -9,7 +9,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file. Raises ValueError for anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error}); download it again") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path}: not a JSON object; download it again")

@@ -15,7 +15,8 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import parse_args, run
 
-EXIT_USER, EXIT_INTERRUPTED = 2, 75
+from fretsaw.stage.exit_codes import EXIT_INTERRUPTED, EXIT_USER
+
 STRAGGLE_S = 30.0  # that the others have once the first process has stopped
 
 

@@ -14,9 +14,10 @@ from typing import Any
 from fretsaw.pipeline.agreement import check_inputs
 from fretsaw.pipeline.kinds import STAGES
 from fretsaw.stage import artifact, own_file
-from fretsaw.stage.execute import execute
+from fretsaw.stage.execute import execute, is_done
 from fretsaw.stage.peers import Peers
 from fretsaw.stage.place import check_place
+from fretsaw.stage.progress import say
 from fretsaw.stage.settings import build
 from fretsaw.stage.workers import HERE, Workers
 
@@ -84,7 +85,8 @@ def run_stage(
 ) -> None:
     """Execute a stage in this process and those that torchrun started beside it, if any.
 
-    `within` is the token of the run that it is a stage of.
+    `within` is the ticket of the run that it is a stage of. What is done, or refused, is found out
+    before torch is imported, but where several processes must agree on it.
     """
     kind, peers = STAGES[name], Peers.from_environment()
     check_place(out)
@@ -93,6 +95,12 @@ def run_stage(
         from fretsaw.distributed import mesh
 
         mesh.join(peers, device)
+    request = artifact.StageRequest.of(name, settings, inputs, seed)
+    if not force and peers.on_first(lambda: is_done(request, out, within=within)):
+        say(f"{name}: done already in {out}")
+        if peers.size > 1:
+            mesh.leave()
+        return
     computes = kind.computes and getattr(settings, "engine", "") != "roofline"
     if computes:
         from fretsaw.training.precision import check_device
@@ -102,7 +110,6 @@ def run_stage(
         device, dtype = peers.on_first(
             lambda: artifact.recorded_precision(out) or settle(device, dtype)
         )
-    request = artifact.StageRequest.of(name, settings, inputs, seed)
     execute(
         kind.load(),
         request,

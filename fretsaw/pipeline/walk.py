@@ -97,13 +97,13 @@ def run(stages: list[Stage], options: RunOptions, *, dry_run: bool = False) -> N
         print(json.dumps([_resolved(s, stages, options, chosen) for s in stages], indent=2))
         return
     check_place(out)
-    with hold(out.resolve() if out.exists() else out) as token:
+    with hold(out.resolve() if out.exists() else out) as ticket:
         for name in chosen:
-            refuse_held(out / name)
-        _run(stages, options, chosen, token)
+            refuse_held(out / name, within=ticket)
+        _run(stages, options, chosen, ticket)
 
 
-def _run(stages: list[Stage], options: RunOptions, chosen: set[str], token: str) -> None:
+def _run(stages: list[Stage], options: RunOptions, chosen: set[str], ticket: str) -> None:
     out = options.out
     where = _claim(out, stages, options)
     forced = _names_from(stages, options.force_from) if options.force_from else set()
@@ -117,6 +117,7 @@ def _run(stages: list[Stage], options: RunOptions, chosen: set[str], token: str)
                 raise ValueError(f"{stage.name}: its input {name} is not there ({path})")
         request = artifact.StageRequest.of(stage.kind, stage.settings, inputs, where["seed"])
         folder = out / stage.name
+        artifact.settle(folder)
         force = stage.name in forced
         reason = "forced" if force else artifact.staleness(folder, request)
         if reason is None:
@@ -137,7 +138,7 @@ def _run(stages: list[Stage], options: RunOptions, chosen: set[str], token: str)
                 "dtype": where["dtype"],
                 "force": force,
                 "workers": dataclasses.asdict(_workers(stage, options)),
-                "within": token,
+                "within": ticket,
             },
             out / ".requests" / f"{stage.name.replace('/', '.')}.json",
             _launcher(stage, options),

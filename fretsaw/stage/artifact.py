@@ -29,7 +29,8 @@ MANIFEST = "manifest.json"
 REQUEST = "request.json"  # of a run that is not complete
 PRECISION = "precision.json"  # the same: what it computes on
 DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
-RESUME = "resume"  # state that only a continuing run needs; gone when the artifact is complete
+RESUME = "resume"  # state that only a continuing run needs
+TO_GO_ON = (RESUME, REQUEST, PRECISION)  # gone when the artifact is complete
 LIVE_FILES = ("metrics.jsonl", "status.json", "log.txt")  # kept, but not part of the result
 
 
@@ -196,33 +197,37 @@ def partial_folder(out: Path) -> Path:
 
 
 def staleness(out: Path, request: StageRequest) -> str | None:
-    """Say why `out` is not the finished result of `request`, or None if it is.
+    """Say why `out` is not the finished result of `request`, or None if it is; only reads.
 
-    Raises `Refused` where the folder is not ours to replace: it holds something else, or was made
-    by another stage or with other settings. A run that was killed between its manifest and its name
-    is given the name.
+    What a kill left of `out` is taken for what `settle` makes of it. Raises `Refused` where the
+    folder is not ours to replace: it holds something else, or was made by another stage or with
+    other settings.
     """
-    settle_name(out)
-    partial = partial_folder(out)
-    if (partial / MANIFEST).is_file():
-        take_name(partial, out)
-        drop_resume_state(out)
-    if not out.exists():
+    found = found_as(out)
+    if not found.exists():
         return "absent"
-    if not (out / MANIFEST).is_file():
-        if out.is_dir() and not any(out.iterdir()):
+    if not (found / MANIFEST).is_file():
+        if found.is_dir() and not any(found.iterdir()):
             return "absent"
         raise Refused(
             f"{out}: not empty and not a fretsaw artifact; it is left alone, choose another --out"
         )
-    manifest = read_manifest(out)
+    manifest = read_manifest(found)
     _refuse_other_settings(out, manifest, request)
     for name, path in request.inputs.items():
         recorded = manifest["inputs"].get(name, {}).get("hash")
         if recorded != hash_path(path):
             return f"its input {name} changed"
-    missing = [name for name in manifest["outputs"] if not (out / name).is_file()]
+    missing = [name for name in manifest["outputs"] if not (found / name).is_file()]
     return f"{missing[0]} is missing" if missing else None
+
+
+def found_as(out: Path) -> Path:
+    """Return the folder that is `out` once `settle` was called; but for kills, `out` itself."""
+    partial, old = partial_folder(out), _old_name(out)
+    if (partial / MANIFEST).is_file():
+        return partial
+    return old if old.is_dir() and not out.exists() else out
 
 
 def _refuse_other_settings(
@@ -314,6 +319,18 @@ def take_name(beside: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def settle(out: Path) -> None:
+    """End what a kill left of an output's last moments; for who holds it.
+
+    A run that was killed between its manifest and its name is given the name.
+    """
+    settle_name(out)
+    partial = partial_folder(out)
+    if (partial / MANIFEST).is_file():
+        take_name(partial, out)
+        drop_resume_state(out)
+
+
 def settle_name(out: Path) -> None:
     """End what a kill left of `take_name`: the folder keeps its old content, or loses it."""
     old = _old_name(out)
@@ -396,7 +413,7 @@ def complete(
     """Write the manifest, give the folder its name, and drop what only a continuing run needs.
 
     In this order, so that a kill at any moment loses nothing: until the manifest is there the run
-    can continue, and from then on `staleness` finishes what is left to do.
+    can continue, and from then on `settle` finishes what is left to do.
     """
     partial = partial_folder(out)
     hashes = read_request(partial)["inputs"]  # as they were at the start

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fretsaw.stage import artifact, leftovers
-from fretsaw.stage.holder import hold
+from fretsaw.stage.holder import hold, refuse_held
 from fretsaw.stage.peers import ALONE, Peers
 from fretsaw.stage.progress import Progress, format_seconds, say
 from fretsaw.stage.workers import HERE, Workers
@@ -131,12 +131,13 @@ def execute(
     """Run a stage unless its result is there; return the manifest either way.
 
     With peers all processes run the function, and rank 0 writes the artifact, which it holds for
-    all of them. `within` is the token of a run that holds a folder around `out`.
+    all of them. `within` is the ticket of a run that holds a folder around `out`.
     """
     with contextlib.ExitStack() as held:
 
         def find() -> str | None:
             held.enter_context(hold(out, within=within))
+            artifact.settle(out)
             reason = "made again" if force else artifact.staleness(out, request)
             leftovers.clear(out)
             return reason
@@ -156,6 +157,16 @@ def execute(
         )
         say(f"{request.stage}: finished in {format_seconds(seconds)} -> {out}")
         return manifest
+
+
+def is_done(request: artifact.StageRequest, out: Path, *, within: str = "") -> bool:
+    """Whether the result is there and nothing is left to clear; only reads.
+
+    Raises `Refused` where the folder is not ours to replace, or another process holds it.
+    """
+    refuse_held(out, within=within)
+    is_finished = artifact.staleness(out, request) is None and artifact.found_as(out) == out
+    return is_finished and next(leftovers.find(out), None) is None
 
 
 def _call(
@@ -180,8 +191,9 @@ def _stops_told(run: StageRun) -> Iterator[None]:
 
     def hear(signal_number: int, frame: object) -> None:
         nonlocal heard_at
-        before, heard_at = heard_at, time.monotonic()
-        if heard_at - before >= ONE_REQUEST_S:
+        now = time.monotonic()
+        if now - heard_at >= ONE_REQUEST_S:
+            heard_at = now  # of one that counts: else many in a row would count as one
             run.request_stop(signal_number)
 
     stops = (signal.SIGTERM, signal.SIGINT)

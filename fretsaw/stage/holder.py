@@ -10,27 +10,30 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from fretsaw.stage.artifact import Refused
+from fretsaw.stage.exit_codes import EXIT_INTERRUPTED
 from fretsaw.stage.place import check_place
 from fretsaw.stage.process_record import BEAT_S, SILENT_S, Found, Holder, machine
 from fretsaw.stage.progress import format_seconds, say
 
-EXIT_LOST = 75
+ABANDONED_S = 3600.0  # far more than what is made on the way to a holder's file is there
+WAYSIDE = re.compile(r"\.[0-9a-f]{16}\.holding|\.claim-[0-9a-f]{16}\.holder")
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES)
 
 
 @contextlib.contextmanager
 def hold(out: Path, *, within: str = "") -> Iterator[str]:
-    """Hold an output while the block runs; yield the token by which children are let in.
+    """Hold an output while the block runs; yield the ticket by which children are let in.
 
-    `within` is the token of the run that started this process and holds a folder around `out`.
+    `within` is the ticket of the run that started this process and holds a folder around `out`.
     Raises `Refused` where another process holds it or a folder around it; nothing is touched then.
     """
     check_place(out)
@@ -44,31 +47,55 @@ def hold(out: Path, *, within: str = "") -> Iterator[str]:
         raise
     ended = threading.Event()
     try:
-        around = out.absolute().parent.resolve()
-        for folder in (around, *around.parents)[:-1]:
-            refuse_held(folder, within=within)
+        for folder in _around(out):
+            _refuse_held(folder, within, _look_and_date)
         threading.Thread(target=_beat, args=(path, own, ended), daemon=True).start()
-        yield own.token
+        yield own.ticket
     finally:
         ended.set()
         if os.getpid() == own.pid:  # and no fork of it
             with contextlib.suppress(OSError):
-                if _token_in(path) == own.token:
+                if _ticket_in(path) == own.ticket:
                     path.unlink()
             _remove_folders(made)
 
 
-def refuse_held(out: Path, *, within: str = "") -> None:
-    """Raise `Refused` where a process that lives holds `out`, other than by the token `within`."""
-    path = _path_of(out)
-    if not path.exists():
-        return
-    found = _look(path)
+def refuse_held(out: Path, *, within: str = "", only_reads: bool = False) -> None:
+    """Raise `Refused` where another process holds `out` or a folder around it.
+
+    `within` is the ticket of a run whose stage asks. To date a file of another machine a probe is
+    written beside it; with `only_reads` this machine's clock must do.
+    """
+    for folder in (out, *_around(out)):
+        _refuse_held(folder, within, _look if only_reads else _look_and_date)
+
+
+def is_held(out: Path) -> bool:
+    """Whether a process that lives holds `out`; only reads."""
+    found = _look(_path_of(out))
+    return found is not None and found.is_alive
+
+
+def _refuse_held(folder: Path, within: str, look: Callable[[Path], Found | None]) -> None:
+    found = look(_path_of(folder))
     if found is None or not found.is_alive:
         return
-    holder = found.holder
-    if holder is None or holder.token != within:
-        raise Refused(_refusal(out, found))
+    if found.holder is None or found.holder.ticket != within:
+        raise Refused(_refusal(folder, found))
+
+
+def abandoned(folder: Path) -> Iterator[Path]:
+    """Yield what killed processes left in a folder on the way to a holder's file."""
+    for path in (*folder.glob(".*.holding"), *folder.glob(".claim-*.holder")):
+        with contextlib.suppress(OSError):  # gone this moment
+            if time.time() - path.lstat().st_mtime > ABANDONED_S and WAYSIDE.fullmatch(path.name):
+                yield path
+
+
+def _around(out: Path) -> tuple[Path, ...]:
+    """Return the folders around an output, but for the root."""
+    around = out.absolute().parent.resolve()
+    return (around, *around.parents)[:-1]
 
 
 def _path_of(out: Path) -> Path:
@@ -98,7 +125,9 @@ def _refusal(out: Path, found: Found) -> str:
 def _take(path: Path, own: Holder, out: Path) -> None:
     """Make the holder's file, in place of a dead one's; raise `Refused` where one lives."""
     while not _create(path, own):
-        found = _look(path)
+        if path.is_symlink() and not path.exists():
+            raise Refused(f"{path}: a link to nothing, where {out} is held; remove it")
+        found = _look_and_date(path)
         if found is None:
             continue
         if found.holder is None and found.is_alive:  # wait: a dead one is not renewed
@@ -119,13 +148,14 @@ def _create(path: Path, own: Holder) -> bool:
         _write_new(beside, content)
         os.link(beside, path)
     except FileExistsError:
-        return _token_in(path) == own.token  # a network repeats requests, and finds its own link
+        return _ticket_in(path) == own.ticket  # a network repeats requests, and finds its own link
     except OSError as error:
         if error.errno not in NO_LINKS or not beside.exists():
             raise
         return _create_without_links(path, content)
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the error that came before says more
+            beside.unlink(missing_ok=True)
     return True
 
 
@@ -152,28 +182,40 @@ def _write_new(path: Path, content: bytes) -> None:
         raise OSError(error.errno, error.strerror, str(path.parent)) from error
 
 
-def _token_in(path: Path) -> str | None:
+def _ticket_in(path: Path) -> str | None:
     """Return whom a file names, None where it is gone or says nothing."""
     try:
         holder = Found(path.read_bytes(), 0, 0.0).holder
     except FileNotFoundError:
         return None
-    return holder.token if holder is not None else None
+    return holder.ticket if holder is not None else None
 
 
 def _look(path: Path) -> Found | None:
-    """Read a holder's file, None where it is gone."""
-    probe = path.with_name(f".{secrets.token_hex(8)}.holding")
+    """Read a holder's file, None where it is gone; its age is by this machine's clock."""
     try:
         with path.open("rb") as file:
             renewed_ns, content = os.fstat(file.fileno()).st_mtime_ns, file.read()
+    except FileNotFoundError:
+        return None
+    return Found(content, renewed_ns, (time.time_ns() - renewed_ns) / 1e9)
+
+
+def _look_and_date(path: Path) -> Found | None:
+    """Read a holder's file, None where it is gone; its age, if it counts, by the file system."""
+    found = _look(path)
+    if found is None or (found.holder is not None and found.holder.machine == machine()):
+        return found
+    probe = path.with_name(f".{secrets.token_hex(8)}.holding")
+    try:
         _write_new(probe, b"")
         now_ns = probe.stat().st_mtime_ns
     except FileNotFoundError:
         return None
     finally:
-        probe.unlink(missing_ok=True)
-    return Found(content, renewed_ns, (now_ns - renewed_ns) / 1e9)
+        with contextlib.suppress(OSError):  # the error that came before says more
+            probe.unlink(missing_ok=True)
+    return replace(found, silent_s=(now_ns - found.renewed_ns) / 1e9)
 
 
 def _remove_dead(path: Path, found: Found, own: Holder, out: Path) -> bool:
@@ -189,7 +231,7 @@ def _remove_dead(path: Path, found: Found, own: Holder, out: Path) -> bool:
         time.sleep(0.05)  # the other is about to be done
         return False
     try:
-        again = _look(path)
+        again = _look_and_date(path)
         is_same = again is not None and (again.content, again.renewed_ns) == (
             found.content,
             found.renewed_ns,
@@ -219,12 +261,12 @@ def _beat(path: Path, own: Holder, ended: threading.Event) -> None:
     """Renew the file's time; end this process where another has taken its place."""
     while not ended.wait(BEAT_S):
         with contextlib.suppress(OSError):  # a network that is away for a while
-            token = _token_in(path)
-            if token == own.token:
+            ticket = _ticket_in(path)
+            if ticket == own.ticket:
                 os.utime(path)
-            elif token is not None and not ended.is_set():
+            elif ticket is not None and not ended.is_set():
                 say(f"fretsaw: {path}: another process took this one for dead, so it ends here")
-                os._exit(EXIT_LOST)
+                os._exit(EXIT_INTERRUPTED)
 
 
 def _make_folders(folder: Path) -> list[Path]:

@@ -31,7 +31,7 @@ class Holder:
     born: str  # tells the process from a later one of the same number
     since: str
     command: str
-    token: str
+    ticket: str  # by which the stages of a run are let in
 
     @classmethod
     def here(cls) -> "Holder":
@@ -43,7 +43,7 @@ class Holder:
             born=born_at(os.getpid()) or "",
             since=time.strftime("%Y-%m-%d %H:%M:%S %z"),
             command=shlex.join(["fretsaw", *sys.argv[1:]]),
-            token=secrets.token_hex(8),
+            ticket=secrets.token_hex(8),
         )
 
     def __str__(self) -> str:

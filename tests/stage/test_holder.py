@@ -110,7 +110,7 @@ def test_another_process_of_the_same_number_is_another(tmp_path: Path) -> None:
 
 def elsewhere(out: Path, silent_s: float) -> Holder:
     """Leave the file of a process of another machine, which renewed it so long ago."""
-    found = replace(Holder.here(), host="node7", machine="node7 boot", born="1", token="theirs")
+    found = replace(Holder.here(), host="node7", machine="node7 boot", born="1", ticket="theirs")
     path_of(out).write_text(json.dumps(asdict(found)))
     then = time.time() - silent_s
     os.utime(path_of(out), (then, then))
@@ -207,11 +207,11 @@ def test_a_run_holds_what_is_inside_but_for_its_own_stages(tmp_path: Path) -> No
     run = tmp_path / "run"
     run.mkdir()
     (tmp_path / "link").symlink_to(run)
-    with hold(run) as token:
+    with hold(run) as ticket:
         for inside in (run / "rank", run / "1.5x" / "search", tmp_path / "link" / "rank"):
             with pytest.raises(Refused, match=f"{run}: in use"), hold(inside):
                 pass
-        with hold(run / "rank", within=token):
+        with hold(run / "rank", within=ticket):
             pass
         with pytest.raises(Refused), hold(run / "rank", within="somebody else's"):
             pass
@@ -232,7 +232,7 @@ def test_it_is_renewed_and_a_process_that_lost_it_ends(tmp_path: Path) -> None:
     beside = tmp_path / "theirs"
     beside.write_text(json.dumps(asdict(Holder.here())))
     beside.rename(path_of(out))
-    assert process.wait(timeout=120) == holder.EXIT_LOST
+    assert process.wait(timeout=120) == holder.EXIT_INTERRUPTED
     _, errors = process.communicate()
     assert "took this one for dead" in errors
     assert path_of(out).is_file()  # the other's
