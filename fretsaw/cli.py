@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     from fretsaw.pipeline.walk import StageFailed
     from fretsaw.stage.execute import Interrupted
-    from fretsaw.stage.peers import Peers
+    from fretsaw.stage.peers import Peers, is_echo
     from fretsaw.stage.progress import say
 
     peers = Peers.from_environment()
@@ -87,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("FRETSAW_DEBUG") or sentence is None:
             raise
         where = f" (rank {peers.rank})" if peers.rank else ""
-        print(f"fretsaw{where}: {sentence}", file=sys.stderr)
+        if not is_echo(error):
+            print(f"fretsaw{where}: {sentence}", file=sys.stderr)
         return EXIT_USER
     return 0
 

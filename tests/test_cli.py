@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from fretsaw.pipeline.kinds import STAGES
 from fretsaw.pipeline.recipe import Stage, slug
 from fretsaw.pipeline.walk import apply_overrides
 from fretsaw.puzzle.settings import RankSettings
+from fretsaw.stage.holder import hold
 
 TARGET = ["--target", "1.5x decode"]
 
@@ -161,6 +163,47 @@ def test_a_dry_run_of_one_stage(capsys, tiny: Path, tmp_path: Path, monkeypatch)
     assert main([*command, "--dry-run"]) == 0
     assert "done already" in capsys.readouterr().out
     refuse(capsys, [*command, "--seed", "1", "--dry-run"], "made with other settings")
+    before = tmp_path.stat().st_mtime_ns
+    told = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *command], capture_output=True, text=True, check=True
+    )
+    assert "done already" in told.stderr
+    assert "precision" not in told.stderr
+    assert tmp_path.stat().st_mtime_ns == before  # so it can be read where nothing can be written
+
+
+WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from fretsaw.cli import main; main()"
+
+
+def test_a_dry_run_refuses_what_the_command_does(capsys, tiny: Path, tmp_path: Path) -> None:
+    out, problems = tmp_path / "out", tmp_path / "problems.jsonl"
+    model = ["--parent", str(tiny / "parent"), "--corpus", str(tiny / "corpus")]
+    rank = ["rank", *model, "--tokens", "2048", "--seq-len", "64", "--dry-run", "--out"]
+    refuse(capsys, [*rank, str(tmp_path / "x" / "..")], "a name of its own")
+    with hold(out):
+        refuse(capsys, [*rank, str(out)], "in use by another process")
+        refuse(capsys, [*rank, str(out / "rank")], "in use by another process")
+    problems.write_text('{"prompt": "1+1", "answer": "2", "grader": "guess"}\n')
+    options = ["--task", str(problems), "--out", str(out), "--dry-run"]
+    refuse(capsys, ["eval", str(tiny / "parent"), *options], "line 1", "grader is 'guess'")
+    partial = tmp_path / ".out.partial"
+    partial.mkdir()
+    (partial / "request.json").write_text("{")
+    refuse(capsys, [*rank, str(out)], "request.json: damaged")
+    asked = {"stage": "rank", "settings": {}, "inputs": {}, "seed": 0}
+    (partial / "request.json").write_text(json.dumps(asked))
+    assert main([*rank, str(out)]) == 0
+    assert "begun anew" in capsys.readouterr().out
+    (partial / "state").touch()
+    refuse(capsys, [*rank, str(out)], ".out.partial: made with other settings")
+
+
+def test_a_dry_run_is_a_plain_flag(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["rank", "--help"])
+    line = next(line for line in capsys.readouterr().out.splitlines() if "--dry-run" in line)
+    assert "{" not in line
+    assert "--no-dry-run" not in line
 
 
 def preview_of(settings: RankSettings, inputs: Mapping[str, Path], seed: int) -> str:

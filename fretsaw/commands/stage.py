@@ -20,10 +20,10 @@ def stage(name: str, argv: list[str]) -> None:
     kind = STAGES[name]
     options = tyro.cli(
         _options_of(name, kind),
-        args=_spell_out_dry_run(argv),
+        args=argv,
         prog=f"fretsaw {name}",
         description=_description(name, kind),
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+        config=(tyro.conf.OmitArgPrefixes,),
     )
     settings, files = options.settings, {}
     if "problems" in kind.inputs:
@@ -50,14 +50,16 @@ def stage(name: str, argv: list[str]) -> None:
 def _options_of(name: str, kind: StageKind) -> type:
     """Return a dataclass of a stage's inputs, common options, settings and workers."""
     named_by_task = "problems"
+    settings, flag = kind.settings, tyro.conf.arg(help=_DRY_RUN)
+    taking_values = Annotated[settings, tyro.conf.FlagConversionOff]  # its switches too
     fields = [
         _input_field(one, text, kind) for one, text in kind.inputs.items() if one != named_by_task
     ]
     fields += [
         ("common", Common),
-        ("settings", kind.settings, dataclasses.field(default_factory=kind.settings)),
+        ("settings", taking_values, dataclasses.field(default_factory=settings)),
     ]
-    fields.append(("dry_run", Annotated[bool, tyro.conf.arg(help=_DRY_RUN)], False))
+    fields.append(("dry_run", Annotated[bool, flag, tyro.conf.FlagCreatePairsOff], False))
     if kind.has_workers:
         fields.append(("workers", Workers, dataclasses.field(default=HERE)))
     return dataclasses.make_dataclass(name, fields, kw_only=True)
@@ -73,11 +75,6 @@ def _input_field(name: str, text: str, kind: StageKind) -> tuple:
         plain, default = str if name != kind.positional else Checkpoint, None
     documented = Annotated[plain, tyro.conf.arg(help=text)]
     return (name, documented, default) if name in kind.optional else (name, documented)
-
-
-def _spell_out_dry_run(argv: list[str]) -> list[str]:
-    """Let --dry-run stand without a value, where all other switches take one."""
-    return ["--dry-run=True" if word == "--dry-run" else word for word in argv]
 
 
 def _description(name: str, kind: StageKind) -> str:
@@ -116,4 +113,6 @@ def stage_process(argv: list[str]) -> None:
     """Run the stage that a request file describes; what a launcher starts."""
     from fretsaw.pipeline.launch import run_request
 
+    if len(argv) != 1:
+        raise ValueError(f"stage: {len(argv)} arguments; give the request file that `run` wrote")
     run_request(Path(argv[0]))

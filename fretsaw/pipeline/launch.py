@@ -21,6 +21,20 @@ from fretsaw.stage.progress import say
 from fretsaw.stage.settings import build
 from fretsaw.stage.workers import HERE, Workers
 
+REMEDY = "run the recipe again"
+LAUNCH_SHAPE = {
+    "stage": str,
+    "settings": dict,
+    "inputs": dict,
+    "seed": int,
+    "out": str,
+    "device": str,
+    "dtype": str,
+    "force": bool,
+    "workers": dict,
+    "within": str,
+}
+
 
 def start(request: dict[str, Any], path: Path, launcher: str = "python") -> int:
     """Write the request and have the launcher run it; return its exit code."""
@@ -54,8 +68,12 @@ def _words(launcher: str) -> list[str]:
 
 def run_request(path: Path) -> None:
     """Execute the stage that a request file describes."""
-    shape = artifact.REQUEST_SHAPE | {"out": str, "device": str, "dtype": str, "force": bool}
-    request = own_file.read_json(path, shape | {"workers": dict}, remedy="run the recipe again")
+    request = own_file.read_json(path, LAUNCH_SHAPE, remedy=REMEDY)
+    fault = None if request["stage"] in STAGES else f"{request['stage']!r} is no stage"
+    for name, value in request["inputs"].items():
+        fault = fault or own_file.mismatch(value, str, f"input {name!r}")
+    if fault:
+        raise own_file.Damaged(f"{path}: damaged, {fault}; {REMEDY}")
     run_stage(
         request["stage"],
         build(STAGES[request["stage"]].settings, request["settings"]),
@@ -65,7 +83,7 @@ def run_request(path: Path) -> None:
         device=request["device"],
         dtype=request["dtype"],
         force=request["force"],
-        workers=Workers(**request["workers"]),
+        workers=build(Workers, request["workers"]),
         within=request["within"],
     )
 

@@ -1,12 +1,12 @@
 """What a run is doing: read from its folders alone, so it works while the run goes on."""
 
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from fretsaw.pipeline.walk import RUN_FILE, RUN_REMEDY
 from fretsaw.stage import artifact, own_file
+from fretsaw.stage.holder import is_held
 from fretsaw.stage.progress import format_seconds
 
 STATUS_SHAPE = {
@@ -17,7 +17,6 @@ STATUS_SHAPE = {
     "elapsed_s": own_file.NUMBER,
     "eta_s": own_file.NUMBER,
     "metrics": dict,
-    "pid": int,
     "updated": own_file.NUMBER,
 }
 
@@ -35,7 +34,10 @@ def render_status(out: Path) -> str:
     width = max(map(len, stages))
     lines, seconds = [], 0.0
     for name, folder in stages.items():
-        text, took = _stage_line(folder)
+        try:
+            text, took = _stage_line(folder)
+        except ValueError as error:  # the other stages have their lines all the same
+            text, took = f"damaged  {error}", 0.0
         seconds += took
         lines.append(f"{name:<{width}}  {text}")
     return "\n".join([*lines, f"{'total':<{width}}  {format_seconds(seconds)} so far"])
@@ -48,7 +50,7 @@ def _stage_line(folder: Path) -> tuple[str, float]:
         text, took = "starting", 0.0
         if status is not None:
             took = status["elapsed_s"]
-            state = "running" if _is_alive(status["pid"]) else "stopped"
+            state = "running" if is_held(folder) else "stopped"
             metrics = "  ".join(f"{k} {v:.4g}" for k, v in status["metrics"].items())
             age = time.time() - status["updated"]
             text = (
@@ -58,14 +60,11 @@ def _stage_line(folder: Path) -> tuple[str, float]:
             text += f"  (last seen {format_seconds(age)} ago)" if state == "stopped" else ""
         error = partial / "error.txt"
         if error.is_file():
-            tail = error.read_text().strip().splitlines()[-3:]
+            tail = error.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
             text = "failed\n" + "\n".join(f"    {line}" for line in tail)
         return text, took
     if (folder / artifact.MANIFEST).is_file():
-        try:
-            manifest = artifact.read_manifest(folder)
-        except own_file.Damaged as damaged:  # the other stages have their lines all the same
-            return f"damaged  {damaged}", 0.0
+        manifest = artifact.read_manifest(folder)
         took = manifest["run"]["wall_s"]
         metrics = manifest["metrics"]
         shown = [f"{k} {v:.4g}" for k, v in metrics.items() if isinstance(v, int | float)][:4]
@@ -79,13 +78,3 @@ def _read(path: Path) -> dict[str, Any] | None:
         return own_file.read_json(path, STATUS_SHAPE) if path.is_file() else None
     except own_file.Damaged:
         return None
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

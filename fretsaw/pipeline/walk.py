@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shlex
 import sys
 import time
@@ -9,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fretsaw.checkpoint.folder import check
 from fretsaw.checkpoint.hub import resolve
 from fretsaw.pipeline import launch
-from fretsaw.pipeline.agreement import check_checkpoint
-from fretsaw.pipeline.kinds import CHECKPOINTS, FILES, STAGES
+from fretsaw.pipeline.kinds import CHECKPOINTS, FILES, STAGES, StageKind
 from fretsaw.pipeline.recipe import Stage
 from fretsaw.stage import artifact, leftovers, own_file
 from fretsaw.stage.holder import hold, refuse_held
@@ -22,6 +23,7 @@ from fretsaw.stage.settings import override
 from fretsaw.stage.workers import HERE, Workers
 
 RUN_FILE = "run.json"
+OURS = re.compile(r"\.requests|\..+\.(partial|old|holder|holding|tmp)")  # hidden, in its folder
 RUN_SHAPE = {"name": str, "seed": int, "device": str, "dtype": str, "stages": [str]}
 RUN_REMEDY = "remove it and give the same command again: what is done stays done"
 
@@ -92,11 +94,14 @@ def run(stages: list[Stage], options: RunOptions, *, dry_run: bool = False) -> N
     out = options.out
     _check_stages(stages, options)
     chosen = _chosen(stages, options)
+    check_place(out)
     _check_checkpoints([stage for stage in stages if stage.name in chosen], stages, out)
     if dry_run:
+        for folder in (out, *(out / name for name in sorted(chosen))):
+            refuse_held(folder, only_reads=True)
+        _recorded(out, options)
         print(json.dumps([_resolved(s, stages, options, chosen) for s in stages], indent=2))
         return
-    check_place(out)
     with hold(out.resolve() if out.exists() else out) as ticket:
         for name in chosen:
             refuse_held(out / name, within=ticket)
@@ -106,7 +111,7 @@ def run(stages: list[Stage], options: RunOptions, *, dry_run: bool = False) -> N
 def _run(stages: list[Stage], options: RunOptions, chosen: set[str], ticket: str) -> None:
     out = options.out
     where = _claim(out, stages, options)
-    forced = _names_from(stages, options.force_from) if options.force_from else set()
+    forced = _forced(stages, options)
     started = time.monotonic()
     for stage in stages:
         if stage.name not in chosen:
@@ -175,19 +180,26 @@ def _check_stages(stages: Sequence[Stage], options: RunOptions) -> None:
 def _check_checkpoints(chosen: Sequence[Stage], stages: Sequence[Stage], out: Path) -> None:
     """Raise before any work what is wrong with a checkpoint that no stage makes."""
     made = {out / stage.name for stage in stages}
-    read = {
-        (STAGES[stage.kind].reads_weights, stage.kind, name, path)
-        for stage in chosen
-        for name, path in resolve_inputs(stage, stages, out).items()
-        if name.rstrip("0123456789") in CHECKPOINTS and path not in made
-    }
-    for _, kind, name, path in sorted(read):
-        check_checkpoint(kind, name, path)
+    read_for: dict[Path, list[tuple[StageKind, str]]] = {}  # a large one takes seconds: once each
+    for stage in chosen:
+        for name, path in resolve_inputs(stage, stages, out).items():
+            if name.rstrip("0123456789") in CHECKPOINTS and path not in made:
+                read_for.setdefault(path, []).append((STAGES[stage.kind], name))
+    for path, uses in read_for.items():
+        check(
+            path,
+            needs_weights=any(kind.reads_weights for kind, _ in uses),
+            needs_tokenizer=any(kind.tokenizer_of == name for kind, name in uses),
+        )
 
 
 def _names_from(stages: Sequence[Stage], first: str) -> set[str]:
     names = [stage.name for stage in stages]
     return set(names[names.index(first) :])
+
+
+def _forced(stages: Sequence[Stage], options: RunOptions) -> set[str]:
+    return _names_from(stages, options.force_from) if options.force_from else set()
 
 
 def _chosen(stages: Sequence[Stage], options: RunOptions) -> set[str]:
@@ -198,34 +210,56 @@ def _chosen(stages: Sequence[Stage], options: RunOptions) -> set[str]:
 
 def _claim(out: Path, stages: Sequence[Stage], options: RunOptions) -> dict[str, Any]:
     """Record whose run this folder is, with device and precision settled once for all."""
-    path = out / RUN_FILE
-    if path.is_file():
-        where = own_file.read_json(path, RUN_SHAPE, remedy=RUN_REMEDY)
-        for key, asked in (("name", options.name), ("seed", options.seed)):
-            if where[key] != asked:
-                raise artifact.Refused(
-                    f"{out}: belongs to a run with {key} {where[key]!r}, not {asked!r}; "
-                    "choose another --out"
-                )
-        for key, asked in (("device", options.device), ("dtype", options.dtype)):
-            if asked not in ("auto", where[key]):
-                raise artifact.Refused(
-                    f"{out}: runs with {key} {where[key]}, not {asked}; choose another --out"
-                )
-        known = [name for name in where["stages"] if name not in {s.name for s in stages}]
-    else:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise artifact.Refused(
-                f"{out}: not empty and not a fretsaw run; it is left as it is, choose another --out"
-            )
+    where = _recorded(out, options)
+    if where is None:
         device, dtype = launch.settle(options.device, options.dtype)
         where = {"name": options.name, "seed": options.seed, "device": device, "dtype": dtype}
-        known = []
+    known = [name for name in where.get("stages", []) if name not in {s.name for s in stages}]
     out.mkdir(parents=True, exist_ok=True)
     where["stages"] = known + [stage.name for stage in stages]
     where["command"] = shlex.join(["fretsaw", *sys.argv[1:]])
-    artifact.write_json(path, where)
+    artifact.write_json(out / RUN_FILE, where)
     return where
+
+
+def _recorded(out: Path, options: RunOptions) -> dict[str, Any] | None:
+    """Return what is recorded of a run, None where nothing is yet; only reads.
+
+    Raises `Refused` where it is another run than is asked for, or the folder is not a run's.
+    """
+    path = out / RUN_FILE
+    if not path.is_file():
+        if out.exists() and not (out.is_dir() and _is_of_stages(out)):
+            raise artifact.Refused(
+                f"{out}: not empty and not a fretsaw run; it is left as it is, choose another --out"
+            )
+        return None
+    where = own_file.read_json(path, RUN_SHAPE, remedy=RUN_REMEDY)
+    for key, asked in (("name", options.name), ("seed", options.seed)):
+        if where[key] != asked:
+            raise artifact.Refused(
+                f"{out}: belongs to a run with {key} {where[key]!r}, not {asked!r}; "
+                "choose another --out"
+            )
+    for key, asked in (("device", options.device), ("dtype", options.dtype)):
+        if asked not in ("auto", where[key]):
+            raise artifact.Refused(
+                f"{out}: runs with {key} {where[key]}, not {asked}; choose another --out"
+            )
+    return where
+
+
+def _is_of_stages(folder: Path) -> bool:
+    """Whether all that stands in a folder is results of stages, folders of such, or work on them.
+
+    So stands a run whose `run.json` was removed. An empty folder is nobody's.
+    """
+    return all(
+        bool(OURS.fullmatch(path.name))
+        if path.name.startswith(".")
+        else path.is_dir() and ((path / artifact.MANIFEST).is_file() or _is_of_stages(path))
+        for path in folder.iterdir()
+    )
 
 
 def _resolved(
@@ -235,11 +269,15 @@ def _resolved(
     request = artifact.StageRequest.of(stage.kind, stage.settings, inputs, options.seed)
     if stage.name not in chosen:
         would = "skip: not asked for"
+    elif stage.name in _forced(stages, options):
+        would = "run: forced"
     elif not all(path.exists() for path in inputs.values()):
         would = "run: its inputs are made first"
     else:
         reason = artifact.staleness(options.out / stage.name, request)
         would = f"run: {reason}" if reason else "skip: done"
+        if reason and artifact.goes_on(options.out / stage.name, request):
+            would = "run: go on from where it was"
     return {
         "stage": stage.name,
         "command": stage.kind,

@@ -5,15 +5,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fretsaw.data.sources import read_documents, read_objects
+from fretsaw.data.rows import read_objects
+from fretsaw.data.sources import read_documents
 from fretsaw.pipeline.agreement import check_inputs
 from fretsaw.pipeline.kinds import FILES, STAGES
 from fretsaw.pipeline.recipe import Stage
 from fretsaw.plan.forecast import foresee
 from fretsaw.plan.render import render_forecast
-from fretsaw.plan.shapes import outside
+from fretsaw.plan.shapes import Unforeseen, outside
 from fretsaw.plan.work import Hardware
 from fretsaw.stage import artifact
+from fretsaw.stage.holder import refuse_held
+from fretsaw.stage.place import check_place
+from fretsaw.tasks.problem import read_problems
 
 
 def dry_run(
@@ -24,17 +28,19 @@ def dry_run(
     Raises ValueError for what the stage itself would refuse before its first write.
     """
     kind = STAGES[name]
+    check_place(out)
     for key, path in inputs.items():
         if not path.exists():
             raise ValueError(f"{name}: its input {key} is not there ({path})")
     check_inputs(name, settings, inputs)
+    refuse_held(out, only_reads=True)
     if kind.computes and device != "auto":
         from fretsaw.training.precision import check_device
 
         check_device(device)
     for key, path in inputs.items():
         if key.rstrip("0123456789") in FILES:
-            _read_first(name, path)
+            _check_rows(name, key, path)
     request = artifact.StageRequest.of(name, settings, inputs, seed)
     preview = kind.load_preview()
     parts = [
@@ -49,9 +55,12 @@ def dry_run(
     return "\n".join(parts)
 
 
-def _read_first(stage: str, path: Path) -> None:
-    """Raise where a file's first row can't be read."""
-    rows = read_documents([str(path)]) if stage == "corpus" else read_objects(path)
+def _check_rows(stage: str, key: str, path: Path) -> None:
+    """Raise where a file's first row, or a problem, is none; a preview reads its rows itself."""
+    if key == "problems":
+        rows = read_problems(path)
+    else:
+        rows = read_documents([str(path)]) if stage == "corpus" else read_objects(path)
     if next(iter(rows), None) is None:
         raise ValueError(f"{path}: nothing in it; give a file with rows")
 
@@ -64,14 +73,12 @@ def _outlook(out: Path, request: artifact.StageRequest) -> str:
     reason = artifact.staleness(out, request)
     if reason is None:
         return "done already, so nothing would run"
-    if not (partial / artifact.REQUEST).is_file():
-        return "would be made" if reason == "absent" else f"{reason}, so it would be made again"
-    before, now = artifact.read_request(partial), request.identity()
-    if before == now:
+    goes_on = artifact.goes_on(out, request)
+    if goes_on:
         return f"would go on from {partial}"
-    keys = ("stage", "settings", "inputs", "seed")
-    changed = [key for key in keys if before.get(key) != now[key]]
-    return f"{partial} was begun with other {', '.join(changed)}; it is refused, or begun anew"
+    made = "would be made" if reason == "absent" else f"{reason}, so it would be made again"
+    lost = f"; {partial} is of another request and would be begun anew" if goes_on is False else ""
+    return made + lost
 
 
 def _changed(settings: Any, default: Any) -> Iterator[str]:
@@ -103,6 +110,6 @@ def _forecast(name: str, settings: Any, inputs: Mapping[str, Path], device: str)
             given[key] = str(path)
     try:
         forecast = foresee([Stage(name, settings, given)], Hardware.of("cpu"), outside)
-    except ValueError as unknown:
+    except Unforeseen as unknown:
         return f"  forecast: none ({unknown})"
     return render_forecast(forecast, title=f"{name} on the CPU")

@@ -21,6 +21,10 @@ from fretsaw.stage.settings import build
 ConfigOf = Callable[[str], ModelConfig]  # of a checkpoint that no stage makes
 
 
+class Unforeseen(ValueError):
+    """What an input was made of is not known, so neither is what a stage makes of it."""
+
+
 def outside(name_or_path: str) -> ModelConfig:
     """Read the architecture of a checkpoint that is there already, or on the Hub.
 
@@ -86,7 +90,7 @@ def stage_of(value: str, by_name: Mapping[str, Stage]) -> Stage:
     if value in by_name:
         return by_name[value]
     if not (Path(value) / MANIFEST).is_file():
-        raise ValueError(
+        raise Unforeseen(
             f"plan: {value} is no stage of the recipe and no finished folder (no {MANIFEST}); give "
             "one of them"
         )

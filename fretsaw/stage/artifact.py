@@ -178,7 +178,7 @@ def read_output(folder: Path, name: str, shape: Any = dict) -> Any:
 
 
 def verified(path: Path) -> Path:
-    """Return the path of a stage's file, once it is what the manifest beside it says.
+    """Return the path of a stage's file, once it is read and is what the manifest beside it says.
 
     Raises `own_file.Damaged` where it is not.
     """
@@ -186,7 +186,7 @@ def verified(path: Path) -> Path:
         digest = read_manifest(path.parent)["outputs"].get(path.name)
         if not path.is_file():
             raise own_file.Damaged(f"{path}: not there; {own_file.AGAIN}")
-        if digest not in (None, hash_file(path)):
+        if digest not in (None, _read_hash(path)):  # past the cache
             raise own_file.Damaged(own_file.CHANGED.format(path=path, remedy=own_file.AGAIN))
     return path
 
@@ -375,20 +375,31 @@ def open_partial(
     if out.exists() and not (out / MANIFEST).is_file() and any(out.iterdir()):
         raise Refused(f"{out}: not empty and not a fretsaw artifact; choose another --out")
     partial = partial_folder(out)
-    identity, path = request.identity(), partial / REQUEST
-    holds_work = _holds_work(partial)
-    if (path.is_file() or holds_work) and not force:
-        before = read_request(partial)
-        if holds_work:
-            _refuse_other_settings(out, before, request, found=partial)
-        if before == identity:
-            return partial
-        if holds_work:
-            tell(f"{request.stage}: an input changed since {partial} was begun, so it starts again")
+    going_on = None if force else goes_on(out, request)
+    if going_on:
+        return partial
+    if going_on is False and _holds_work(partial):
+        tell(f"{request.stage}: an input changed since {partial} was begun, so it starts again")
+    identity = request.identity()
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    write_json(path, {**identity, "sha256": hash_json(identity)})
+    write_json(partial / REQUEST, {**identity, "sha256": hash_json(identity)})
     return partial
+
+
+def goes_on(out: Path, request: StageRequest) -> bool | None:
+    """Return whether an interrupted run is gone on with, None where there is none; only reads.
+
+    Raises `Refused` where it had other settings and has work to lose.
+    """
+    partial = partial_folder(out)
+    holds_work = _holds_work(partial)
+    if not ((partial / REQUEST).is_file() or holds_work):
+        return None
+    before = read_request(partial)
+    if holds_work:
+        _refuse_other_settings(out, before, request, found=partial)
+    return before == request.identity()
 
 
 def read_request(partial: Path) -> dict[str, Any]:

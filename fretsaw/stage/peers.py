@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
+_ECHO = "raised on rank 0, which tells it"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,10 @@ class Peers:
         return [any(flag) for flag in zip(*self.gather(flags), strict=True)]
 
     def on_first(self, function: Callable[[], T]) -> T:
-        """Call `function` on rank 0 alone; what it returns or raises, all return or raise."""
+        """Call `function` on rank 0 alone; what it returns or raises, all return or raise.
+
+        On the others the error is an echo, for rank 0 to tell.
+        """
         outcome: tuple[T | None, Exception | None] = None, None
         if self.rank == 0:
             if self.size == 1:
@@ -58,6 +62,8 @@ class Peers:
                 outcome = None, error
         value, error = self.gather(outcome)[0]
         if error is not None:
+            if self.rank:
+                error.add_note(_ECHO)
             raise error
         return value  # type: ignore[return-value]
 
@@ -80,6 +86,11 @@ class Peers:
         for first in range(0, len(items), self.size):
             at = first + self.rank
             yield (items[at], True) if at < len(items) else (items[0], False)
+
+
+def is_echo(error: BaseException) -> bool:
+    """Whether an error was raised on rank 0, which tells it, and only repeated here."""
+    return _ECHO in getattr(error, "__notes__", ())
 
 
 ALONE = Peers()

@@ -146,6 +146,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "not JSON": (lambda f: f.write_bytes(struct.pack("<Q", 4) + b"{{{{"), "not JSON"),
     "not UTF-8": (lambda f: f.write_bytes(struct.pack("<Q", 4) + b"\xff" * 4), "not JSON"),
     "deep": (lambda f: f.write_bytes(struct.pack("<Q", 10**5) + b"[" * 10**5), "not JSON"),
+    "long number": (
+        lambda f: f.write_bytes(struct.pack("<Q", 5000) + b"1" * 5000),
+        r"model\.safetensors: .*not JSON",
+    ),
     "a list": (lambda f: f.write_bytes(struct.pack("<Q", 2) + b"[]"), "no JSON object"),
     "LFS": (
         lambda f: f.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
@@ -262,3 +266,9 @@ def test_weights_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert {file.stat().st_mode & 0o777 for file in (tmp_path / "model").iterdir()} == {0o640}
+
+
+def test_a_number_of_too_many_digits_names_its_file(saved: Path) -> None:
+    (saved / "config.json").write_text('{"vocab_size": ' + "1" * 5000 + "}")
+    with pytest.raises(ValueError, match=r"config\.json: not JSON"):
+        folder.check(saved)

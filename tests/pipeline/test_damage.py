@@ -100,3 +100,22 @@ def test_trained_weights_and_orders_that_changed_are_told(root: Path, tmp_path: 
             with pytest.raises(ValueError, match=f"{path}: changed since it was made"):
                 read()
         path.write_bytes(before)
+
+
+def test_one_stage_that_cannot_be_read_leaves_the_others_their_lines(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = root / "run"
+    partial, manifest = run / ".rank.partial", run / "corpus/manifest.json"
+    before = manifest.read_text()
+    manifest.write_text(json.dumps({**json.loads(before), "schema": 99}))
+    partial.mkdir()
+    (partial / "error.txt").write_bytes(b"ValueError: caf\xe9")
+    assert main(["status", str(run)]) == 0
+    said = capsys.readouterr().out
+    manifest.write_text(before)
+    (partial / "error.txt").unlink()
+    partial.rmdir()
+    assert "schema 99" in said
+    assert "ValueError: caf\ufffd" in said
+    assert said.count("done ") > 5

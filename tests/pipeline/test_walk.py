@@ -14,7 +14,10 @@ import pytest
 from patience import patient
 
 from fretsaw.pipeline.status import render_status
+from fretsaw.pipeline.walk import RUN_FILE, RunOptions, _recorded
+from fretsaw.stage.artifact import Refused
 from fretsaw.stage.lineage import render_lineage
+from fretsaw.stage.own_file import Damaged
 
 RECIPE = """
 from fretsaw.corpus.settings import CorpusSettings
@@ -103,6 +106,30 @@ def test_nothing_is_done_twice(recipe: Path, finished: Path) -> None:
     again = run(recipe, finished)
     assert {p: p.stat().st_mtime_ns for p in finished.rglob("manifest.json")} == before
     assert again.stderr.count(": done\n") == 13
+
+
+def test_what_is_done_stays_done_without_its_run_file(recipe: Path, finished: Path) -> None:
+    (finished / RUN_FILE).unlink()
+    asked = subprocess.run(
+        [*command(recipe, finished), "--dry-run"], capture_output=True, text=True, check=True
+    )
+    assert asked.stdout.count('"skip: done"') == 13
+    assert not (finished / RUN_FILE).exists()
+    assert run(recipe, finished).stderr.count(": done\n") == 13
+    assert (finished / RUN_FILE).is_file()
+
+
+def test_a_folder_of_others_is_no_run(tmp_path: Path) -> None:
+    options = RunOptions("mine", tmp_path)
+    for name in (".git", "photos/2020/a.jpg", "rank/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+        with pytest.raises(Refused, match="not a fretsaw run"):
+            _recorded(tmp_path, options)
+        (tmp_path / name).unlink()
+    (tmp_path / RUN_FILE).write_text("{")
+    with pytest.raises(Damaged, match="damaged"):
+        _recorded(tmp_path, options)
 
 
 def test_a_second_target_reruns_nothing_before_the_search(recipe: Path, finished: Path) -> None:

@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from fretsaw.stage import artifact
 from fretsaw.stage.artifact import Refused, StageRequest
-from fretsaw.stage.execute import execute
+from fretsaw.stage.execute import execute, is_done
 from fretsaw.stage.lineage import render_lineage
 
 
@@ -198,3 +200,47 @@ def test_a_manifest_of_another_schema_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 9}))
     with pytest.raises(ValueError, match="schema 9"):
         artifact.read_manifest(tmp_path / "a")
+
+
+def tree(folder: Path) -> dict[str, int]:
+    return {str(p.relative_to(folder)): p.lstat().st_mtime_ns for p in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("names", [[".out.partial"], [".out.old"], [".out.partial", ".out.old"]])
+def test_asking_what_a_kill_left_unsettled_changes_nothing(
+    tmp_path: Path, names: list[str]
+) -> None:
+    make(tmp_path / "out", Settings(), {})
+    for name in names:
+        shutil.copytree(tmp_path / "out", tmp_path / name)
+    shutil.rmtree(tmp_path / "out")
+    request = StageRequest.of("numbers", Settings(), {}, seed=0)
+    before = tree(tmp_path)
+    assert artifact.staleness(tmp_path / "out", request) is None
+    other = StageRequest.of("numbers", Settings(), {}, seed=1)
+    with pytest.raises(Refused, match="made with other settings"):
+        artifact.staleness(tmp_path / "out", other)
+    assert not is_done(request, tmp_path / "out")  # there is a name to be given
+    assert tree(tmp_path) == before
+    make(tmp_path / "out", Settings(), {})
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    before = tree(tmp_path)
+    assert is_done(request, tmp_path / "out")
+    assert tree(tmp_path) == before
+
+
+def test_a_large_file_that_changed_within_its_time_is_told(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def write(settings, inputs, run):
+        (run.folder / "rows.bin").write_bytes(b"a" * (2 << 20))
+        return {}
+
+    out, request = tmp_path / "out", StageRequest.of("numbers", Settings(), {}, seed=0)
+    execute(write, request, Settings(), out, device="cpu", dtype="fp32")
+    stat = (out / "rows.bin").stat()
+    artifact.hash_file(artifact.verified(out / "rows.bin"))
+    (out / "rows.bin").write_bytes(b"b" * (2 << 20))
+    os.utime(out / "rows.bin", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(ValueError, match="changed since it was made"):
+        artifact.verified(out / "rows.bin")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fretsaw.stage import artifact, leftovers
-from fretsaw.stage.execute import StageRun, execute
+from fretsaw.stage.execute import StageRun, _stops_told, execute
 
 # Two steps of many micro-batches; a state is its step's number, and is saved slowly where asked.
 COUNTS = """
@@ -195,3 +195,30 @@ def test_an_error_that_cannot_be_kept_is_still_the_one_that_is_raised(tmp_path: 
     request = artifact.StageRequest.of("count", Settings(), {}, 0)
     with pytest.raises(RuntimeError, match="the first error"):
         execute(fail, request, Settings(), tmp_path / "out", device="cpu", dtype="fp32")
+
+
+def test_stops_in_quick_succession_count_once_each_third_of_a_second() -> None:
+    class Heard:
+        def __init__(self) -> None:
+            self.stops = 0
+
+        def request_stop(self, signal_number: int) -> None:
+            self.stops += 1
+
+    heard = Heard()
+    with _stops_told(heard):  # type: ignore[arg-type]
+        for _ in range(5):  # the second of a pair is the same request, the third is another
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+    assert heard.stops == 3
+
+
+def test_old_files_on_the_way_to_a_holder_are_cleared(tmp_path: Path) -> None:
+    old = [f".{16 * '0'}.holding", f".claim-{16 * 'a'}.holder"]
+    young = [f".{16 * '1'}.holding", f".claim-{16 * 'b'}.holder"]
+    for name in (*old, *young, ".mine.holding"):
+        (tmp_path / name).touch()
+    for name in (*old, ".mine.holding"):
+        os.utime(tmp_path / name, (0, 0))
+    finish(tmp_path / "out")
+    assert {p.name for p in tmp_path.iterdir()} == {*young, ".mine.holding", "out"}

@@ -1,5 +1,6 @@
 """An output is one process's: the second is told whose, and a dead one's place is taken."""
 
+import errno
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import pytest
 
 from fretsaw.stage import holder, process_record
 from fretsaw.stage.artifact import Refused
-from fretsaw.stage.holder import hold
+from fretsaw.stage.holder import hold, refuse_held
 from fretsaw.stage.process_record import Holder
 
 # Holds what it is given, says so, and ends when its input does.
@@ -236,3 +237,31 @@ def test_it_is_renewed_and_a_process_that_lost_it_ends(tmp_path: Path) -> None:
     _, errors = process.communicate()
     assert "took this one for dead" in errors
     assert path_of(out).is_file()  # the other's
+
+
+def test_a_link_to_nothing_is_refused(tmp_path: Path) -> None:
+    path_of(tmp_path / "out").symlink_to(tmp_path / "gone")
+    with pytest.raises(Refused, match=r"\.out\.holder: a link to nothing"), hold(tmp_path / "out"):
+        pass
+    assert left(tmp_path) == [".out.holder"]
+
+
+def test_asking_who_holds_writes_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    elsewhere(out, silent_s=0)
+    before = tmp_path.stat().st_mtime_ns
+    for asked in (out, out / "inside"):
+        with pytest.raises(Refused, match="on node7"):
+            refuse_held(asked, only_reads=True)
+    assert tmp_path.stat().st_mtime_ns == before
+
+
+def test_where_nothing_can_be_written_the_folder_is_named(tmp_path: Path, monkeypatch) -> None:
+    def refused(*args: object, **more: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(args[0]))
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(OSError, match=os.strerror(errno.EROFS)) as error, hold(tmp_path / "out"):
+        pass
+    assert error.value.filename == str(tmp_path)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fretsaw.stage.peers import ALONE, Peers
+from fretsaw.stage.peers import ALONE, Peers, is_echo
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
@@ -30,3 +30,13 @@ def test_alone_everything_is_the_plain_answer() -> None:
     assert ALONE.total({"kl": 0.1}) == {"kl": 0.1}
     assert ALONE.any(True, False) == [True, False]
     assert ALONE.on_first(lambda: "x") == "x"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_of_the_first_is_an_echo_on_the_others(
+    rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Peers, "gather", lambda self, value: [(None, ValueError("no"))])
+    with pytest.raises(ValueError, match="no") as error:
+        Peers(rank, 2).on_first(lambda: None)
+    assert is_echo(error.value) == (rank == 1)
