@@ -31,7 +31,6 @@ from fretsaw.serve.errors import ApiError, bad_request
 MAX_STOP_STRINGS = 16
 MAX_TOP_LOGPROBS = 20
 MAX_TEMPERATURE, MAX_PENALTY = 2.0, 2.0  # OpenAI's, far within the engine's
-MIN_TEMPERATURE = 1e-6  # but for 0: what logits can be divided by
 # Bounds of the protocol's numbers, each within what the engine's settings allow.
 Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 CountFrom1 = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
@@ -40,7 +39,7 @@ TopLogprobs = Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)]
 TopK = Annotated[int, Field(ge=-1, le=MAX_INTEGER)]  # 0 and -1: all
 Seed = Annotated[int, Field(ge=-MAX_INTEGER - 1, le=MAX_INTEGER)]
 Temperature = Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)]
-TopP = Annotated[float, Field(ge=1e-6, le=1)]
+TopP = Annotated[float, Field(gt=0, le=1)]
 MinP = Annotated[float, Field(ge=0, lt=1)]
 RepetitionPenalty = Annotated[float, Field(ge=MIN_REPETITION_PENALTY, le=MAX_REPETITION_PENALTY)]
 Penalty = Annotated[float, Field(ge=-MAX_PENALTY, le=MAX_PENALTY)]  # of presence and frequency
@@ -142,13 +141,6 @@ class GenerationRequest(_Fields):
     return_token_ids: bool = False  # of what was generated, the stop token included
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
-
-    @field_validator("temperature")
-    @classmethod
-    def _can_divide(cls, temperature: float) -> float:
-        if 0 < temperature < MIN_TEMPERATURE:
-            raise ValueError(f"{temperature:g}; give 0 (greedy) or at least {MIN_TEMPERATURE:g}")
-        return temperature
 
     @field_validator("stop")
     @classmethod

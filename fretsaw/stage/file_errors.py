@@ -39,12 +39,12 @@ def sentence_of(error: BaseException) -> str | None:
 
     A path of fretsaw's own or of Python's is the fault of whoever wrote or installed them.
     """
-    behind = list(_behind(error))
-    for one in behind:
+    found = list(behind(error))
+    for one in found:
         if any(words in str(one) for words in FULL_WORDS):
             where = f"{_path_of(one)}: " if _path_of(one) else ""
             return f"{where}the disk is full; free some space and {AGAIN}"
-    for one in behind:
+    for one in found:
         if not isinstance(one, OSError) or one.errno is None:
             continue
         what = (one.strerror or os.strerror(one.errno)).lower()
@@ -61,7 +61,7 @@ def _path_of(error: BaseException) -> str:
     return os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
 
 
-def _behind(error: BaseException | None) -> Iterator[BaseException]:
+def behind(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an error and what it came of."""
     seen: set[int] = set()
     todo = [error]

@@ -6,6 +6,7 @@ file is trusted for having our name on it.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,16 @@ def read_jsonl(path: Path, shape: Any = dict) -> list[Any]:
         except Damaged:
             continue
     return rows
+
+
+def append_row(path: Path, row: Any) -> None:
+    """Add a row to a JSONL file, on a line of its own also where a kill cut the last one short."""
+    with path.open("a+b") as file:
+        is_torn = False
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            is_torn = file.read() != b"\n"
+        file.write(b"\n" * is_torn + json.dumps(row).encode() + b"\n")
 
 
 def mismatch(value: Any, shape: Any, name: str = "it") -> str | None:

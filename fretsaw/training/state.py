@@ -24,6 +24,7 @@ from torch.distributed.tensor import DTensor
 
 from fretsaw.stage import own_file
 from fretsaw.stage.artifact import settle_name, take_name, write_json
+from fretsaw.stage.file_errors import behind
 from fretsaw.stage.peers import ALONE, Peers
 from fretsaw.stage.progress import say
 
@@ -61,7 +62,7 @@ def save_tensors(
 
     peers.on_first(begin)
     try:
-        with _torch_errors(f"{beside}: cannot be written"):
+        with _torch_errors(str(beside)):
             dcp.save(
                 dict(tensors),
                 storage_writer=dcp.FileSystemWriter(beside),
@@ -86,7 +87,8 @@ def load_tensors(folder: Path, tensors: Mapping[str, Tensor], peers: Peers = ALO
 
 
 def _load(folder: Path, tensors: Mapping[str, Tensor], peers: Peers) -> None:
-    with _torch_errors(f"{folder}: cannot be read"):
+    remedy = f"it is another version's or another model's; remove {folder.parent} to start again"
+    with _torch_errors(str(folder), remedy):
         dcp.load(
             dict(tensors),
             storage_reader=dcp.FileSystemReader(folder),
@@ -109,7 +111,8 @@ def find_fault(folder: Path, peers: Peers = ALONE) -> str | None:
             told = own_file.read_json(folder / SUMS, {"files": dict, "needs": [str]})
         except own_file.Damaged as damaged:
             return str(damaged).rpartition(";")[0]
-        return told
+        plain = [name for name in told["needs"] if name == Path(name).name]
+        return told if plain == told["needs"] else f"{folder / SUMS}: damaged, it names no folders"
 
     told = peers.on_first(read)
     if told is None or isinstance(told, str):
@@ -144,13 +147,6 @@ def _other_size(folder: Path, sizes: Mapping[str, int]) -> str | None:
     return None
 
 
-def read_rest(folder: Path) -> dict[str, Any] | None:
-    """Return what is no tensor, or None where the folder is damaged."""
-    if find_fault(folder):
-        return None
-    return _read_rest(folder)
-
-
 def _write_rest(path: Path, rest: Mapping[str, Any]) -> None:
     with path.open("wb") as file:
         torch.save(rest, file)
@@ -170,25 +166,37 @@ def _checksums(folder: Path, peers: Peers) -> dict[str, list[int]]:
 
 
 def _checksum(path: Path) -> list[int]:
+    """Return size and CRC-32; of what can't be read, those of nothing that is ever saved."""
     size = total = 0
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            size, total = size + len(chunk), zlib.crc32(chunk, total)
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                size, total = size + len(chunk), zlib.crc32(chunk, total)
+    except OSError:
+        return [-1, 0]
     return [size, total]
 
 
 @contextmanager
-def _torch_errors(what: str) -> Iterator[None]:
-    """Raise torch's checkpoint error, a BaseException, as the OSError that is behind it."""
+def _torch_errors(what: str, remedy: str = "") -> Iterator[None]:
+    """Raise torch's checkpoint error, a BaseException, as the OSError that is behind it.
+
+    Where none is, what was saved does not fit: a ValueError with the remedy, where there is one.
+    """
     try:
         with warnings.catch_warnings():  # that without a group it works from a single process
             warnings.simplefilter("ignore", UserWarning)
             yield
     except CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
-        number = cause.errno if isinstance(cause, OSError) and cause.errno else errno.EIO
+        refused = next(
+            (one for one in behind(cause) if isinstance(one, OSError) and one.errno), None
+        )
         first_line = str(cause).strip().partition("\n")[0]
-        raise OSError(number, f"{what} ({first_line})") from cause
+        if refused is None and remedy:
+            raise ValueError(f"{what} ({first_line}); {remedy}") from cause
+        number = refused.errno if refused else errno.EIO
+        raise OSError(number, os.strerror(number), what) from cause
 
 
 # --- the state of a loop --------------------------------------------------------------------------
@@ -269,10 +277,10 @@ class TrainingState:
         """Load a state; return what is wrong with one that no checksum vouched for."""
         try:
             self._load(folder)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             if (folder / SUMS).exists():
                 raise
-            return f"{folder}: damaged, {error.strerror}"
+            return f"{folder}: damaged, {error}"
         return None
 
     def _load(self, folder: Path) -> None:
@@ -307,9 +315,12 @@ class TrainingState:
         folders = self._folders()
         for folder in folders[: -self.keep]:
             shutil.rmtree(folder)
-        kept = [folder / SUMS for folder in folders[-self.keep :]]
-        needs = [own_file.read_json(sums)["needs"] for sums in kept if sums.exists()]
-        needed = {self.best, *(name for names in needs for name in names)}
+        needed = {self.best}
+        for folder in folders[-self.keep :]:
+            try:
+                needed.update(own_file.read_json(folder / SUMS, {"needs": [str]})["needs"])
+            except own_file.Damaged:  # nobody goes back to it, or it is an earlier version's
+                continue
         for folder in self.folder.glob("best-*"):
             if folder.name not in needed:
                 shutil.rmtree(folder)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fretsaw.stage.own_file import Damaged, mismatch, read_json, read_jsonl
+from fretsaw.stage.own_file import Damaged, append_row, mismatch, read_json, read_jsonl
 
 SHAPE = {"name": str, "rows": [{"step": int}], "seconds": (int, float)}
 GOOD = {"name": "a", "rows": [{"step": 1}], "seconds": 2}
@@ -76,3 +76,14 @@ def test_rows_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
 def test_any_value_fits_or_is_told(value: object) -> None:
     fault = mismatch(value, SHAPE)
     assert fault is None or isinstance(fault, str)
+
+
+def test_a_row_is_added_on_a_line_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    append_row(path, {"step": 1})
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"step": 2')  # cut by a kill
+    append_row(path, {"step": 3})
+    assert read_jsonl(path, {"step": int}) == [{"step": 1}, {"step": 3}]
+    append_row(path, {"step": 4})
+    assert read_jsonl(path, {"step": int})[-1] == {"step": 4}

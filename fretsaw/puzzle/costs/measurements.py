@@ -10,7 +10,7 @@ from typing import Any
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.scenario.scenario import Scenario
 from fretsaw.stage.artifact import canonical_json, read_output
-from fretsaw.stage.own_file import read_jsonl
+from fretsaw.stage.own_file import append_row, read_jsonl
 
 Times = Mapping[str, float]  # milliseconds by phase
 
@@ -34,8 +34,7 @@ class Measurements:
     def add(self, key: str, times: Times) -> None:
         """Keep one measurement."""
         self.values[key] = times
-        with self.path.open("a") as file:
-            file.write(json.dumps([key, times]) + "\n")
+        append_row(self.path, [key, times])
 
     def take_over(self, path: Path) -> None:
         """Take what another cost folder measured, where it is not here yet."""

@@ -1,13 +1,12 @@
 """The figures of every change that was scored, row by row of the text, on disk as they are made."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
-from fretsaw.stage.own_file import mismatch, read_jsonl
+from fretsaw.stage.own_file import append_row, mismatch, read_jsonl
 
 Names = tuple[str, ...]  # what is put in the place of something (and of the next)
 Rows = Float[np.ndarray, " rows"]
@@ -35,8 +34,7 @@ class Scoreboard:
     def add(self, first: int, number: int, scored: Mapping[Names, Mapping]) -> None:
         """Keep what a number's changes gave: `figures` by name, lists over rows, and `repair`."""
         as_json = [[list(names), entry] for names, entry in scored.items()]
-        with self.path.open("a") as file:
-            file.write(json.dumps([first, number, as_json]) + "\n")
+        append_row(self.path, [first, number, as_json])
         self._take(first, number, as_json)
 
     def changes(self) -> list[tuple[int, Names]]:
