@@ -172,7 +172,9 @@ def test_a_dry_run_of_one_stage(capsys, tiny: Path, tmp_path: Path, monkeypatch)
     assert tmp_path.stat().st_mtime_ns == before  # so it can be read where nothing can be written
 
 
-WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from fretsaw.cli import main; main()"
+WITHOUT_TORCH = (
+    "import sys; from fretsaw.cli import main; main(); assert 'torch' not in sys.modules"
+)
 
 
 def test_a_dry_run_refuses_what_the_command_does(capsys, tiny: Path, tmp_path: Path) -> None:
@@ -185,7 +187,9 @@ def test_a_dry_run_refuses_what_the_command_does(capsys, tiny: Path, tmp_path: P
         refuse(capsys, [*rank, str(out / "rank")], "in use by another process")
     problems.write_text('{"prompt": "1+1", "answer": "2", "grader": "guess"}\n')
     options = ["--task", str(problems), "--out", str(out), "--dry-run"]
-    refuse(capsys, ["eval", str(tiny / "parent"), *options], "line 1", "grader is 'guess'")
+    refuse(
+        capsys, ["eval", "--model", str(tiny / "parent"), *options], "line 1", "grader is 'guess'"
+    )
     partial = tmp_path / ".out.partial"
     partial.mkdir()
     (partial / "request.json").write_text("{")

@@ -52,7 +52,7 @@ def test_nproc_is_short_for_torchrun() -> None:
     ("key", "value", "said"),
     [
         *(("within", None, "no key 'within'"), ("stage", "rnak", "'rnak' is no stage")),
-        *(("stage", 3, "'stage' is a number"), ("inputs", {"search": 3}, "input 'search'")),
+        *(("stage", 3, "'stage' is a whole number"), ("inputs", {"search": 3}, "input 'search'")),
         ("workers", {"worker": 2}, "did you mean 'workers'"),
     ],
 )
