@@ -114,10 +114,14 @@ def run_stage(
 
         mesh.join(peers, device)
     request = artifact.StageRequest.of(name, settings, inputs, seed)
-    if not force and peers.on_first(lambda: is_done(request, out, within=within)):
+    try:
+        is_there = not force and peers.on_first(lambda: is_done(request, out, within=within))
+    except ValueError:  # of all of them; one that ends in a group can be aborted by its threads
+        _leave(peers)
+        raise
+    if is_there:
         say(f"{name}: done already in {out}")
-        if peers.size > 1:
-            mesh.leave()
+        _leave(peers)
         return
     computes = kind.computes and getattr(settings, "engine", "") != "roofline"
     if computes:
@@ -140,7 +144,14 @@ def run_stage(
         workers=workers,
         within=within,
     )
+    _leave(peers)
+
+
+def _leave(peers: Peers) -> None:
+    """Leave the processes beside this one, if any."""
     if peers.size > 1:
+        from fretsaw.distributed import mesh
+
         mesh.leave()
 
 
