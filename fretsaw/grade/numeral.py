@@ -7,9 +7,11 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from fretsaw.grade import neighbours
 from fretsaw.grade.plain import joined, plain_text
 
 MAX_DIGITS = 4000  # of a number, and the largest exponent: what has more is no answer
+MAX_READ = 1000  # numerals of a text that have a value and do not stand alone
 CONTEXT = 160  # characters on either side of a number that decide what it is part of
 
 # --- one word -------------------------------------------------------------------------------------
@@ -20,7 +22,8 @@ _NUMERAL = re.compile(
     r"(?P<whole>\d+)&(?P<top>\d+)/(?P<bottom>\d+)"
     r"|(?P<over>\d[\d,']*)/(?P<under>\d[\d,']*)"
     r"|(?P<units>\d[\d,']*)?(?:\.(?P<decimals>\d*))?(?:[eE](?P<exponent>[+-]?\d+))?"
-    rf")(?:%|°[CF]?|[¢$€£¥₹]|(?:{_UNITS})(?:\^?[23²³])?)?"
+    rf")(?:%|°[CF]?|[¢$€£¥₹]|(?:{_UNITS})(?:\^?[23²³])?"
+    rf"|/(?:hr|yr|kg|lb|oz|mi|km|cm|ft|(?!(?:{neighbours.NAMES})\b)[A-Za-z]{{3,}}))?"
 )
 _GROUPED = re.compile(r"[1-9]\d{0,2}(?:(?:,\d{3})+|(?:'\d{3})+)|[1-9]\d?(?:,\d\d)+,\d{3}|\d+")
 
@@ -57,54 +60,20 @@ def _ten(exponent: int) -> Fraction:
 # --- what stands beside it ------------------------------------------------------------------------
 
 _WORD = re.compile(r"\S+")
+_AREA = r"(?:k?m|[cm]m|in|ft|yd|mi|units?|inches|feet|met(?:er|re)s?)"
 _UNIT_POWER = re.compile(
-    r"(?:k?m|[cm]m|in|ft|yd|mi|units?|inches|feet|met(?:er|re)s?)\^?\{?[23]\}?"
+    rf"(?:{_AREA}|[A-Za-z]{{1,12}}(?:\^?[23])?/(?:{_AREA}|s|secs?|h|hrs?|mins?))\^?\{{?-?[123]\}}?"
 )
 _OPENING, _CLOSING = "*_\"'“”‘`({$#:≈", "*_\"'“”`)}.,;:?!$"
 
 _LABEL = re.compile(r"[^\d\\√^]*[A-Za-z*]:|[-=]+>|[→⇒]")  # answer:7, ->7
 _ARROW = re.compile(r"(?:[-=]+>|[→⇒])\s*$")
 _SIGN = re.compile(
-    r"(?:^|[=:→⇒(])\s*([+-])\s*$|\bnegative\s+$|(?:^|[^\d\s]\s+)minus\s+$", re.IGNORECASE
+    r"(?:^|[=:→⇒(]|\b(?:is|are|be|was|equals?)[^\S\n])\s*([+-])\s*$"
+    r"|\bnegative\s+$|(?:^|[^\d\s](?<!\bor)\s+)minus\s+$",
+    re.IGNORECASE,
 )
 _BULLET = re.compile(r"(?:^|\n)\s*[-+*•]\s+$")
-_NUMBER = r"[^\s,]*\d[^\s,]*"
-_LIST = re.compile(rf"(?:^|\n|[=:({{\[]|\b(?:is|are|be|either))\s*(?:{_NUMBER},\s+)*{_NUMBER},\s+$")
-_SPOILT_BEFORE = re.compile(
-    r"[+×÷^±√<>≤≥≠/]\s*$"
-    r"|(?:^|[\s\w)])[-*]\s+$"
-    r"|[\\][A-Za-z]+\s*$"
-    r"|[<>!~]=\s*$|(?:\bnot|n't|\bmod)\s+$"
-    r"|\d\S*,?\s+(?:[xX]|or|and|to|plus|minus|times|over|by|point|through)\s+$"
-    r"|\d\S*,?\s+(?:or|and)\s+[A-Za-z]\s*=\s*$"
-    r"|\b(?:divided|multiplied)\s+by\s+$|\b(?:root|log|half|square|cube|factorial)\s+of\s+$"
-    r"|\b(?:sin|cos|tan|log|ln|exp|sqrt|lim)\s+$"
-    r"|\d[^\s.:;?!)=\]]*(?<!,)[^\S\n]+$"  # another number: no list that we can read
-    rf"|[({{\[]{_NUMBER},\s+$",
-    re.IGNORECASE,
-)
-_SPOILT_AFTER = re.compile(
-    r"\s*(?:[+×÷^/<>≤≥≠±√π…\\]|\*\s)"
-    r"|\s+-\s*(?:[A-Za-z]\b|[(\\])"
-    r"|\s+(?:half|halves|squared|cubed|factorial)\b"
-    r"|\s+and\s+(?:a|one|three)\s+(?:half|third|quarter|fourth|fifth|sixth|eighth|tenth)"
-    r"|[^\S\n]+(?![mgshLlNJWVACFKaI]\b)[A-Za-z](?![\w'])"  # a variable
-)
-_SCALE = re.compile(r"\s+(hundred|thousand|lakh|million|crore|billion|trillion)\b", re.IGNORECASE)
-_POWERS = {"hundred": 2, "thousand": 3, "lakh": 5, "million": 6, "crore": 7} | {
-    "billion": 9,
-    "trillion": 12,
-}
-# in a box: a name, or arithmetic, and = before it, a unit after it
-_ALONE_BEFORE = re.compile(
-    r"(?:(?:[^\W\d]|[ \\{}'_]|(?<=[\w{])\d|\(\w+\))*=|[\d\s+*/×÷^().,-]*=)?"
-    r"(?:\s|[-+$*_€£¥₹]|\b(?:the|final|answer|is|negative|minus|about|exactly|USD|EUR)\b:?)*",
-    re.IGNORECASE,
-)
-_ALONE_AFTER = re.compile(
-    r"(?:[\s$*_.%°¢€£¥₹]|°[CF]|[^\W\d_aI]|[^\W\d_]{2,}\.?|\(s\))*"
-    r"(?:/[^\W\d_]+)?(?:\^?\{?[23²³]\}?)?[\s.$*_]*"
-)
 
 
 @dataclass(frozen=True)
@@ -120,6 +89,14 @@ class Number:
         """The word as evidence."""
         return self.word.replace("&", " ").rstrip(_CLOSING).lstrip(_OPENING)
 
+    @property
+    def unit(self) -> str:
+        """The sign of percent or of a currency that makes it another number, if there is one."""
+        if "%" in self.word or _PERCENT.match(self.after):
+            return "%"
+        currency = _CURRENCY.match(self.word)
+        return currency[1] if currency else ""
+
     def value(self, *, is_whole: bool) -> Fraction | None:
         """Return the exact value, None where it is no number of its own.
 
@@ -132,12 +109,20 @@ class Number:
         value = None if word is None or (is_whole and "!" in self.word) else numeral_value(word)
         if value is None or (is_whole and not self._is_alone()):
             return None
-        if not closes and _SPOILT_AFTER.match(self.after):
+        if neighbours.OR_AFTER.match(self.after):
             return None
-        scale = None if closes else _SCALE.match(self.after)
-        power = 10 ** _POWERS[scale[1].lower()] if scale else 1
+        power = 1 if closes else self._power()
         sign = 1 if "=" in self.word else self._sign(is_whole)
-        return None if sign is None else sign * value * power
+        return None if sign is None or power is None else sign * value * power
+
+    def _power(self) -> int | None:
+        """Return by what the words after it multiply it, None where they make it another's."""
+        power, after = 0, self.after
+        while scale := neighbours.SCALE.match(after):
+            power, after = power + neighbours.SCALES[scale[1].lower()], after[scale.end() :]
+        if neighbours.SPOILT_AFTER.match(after):
+            return None
+        return None if power and neighbours.CARDINAL_AFTER.match(after) else 10**power
 
     def _sign(self, is_whole: bool) -> int | None:
         """Return the sign that stands apart from the number, None where it is part of more."""
@@ -148,11 +133,23 @@ class Number:
             return None if before.rstrip().endswith("-") else 1
         if sign := _SIGN.search(before):
             return 1 if sign[1] == "+" else -1
-        return None if _SPOILT_BEFORE.search(before) or _LIST.search(before) else 1
+        return None if self._is_one_of_several(before) else 1
+
+    def _is_one_of_several(self, before: str) -> bool:
+        return bool(
+            neighbours.SPOILT_BEFORE.search(before)
+            or neighbours.LIST.search(before)
+            or (self.word.startswith(":") and before.rstrip()[-1:].isdigit())
+            or ("?" in self.word and neighbours.QUESTION.search(before))
+            or (neighbours.COMPOUND.search(before) and neighbours.MEASURED.match(self.after))
+        )
 
     def _is_alone(self) -> bool:
         before = self.before + "".join(self.word.rpartition("=")[:2])
-        return bool(_ALONE_BEFORE.fullmatch(before) and _ALONE_AFTER.fullmatch(self.after))
+        return bool(
+            neighbours.ALONE_BEFORE.fullmatch(before)
+            and neighbours.ALONE_AFTER.fullmatch(self.after)
+        )
 
 
 def _core(word: str) -> str | None:
@@ -179,10 +176,59 @@ def last_number(text: str) -> Number | None:
     if not found:
         return None
     start, end = found[-1].span()
-    return Number(plain[max(0, start - CONTEXT) : start], found[-1][0], plain[end:][:CONTEXT])
+    return Number(plain[max(0, start - CONTEXT) : start], found[-1][0], plain[end : end + CONTEXT])
 
 
 def read_number(text: str) -> Fraction | None:
     """Return the exact value of a text that is one number: 1,200.50, 3/4, x = 7 cm; else None."""
     number = last_number(text) if len(text) <= 2 * MAX_DIGITS else None
     return None if number is None else number.value(is_whole=True)
+
+
+# --- the numbers of a text ------------------------------------------------------------------------
+
+_CURRENCY = re.compile(r"[-+(*_\"]*([$€£¥₹])(?!.*\$[.,;:?!*_)\"]*$)")  # $3, and not $3$
+_PERCENT = re.compile(r"\s*(?:%|per\s?cent\b)")
+
+
+def bare_number(text: str) -> tuple[Fraction, str] | None:
+    """Return the value and the unit (%, $ or none) of a text that is a numeral, else None."""
+    if any(map(str.isalpha, text)) or (value := read_number(text)) is None:
+        return None
+    number = last_number(text)
+    assert number is not None, "it was just read"
+    return value, number.unit
+
+
+_TIMES = {Fraction(10**power) for power in range(CONTEXT)}
+
+
+def says_number(text: str, wanted: tuple[Fraction, str], *, is_alone: bool = True) -> bool:
+    """Whether any number of a text has this value and unit, and with `is_alone` stands alone."""
+    plain, left = joined(plain_text(text)), MAX_READ
+    for found in _WORD.finditer(plain):
+        if not any(map(str.isdecimal, found[0])) or not _may_be(found[0], wanted[0]):
+            continue
+        start, end = found.span()
+        number = Number(
+            plain[max(0, start - CONTEXT) : start], found[0], plain[end : end + CONTEXT]
+        )
+        value = number.value(is_whole=False)
+        if value == wanted[0] and number.unit == wanted[1]:
+            return True
+        if value is None and not is_alone:
+            return True
+        left -= 1
+        if not left:
+            break
+    return False
+
+
+def _may_be(word: str, wanted: Fraction) -> bool:
+    """Whether a word has the value, but for its sign and the words after it that multiply it."""
+    core = _core(word) if len(word) <= MAX_DIGITS else None
+    value = None if core is None else numeral_value(core)
+    if not value:
+        return value == wanted
+    times = abs(wanted / value)
+    return times in _TIMES

@@ -79,6 +79,15 @@ _LATEX = [
 ]
 
 
+# after a word: a long dash, one between spaces, or any after "answer". After "is" it is a minus
+_DASH = re.compile(
+    r"(?:(?<=[^\W\d_]{2})|(?<=[^\W\d_]\*\*))(?<!\bis)(?<!\bbe)(?<!\bare)(?<!\bwas)(?<!\bequals)"
+    r"(?: ?[—―]+|[ ](?:–|-{2,3})(?= )|(?:(?<=answer)|(?<=result)|(?<=answer\*\*)) -(?= )) ?"
+    r"(?=[-+−$€£¥*_\\.\d])",
+    re.IGNORECASE,
+)
+
+
 def plain_characters(text: str) -> str:
     """Return the text with ASCII digits and signs for all that mean the same."""
     return re.sub(r"[^\x00-\x7f]", lambda found: _plain_character(found[0]), text)
@@ -86,7 +95,7 @@ def plain_characters(text: str) -> str:
 
 def plain_text(text: str) -> str:
     """Return the text without LaTeX's commands, fractions of whole numbers written as 3/4."""
-    text = plain_characters(text)
+    text = plain_characters(_DASH.sub(": ", text))
     for pattern, replacement in _LATEX:
         text = pattern.sub(replacement, text)
     return text
@@ -100,7 +109,8 @@ def joined(text: str) -> str:
     text = _THOUSANDS.sub(lambda found: found[0].replace(" ", ""), text)
     text = _FRACTION.sub("/", text)
     text = _MIXED.sub(r"\1&\2", text)
-    return _SCIENTIFIC.sub(lambda found: f"e{_exponent(found)}", text)
+    text = _SCIENTIFIC.sub(lambda found: f"e{_exponent(found)}", text)
+    return _POWER_OF_TEN.sub(lambda found: f"1e{_exponent(found)}", text)
 
 
 def _exponent(found: re.Match[str]) -> str:
@@ -108,9 +118,10 @@ def _exponent(found: re.Match[str]) -> str:
 
 
 _THOUSANDS = re.compile(r"(?<![\w.,/'^&])[1-9]\d{0,2}(?: \d{3})+(?!\d| ?/)")
-_FRACTION = re.compile(r"(?<=\d) ?/ ?(?=\d)")
-_MIXED = re.compile(r"(?<![\w.,/'^&])(\d+) ([1-9]\d*/\d+)(?![\w/^])")
-_SCIENTIFIC = re.compile(
-    r"(?<=[\d.]) ?[×*xX] ?10"
-    r"(?:\^ ?\{ ?([+-]?\d+) ?\}|\^([+-]?\d+)|([⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+))(?![\w^]|\.\d)"
+_FRACTION = re.compile(
+    r"(?<=\d) ?/ ?(?=\d)|(?<=[A-Za-z]) ?/ ?(?=[A-Za-z])|(?<=\d) ?/ ?(?=[A-Za-z]{3})"
 )
+_MIXED = re.compile(r"(?<![\w.,/'^&])(\d+) ([1-9]\d*/\d+)(?![\w/^])")
+_TEN = r"10(?:\^ ?\{ ?([+-]?\d+) ?\}|\^([+-]?\d+)|([⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+))(?![\w^]|\.\d)"
+_SCIENTIFIC = re.compile(rf"(?<=[\d.]) ?[×*xX] ?{_TEN}")
+_POWER_OF_TEN = re.compile(rf"(?<![\w.,/'^&)]){_TEN}")

@@ -5,14 +5,30 @@ import unicodedata
 from collections.abc import Sequence
 
 from fretsaw.grade.grader import Expectation, Grade
+from fretsaw.grade.numeral import bare_number, says_number
 from fretsaw.grade.plain import DASHES
 
 LETTERS = "ABCDEFGHIJ"  # the choices where an expected answer is one of them and none are given
 _MINUS = dict.fromkeys(map(ord, DASHES), "-")
 _AS_CHOICE = "(?: (?:is|or|and|but|because)\\b)"  # what makes "A" or "I" before a word a choice
-_OR = r"(?:(?:and/)?or\b|/)"
-_ARTICLE = r"(?:(?:a|an|the|option|answer|choice|either) )?"
+_OR = r"(?:(?:and/)?or\b(?! so\b)|/)"
 _MARKS = r"[\s\"'“”‘’`*_(),.:\[\]]*"
+_FILLER = (
+    r"(?:a|an|the|option|answer|choice|either|else|maybe|perhaps|possibly|probably|even|rather"
+    r"|be|been|it|is|it's|in|at)\b"
+)
+_HEDGED_BEFORE = re.compile(rf"(?:(?<!\w)or\b|/)(?:{_MARKS}{_FILLER}){{0,4}}{_MARKS}$", re.I)
+_HEDGED_AFTER = re.compile(rf"{_MARKS}{_OR}", re.I)
+_GUESS = re.compile(r"\b(?:maybe|perhaps|possibly)\b", re.I)
+_DENIED = re.compile(
+    rf"(?:\b(?:not|never|neither|nor|cannot)|n['’]t)\b(?:{_MARKS}{_FILLER}){{0,3}}{_MARKS}$", re.I
+)
+_BEFORE = 60  # characters before a choice that decide whether it is denied, or one of two
+# scripts that put no space, or particles, beside a word
+_UNSPACED = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+    r"\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 
 
 def normalise(text: str) -> str:
@@ -43,23 +59,35 @@ def grade_exact(answer: str, expected: Expectation) -> Grade:
 def grade_contains(answer: str, expected: Expectation) -> Grade:
     """Return 1 where the expected words stand in the answer and no other choice does.
 
-    A choice stands there as whole words that no sign, digit or hyphen lengthens. Where one holds
-    another, the longer is what the answer says. "A or B" says neither, whatever the choices.
+    A choice stands there as whole words that no sign, digit or hyphen lengthens; one that is a
+    number, as a number of its own. Where one holds another, the longer is what the answer says.
+    "A or B" says neither, whatever the choices, and "not A" does not say A.
     Raises ValueError for choices that are no texts, or that lack the answer.
     """
     wanted, choices = expected["answer"], _choices(expected)
     said: dict[str, str] = {}
-    rest = _spaced(answer)
+    rest = _without_questions(_spaced(answer))
     for choice in sorted({*choices, wanted}, key=len, reverse=True):
+        if (number := bare_number(choice)) is not None:
+            if says_number(answer, number, is_alone=choice == wanted):
+                said[choice] = choice.strip()
+            continue
         pattern = _pattern(choice)
         if found := pattern.search(rest):
             said[choice] = found[0]
-            if choice == wanted and _is_hedged(rest, pattern):
-                return Grade(0.0, f"{found[0]} or another")
+            if choice == wanted and (doubt := _doubt(rest, pattern)):
+                return Grade(0.0, f"{found[0]} {doubt}")
         rest = pattern.sub(" \0 ", rest)
     same = [said[choice] for choice in said if normalise(choice) == normalise(wanted)]
     others = [said[choice] for choice in said if normalise(choice) != normalise(wanted)]
     return Grade(float(bool(same) and not others), ", ".join([*same, *others]))
+
+
+def _without_questions(text: str) -> str:
+    """Return the text without questions that an answer follows: Blue or red? Red."""
+    parts = re.split(r"(?<=[.?!]) ", text)
+    kept = [part for part in parts[:-1] if not (part.endswith("?") and " or " in part)]
+    return " ".join([*kept, parts[-1]])
 
 
 def _choices(expected: Expectation) -> Sequence[str]:
@@ -85,20 +113,27 @@ def _pattern(choice: str) -> re.Pattern[str]:
         before += r"(?<![-+.,/^$:])(?<![-+.,/^:] )"
     if words[-1:].isdigit():
         after += r"(?![.,/:^]\d)(?! ?[%/^*+]|²|³)(?! - ?\d)"
-    if len(words) == 1 and words.isalpha():
-        after += r"(?![-+#'])"
+    if len(words) == 1 and words.isascii() and words.isalpha():
+        after += r"(?![-+#'’])"
         if words in "AI":
             after += rf"(?:(?! [a-z])|(?={_AS_CHOICE}))"
         return re.compile(before + words + after)
-    return re.compile(before + words + after, re.IGNORECASE)
+    before += r"(?<!(?<!\.)\.)"  # .NET
+    after += r"(?!['’](?:t|ll|ve|re|d|m)\b)(?!\.(?-i:[a-z0-9]))"  # can't, example.com
+    starts, ends = (_UNSPACED.match(c) for c in (_spaced(choice)[0], words[-1]))
+    return re.compile(("" if starts else before) + words + ("" if ends else after), re.IGNORECASE)
 
 
-def _is_hedged(text: str, pattern: re.Pattern[str]) -> bool:
-    """Whether a choice stands beside an "or"."""
-    before = re.compile(rf"(?:(?<!\w)or\b|/){_MARKS}{_ARTICLE}{_MARKS}$", re.IGNORECASE)
-    after = re.compile(rf"{_MARKS}{_OR}", re.IGNORECASE)
-    return any(
-        before.search(text[max(0, found.start() - 60) : found.start()])
-        or after.match(text, found.end())
-        for found in pattern.finditer(text)
-    )
+def _doubt(text: str, pattern: re.Pattern[str]) -> str:
+    """Return whether a choice is denied, or one of several, in words; nothing where it is said."""
+    guesses = 0
+    for found in pattern.finditer(text):
+        before = text[max(0, found.start() - _BEFORE) : found.start()]
+        if _DENIED.search(before):
+            return "is denied"
+        if _HEDGED_BEFORE.search(before) or _HEDGED_AFTER.match(text, found.end()):
+            return "or another"
+        guesses += bool(re.search(rf"{_GUESS.pattern}{_MARKS}$", before, re.I))
+    if guesses and len(_GUESS.findall(text)) > guesses:
+        return "or another"
+    return ""
