@@ -55,7 +55,7 @@ SCALES = {"hundred": 2, "thousand": 3, "lakh": 5, "million": 6, "crore": 7} | {
 SCALE = re.compile(rf"\s+({'|'.join(SCALES)})\b", re.IGNORECASE)
 # what multiplies or divides a number by what we do not read
 _MULTIPLIERS = (
-    rf"dozens?|score|gross|(?:{'|'.join(SCALES)})s|tens|bn|tn|mn|mil|mill|mln|mio|mrd|milliards?"
+    rf"dozens?|score|gross|(?:{'|'.join(SCALES)})s|tens|myriads?|bn|tn|mn|mil|mill|mln|mio|mrd|milliards?"
     rf"|\w*[qd]uadrillions?|quintillions?|googols?"
     rf"|per\s*(?:mill?e?|hundred|thousand|million|billion)|(?:{_SHARE})(?![\s-]+grade)"
 )
@@ -119,17 +119,17 @@ _VARIABLES = (
 SPOILT_AFTER = re.compile(
     r"\s*(?:[+×÷^/<>≤≥≠±∓√π…\\‰‱]|\*\s)"
     r"|\s+-\s*(?:[A-Za-z]\b|[(\\])"
-    rf"|\s+(?:{_MULTIPLIERS}|{NAMES}|squared|cubed|factorial)\b"
+    rf"|(?i:\s+(?:{_MULTIPLIERS}|{NAMES}|squared|cubed|factorial)\b"
     r"|\s+(?:plus|minus|divided|multiplied|choose|modulo|mod|point|raised)\b|\s+[ap]\.?m\b"
     rf"|\s+(?:over|times)\s+(?!a\b)[A-Za-z]\b|\s+to\s+the\s+(?:power|{_SHARE})\b"
     rf"|(?:\s+[A-Za-z]+)?\s+and\s+(?:(?:an?|\w+)\s+)?(?:{_SHARE})\b"
     rf"|(?:\s+[A-Za-z]+)?\s+and\s+(?:{_CARDINAL}|a\s+bit|change|up|more|above|over|counting)\b"
     r"|\s+(?:\w+\s+)?below\s+zero\b|\s+(?:at\s+(?:least|most)|minimum|maximum)\b"
     r"|\s*\(?(?:in\s+)?(?:base\b|(?:binary|octal|hexadecimal|hex)\b)"
-    rf"|[^\S\n]+(?:{_VARIABLE}|{_VARIABLES})"
+    rf")|[^\S\n]+(?:{_VARIABLE}|{_VARIABLES})"
 )
-OR_AFTER = re.compile(r",?\s*\(?\bor\b(?!\s+so\b)(?!\s*[A-Z]?\w*\s*:)")
-CARDINAL_AFTER = re.compile(rf"\s+(?:and\s+)?(?:{_CARDINAL})\b")
+OR_AFTER = re.compile(r",?\s*\(?\bor\b(?!\s+so\b)", re.IGNORECASE)
+CARDINAL_AFTER = re.compile(rf"\s+(?:and\s+)?(?:{_CARDINAL})\b", re.IGNORECASE)
 
 # --- a box, or what is expected: nothing else -----------------------------------------------------
 

@@ -23,7 +23,7 @@ _NUMERAL = re.compile(
     r"|(?P<over>\d[\d,']*)/(?P<under>\d[\d,']*)"
     r"|(?P<units>\d[\d,']*)?(?:\.(?P<decimals>\d*))?(?:[eE](?P<exponent>[+-]?\d+))?"
     rf")(?:%|°[CF]?|[¢$€£¥₹]|(?:{_UNITS})(?:\^?[23²³])?"
-    rf"|/(?:hr|yr|kg|lb|oz|mi|km|cm|ft|(?!(?:{neighbours.NAMES})\b)[A-Za-z]{{3,}}))?"
+    rf"|/(?:hr|yr|kg|lb|oz|mi|km|cm|ft|(?!(?:{neighbours.NAMES}|half|two|three)\b)[A-Za-z]{{3,}}))?"
 )
 _GROUPED = re.compile(r"[1-9]\d{0,2}(?:(?:,\d{3})+|(?:'\d{3})+)|[1-9]\d?(?:,\d\d)+,\d{3}|\d+")
 

@@ -328,7 +328,12 @@ FALSE_FRIENDS: list[str] = [
     # words that multiply or divide it
     "3 dozen",
     r"\boxed{3 \text{ dozens}}",
+    "3 Dozen",
+    r"\boxed{3 \text{ Quarters}}",
+    "3 Pi",
+    "3 OR more",
     "3 score",
+    "3/half",
     "3 gross",
     "2 thirds",
     "1 third",
