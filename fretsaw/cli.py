@@ -89,18 +89,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f" (rank {peers.rank})" if peers.rank else ""
         if not is_echo(error):
             print(f"fretsaw{where}: {sentence}", file=sys.stderr)
-        return EXIT_USER
+        return 1 if _is_failed_answer(error) else EXIT_USER
     return 0
 
 
 def _sentence(error: BaseException) -> str | None:
-    """Return what the user did wrong or the file system refused; None for a fault of ours."""
+    """Return what can be told in one sentence; None for a fault of ours."""
     from fretsaw.stage.file_errors import sentence_of
 
     is_told = isinstance(error, ValueError) or (
         isinstance(error, FileNotFoundError | PermissionError) and error.filename is None
     )
+    is_told = is_told or _is_failed_answer(error)
     return sentence_of(error) or (str(error) if is_told else None)
+
+
+def _is_failed_answer(error: BaseException) -> bool:
+    """Whether the model could not answer, such as one whose weights are broken."""
+    from fretsaw.engine.sequence import RequestFailed
+
+    return isinstance(error, RequestFailed)
 
 
 def spelled_out(argv: Sequence[str]) -> str:

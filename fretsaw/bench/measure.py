@@ -9,7 +9,7 @@ from fretsaw.bench.settings import BenchSettings
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.engine.engine import PAGE_SIZE, Engine
 from fretsaw.engine.sampling import Sampling
-from fretsaw.engine.sequence import Request
+from fretsaw.engine.sequence import Request, whole
 from fretsaw.engine.timing import torch_dtype
 from fretsaw.model.decoder import Decoder
 from fretsaw.scenario.scenario import Scenario
@@ -98,12 +98,11 @@ def serve(model: Decoder, scenario: Scenario) -> dict[str, float]:
     )
     row = scenario.prompt_tokens + scenario.output_tokens
     engine.touch(scenario.batch * -(-row // PAGE_SIZE))
-    for _ in engine.generate(
-        [Request(request.token_ids, Sampling(max_tokens=1)) for request in requests]
-    ):
+    warming = [Request(request.token_ids, Sampling(max_tokens=1)) for request in requests]
+    for _ in whole(engine.generate(warming)):
         pass
     warm = engine.stats()
-    for _ in engine.generate(requests):
+    for _ in whole(engine.generate(requests)):
         pass
     stats = engine.stats()
     prefill_ms = (stats.prefill_s - warm.prefill_s) * 1000

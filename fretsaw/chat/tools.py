@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fretsaw.chat.reasoning import CLOSE_TAG, OPEN_TAG
-from fretsaw.stage.json_text import DECODER
+from fretsaw.stage.json_text import DECODER, parse_json
 
 TOOLS, CALLS, RESULTS = (
     (f"<{name}>[", f"]</{name}>") for name in ("AVAILABLE_TOOLS", "TOOLCALL", "TOOL_RESPONSE")
@@ -118,15 +118,13 @@ def read_arguments(given: Any) -> Mapping[str, Any]:
 
     Raises ValueError for anything else, NaN and numbers beyond a double among it.
     """
-    if given is None or (isinstance(given, str) and not given.strip()):
+    if isinstance(given, str):
+        given = parse_json(given) if given.strip() else None
+    if given is None:
         return {}
-    try:
-        arguments = DECODER.decode(given) if isinstance(given, str) else given
-    except RecursionError as error:
-        raise ValueError("nested too deeply; flatten it") from error
-    if not isinstance(arguments, Mapping):
+    if not isinstance(given, Mapping):
         raise ValueError("give a JSON object, or one as a string")
-    return arguments
+    return given
 
 
 def to_json(value: Any) -> str:

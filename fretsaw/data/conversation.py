@@ -3,18 +3,19 @@
 A turn has a `role` and a `content`, as in OpenAI's API, or `from` and `value`, as in ShareGPT's
 files. Its content is text, or a list of text parts; an answer's trace may have a field of its own,
 its tool calls are those of OpenAI's API. A field that is null counts as absent, since parquet
-writes all fields of all rows.
+writes all fields of all rows. An answer follows what it answers, and a tool's result its call.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fretsaw.chat.message import ROLES, Message
+from fretsaw.chat.message import ROLES, Message, text_of
 from fretsaw.chat.reasoning import split_reasoning
-from fretsaw.chat.tools import ToolCall
+from fretsaw.chat.tools import CALLS, ToolCall, read_arguments
 from fretsaw.stage.json_text import parse_json
 
+WEIGHTS = ("weight", "loss", "train")  # fields of an answer for whether it is learnt
 REASONING = ("reasoning_content", "reasoning", "thinking")  # fields of an answer for its trace
 _OTHER_NAMES = {
     "assistant": ("gpt", "chatgpt", "bard", "bing", "claude", "model", "function_call"),
@@ -30,6 +31,28 @@ def read_messages(turns: Any, where: str) -> tuple[Message, ...]:
     return read_turns(turns, where)[0]
 
 
+def read_prompt(row: Mapping[str, Any], where: str) -> tuple[Message, ...]:
+    """Return what a row asks: its `prompt`, which is text or turns, or its `messages`.
+
+    Both may be there where they do not disagree: a text is one of the user's turns.
+    """
+    prompt, messages = row.get("prompt"), row.get("messages")
+    if isinstance(prompt, str) and prompt.strip():
+        asked: tuple[Message, ...] = (Message("user", prompt),)
+    elif isinstance(prompt, list):
+        asked = read_messages(prompt, where)
+    elif prompt in (None, "") and messages is not None:
+        return read_messages(messages, where)
+    else:
+        raise ValueError(f"{where}: prompt is {shown(prompt)}; write a prompt, or messages")
+    if not messages:
+        return asked
+    turns = read_messages(messages, where)
+    if asked != turns and not (isinstance(prompt, str) and asked[0] in turns):
+        raise ValueError(f"{where}: prompt and messages are both there and disagree; keep one")
+    return turns
+
+
 def read_turns(turns: Any, where: str) -> tuple[tuple[Message, ...], frozenset[int]]:
     """Return the messages, and which of them have `weight` 0, so are not to be learnt."""
     turns = read_list(turns, "messages", where)
@@ -43,10 +66,33 @@ def read_turns(turns: Any, where: str) -> tuple[tuple[Message, ...], frozenset[i
         message = _message(turn, here)
         if message.role == "system" and number:
             raise ValueError(f"{here} is a system turn; there is one, and it comes first")
+        _check_order(messages[-1] if messages else None, message, here)
         messages.append(message)
         if not _is_learnt(turn, message.role, here):
             unlearnt.add(number)
     return tuple(messages), frozenset(unlearnt)
+
+
+def _check_order(before: Message | None, message: Message, where: str) -> None:
+    """Raise for an answer to nothing, and for a tool's result that no call asked for."""
+    role = None if before is None else before.role
+    place = "comes first" if role is None else f"comes after the {role}'s"
+    if message.role == "assistant" and role not in ("user", "tool"):
+        raise ValueError(
+            f"{where}: the assistant's turn {place}; an answer follows the user's turn or a "
+            "tool's result"
+        )
+    if message.role != "tool" or role == "tool":
+        return
+    if before is None or role != "assistant":
+        raise ValueError(
+            f"{where}: the tool's turn {place}; a result follows the answer that calls"
+        )
+    if not (before.tool_calls or CALLS[0] in before.content):
+        raise ValueError(
+            f"{where}: a tool's result after an answer that calls none; give the answer its "
+            "tool_calls"
+        )
 
 
 def read_tools(row: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any], ...]:
@@ -110,18 +156,12 @@ def _message(turn: Mapping[str, Any], where: str) -> Message:
 
 
 def _text(content: Any, where: str) -> str:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
+    if not isinstance(content, str | list):
         raise ValueError(f"{where}: content is {shown(content)}; write text, or a list of parts")
-    for part in content:
-        kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-        if kind != "text" or not isinstance(part.get("text"), str):
-            raise ValueError(
-                f"{where}: content has a part of type {shown(kind)}; only text is read, so write "
-                '{"type": "text", "text": "..."}'
-            )
-    return "".join(part["text"] for part in content)
+    try:
+        return text_of(content)
+    except ValueError as error:
+        raise ValueError(f"{where}: content has {error}") from None
 
 
 def _trace(turn: Mapping[str, Any], text: str, where: str) -> str | None:
@@ -157,26 +197,31 @@ def _call(call: Any, where: str) -> ToolCall:
         raise ValueError(
             f'{where} is {shown(call)}; write {{"function": {{"name": ..., "arguments": ...}}}}'
         )
-    arguments = function.get("arguments")
-    if isinstance(arguments, str) and arguments.strip():
-        arguments = _json_in(arguments, f"{where}: arguments")
-    if arguments is None or arguments == "" or isinstance(arguments, str):
-        arguments = {}  # a call without arguments, as clients write it
-    if not isinstance(arguments, Mapping):
-        raise ValueError(f"{where}: arguments is {shown(arguments)}; write a JSON object")
+    given = function.get("arguments")
+    try:
+        arguments = read_arguments(given)
+    except ValueError as error:
+        raise ValueError(f"{where}: arguments is {shown(given)}: {error}") from None
     _check_json(arguments, where)
     return ToolCall(name, arguments)
 
 
-def _is_learnt(turn: Mapping[str, Any], role: str, where: str) -> bool:
-    weight = turn.get("weight")
+def read_weight(fields: Mapping[str, Any], names: Sequence[str], where: str) -> int | None:
+    """Return 0 for what is not to be learnt, 1 for what is, None where the fields do not say."""
+    weight = one_of(fields, names, where)
     if weight is None:
-        return True
-    if role != "assistant":
-        raise ValueError(f"{where}: weight on the {role}'s turn; only answers are learnt")
+        return None
     if not isinstance(weight, int | float) or weight not in (0, 1):
-        raise ValueError(f"{where}: weight is {shown(weight)}; write 1, or 0 for not to be learnt")
-    return weight == 1
+        named = next(name for name in names if fields.get(name) is not None)
+        raise ValueError(f"{where}: {named} is {shown(weight)}; write 1, or 0 for not to be learnt")
+    return int(weight)
+
+
+def _is_learnt(turn: Mapping[str, Any], role: str, where: str) -> bool:
+    weight = read_weight(turn, WEIGHTS, where)
+    if weight and role != "assistant":
+        raise ValueError(f"{where}: weight 1 on the {role}'s turn; only answers are learnt")
+    return weight != 0
 
 
 def _json_in(text: str, where: str) -> Any:

@@ -11,16 +11,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fretsaw.chat.message import Message, check_roles
+from fretsaw.chat.message import Message
 from fretsaw.chat.reasoning import MODES, OPEN_TAG, Mode, format_fault, with_reasoning
 from fretsaw.chat.render import answer_text
-from fretsaw.chat.toggle import TOGGLE, Toggle, mode_in
+from fretsaw.chat.toggle import Toggle, mode_in, without_lines
 from fretsaw.chat.tools import CALLS
-from fretsaw.data.conversation import REASONING, one_of, read_list, read_tools, read_turns, shown
+from fretsaw.data.conversation import (
+    REASONING,
+    one_of,
+    read_list,
+    read_tools,
+    read_turns,
+    read_weight,
+    shown,
+)
 from fretsaw.data.rows import read_objects
 
 _CALCULATION = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator annotations
-_TOGGLE_LINES = {f"{TOGGLE} {mode}" for mode in MODES}
 Row = Mapping[str, Any]
 
 
@@ -84,10 +91,6 @@ def check(record: Record, toggle: Toggle = "v1") -> Record:
         raise ValueError(f"{where}: no answer; end messages with the assistant's, or drop the row")
     if not any(message.role == "user" for message in record.messages):
         raise ValueError(f"{where}: no question; write the user's turn before the answer")
-    try:
-        check_roles(record.messages)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
     asked = mode_in(_system_of(record.messages), toggle)
     if asked not in (None, record.mode):
         raise ValueError(
@@ -107,7 +110,8 @@ def check(record: Record, toggle: Toggle = "v1") -> Record:
 
 def _record(draft: _Draft, row: Row, where: str, toggle: Toggle, kind: str) -> Record:
     messages, unlearnt = read_turns(draft.turns, where)
-    unlearnt |= frozenset(range(draft.num_given))
+    is_learnt = read_weight(row, ("weight",), where) != 0
+    unlearnt |= frozenset(range(draft.num_given if is_learnt else len(messages)))
     system = draft.system
     if system is None:
         system = one_of(row, ("system", "system_prompt"), where)
@@ -192,16 +196,22 @@ def _answer(row: Row, content: Any) -> dict[str, Any]:
 
 
 def _post_training(row: Row, where: str, toggle: Toggle) -> list[_Draft]:
-    """The published record: its system text is v1's line, which says its mode."""
+    """The published record: its system text has v1's line, which says its mode."""
     turns, system = row["input"], row.get("system_prompt") or ""
     given = [{"role": "user", "content": turns}] if isinstance(turns, str) else turns
-    said = row.get("reasoning") or (mode_in(system) if isinstance(system, str) else None)
+    asked = mode_in(system, "v1") if isinstance(system, str) else None
+    said = row.get("reasoning") or asked
     if said not in MODES:
         raise ValueError(f'{where}: reasoning is {shown(said)}; write "reasoning": "on" or "off"')
     if row.get("mode", said) != said:
         raise ValueError(f"{where}: mode is {shown(row['mode'])}, but reasoning {said!r}; keep one")
-    if toggle != "v1" and isinstance(system, str) and system.strip().lower() in _TOGGLE_LINES:
-        system = ""  # a model of another toggle is told in its own way
+    if asked not in (None, said):
+        raise ValueError(
+            f"{where}: reasoning is {said!r}, but its system text asks for {asked!r}; "
+            "make them agree"
+        )
+    if toggle != "v1" and isinstance(system, str):
+        system = without_lines(system)  # a model of another toggle is told in its own way
     answer = {"role": "assistant", "content": row["output"]}
     return [_Draft([*read_list(given, "input", where), answer], mode=said, system=system)]
 

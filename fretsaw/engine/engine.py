@@ -7,7 +7,7 @@ The engine is not thread-safe: one thread owns it.
 
 import time
 from array import array
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -22,7 +22,7 @@ from fretsaw.engine.pages import BLOCK, PagePool
 from fretsaw.engine.runner import Runner
 from fretsaw.engine.sampling import Sampling
 from fretsaw.engine.scheduler import Scheduler
-from fretsaw.engine.sequence import Event, Request, RequestFailed, SequenceState, Slice
+from fretsaw.engine.sequence import Event, Request, SequenceState, Slice, whole
 from fretsaw.engine.stats import Stats
 from fretsaw.engine.weights import prepare
 from fretsaw.model.decoder import Decoder
@@ -204,11 +204,17 @@ class Engine:
         for tensor in (*self._runner.keys, *self._runner.values):
             tensor[:num_pages].fill_(0.01)
 
-    def generate(self, requests: Sequence[Request]) -> Generator[Event, None, None]:
+    def generate(
+        self,
+        requests: Sequence[Request],
+        *,
+        is_enough: Callable[[int], bool] = lambda index: False,
+    ) -> Generator[Event, None, None]:
         """Yield tokens as they are made, until all requests have ended; each one's are in order.
 
-        Several may be listened to in turn: what one's steps make of another's is kept for it.
-        Raises `RequestFailed` for the first that ends with an error, and drops the others.
+        Several may be listened to in turn: what one's steps make of another's is kept for it. A
+        request that fails ends with an event that says why, and the others go on; `whole` is for
+        those who need all. After each event `is_enough` is asked whether to drop its request.
         """
         for i, request in enumerate(requests):
             self._check(request, i)
@@ -219,13 +225,16 @@ class Engine:
             while index_of:
                 came = self.step()
                 self._missed += [event for event in came if event.request not in index_of]
-                for event in [event for event in came if event.request in index_of]:
+                for event in came:
+                    if event.request not in index_of:
+                        continue
                     index = index_of[event.request]
-                    if event.error is not None:
-                        raise RequestFailed(f"request {index}: {event.error}")
                     if event.finish_reason is not None:
                         del index_of[event.request]
                     yield replace(event, request=index)
+                    if event.request in index_of and is_enough(index):
+                        self.abort(event.request)
+                        del index_of[event.request]
         finally:
             for left in index_of:  # the caller stopped listening
                 self.abort(left)
@@ -306,7 +315,7 @@ class Engine:
     def logprobs(self, token_ids: Sequence[int]) -> list[float]:
         """Return the log-probability of every token after the first, given those before it."""
         request = Request(tuple(token_ids), Sampling(max_tokens=0), prompt_logprobs=True)
-        (event,) = self.generate([request])
+        (event,) = whole(self.generate([request]))
         return [token.logprob for token in event.prompt_logprobs or ()]
 
     def load_weights(self, named_tensors: Iterable[tuple[str, Tensor]], version: int) -> None:

@@ -1,5 +1,7 @@
 """What is asked of the engine, what it says, and what it remembers of a request in between."""
 
+import contextlib
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from numbers import Integral
 
@@ -48,6 +50,15 @@ class Event:
     top_logprobs: tuple[tuple[int, float], ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] | None = None  # in the first event, where asked
     error: str | None = None  # why it failed, where it did
+
+
+def whole(events: Generator[Event, None, None]) -> Iterator[Event]:
+    """Yield events for whom one failure spoils all: raise `RequestFailed` at the first."""
+    with contextlib.closing(events):
+        for event in events:
+            if event.error is not None:
+                raise RequestFailed(f"request {event.request}: {event.error}")
+            yield event
 
 
 @dataclass(eq=False)  # itself, not one that looks alike

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from fretsaw.chat.message import Message
+from fretsaw.chat.message import Message, text_of
 from fretsaw.chat.reasoning import Mode
 from fretsaw.chat.tools import ToolCall, read_arguments
 from fretsaw.engine.sampling import (
@@ -208,18 +208,7 @@ class Turn(_Told):
     @field_validator("content")
     @classmethod
     def _as_text(cls, content: Any) -> str:
-        if content is None or isinstance(content, str):
-            return content or ""
-        if not isinstance(content, list):
-            raise ValueError("give a string or a list of text parts")
-        for part in content:
-            kind = part.get("type") if isinstance(part, dict) else None
-            if kind != "text" or not isinstance(part.get("text"), str):
-                raise ValueError(
-                    f"a part of type {kind!r}: only text is read; "
-                    'give {"type": "text", "text": "..."}'
-                )
-        return "".join(part["text"] for part in content)
+        return "" if content is None else text_of(content)
 
     def typed(self) -> Message:
         """Return it as the renderer takes it; reasoning of earlier answers is for it to drop."""

@@ -4,6 +4,7 @@ Rows are written as they end, so not in order; each says which prompt and which 
 made them stands beside them in `OUT.settings.json`, so that a run with others is refused.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 from fretsaw.chat.message import Message
 from fretsaw.chat.reasoning import Mode, split_reasoning
 from fretsaw.chat.render import prompt_ids
-from fretsaw.data.conversation import read_messages, read_tools, shown
+from fretsaw.data.conversation import read_prompt, read_tools
 from fretsaw.data.rows import read_objects
 from fretsaw.data.text_files import read_lines
 from fretsaw.engine.sampling import Sampling
@@ -22,7 +23,7 @@ from fretsaw.engine.sequence import Request, RequestFailed
 from fretsaw.rollout.sample import sample_seed
 from fretsaw.stage.artifact import write_json, write_text
 from fretsaw.stage.own_file import read_json, read_jsonl
-from fretsaw.stage.progress import Progress
+from fretsaw.stage.progress import Progress, say
 from fretsaw.talk.loaded import LoadedModel
 
 
@@ -62,13 +63,9 @@ def read_prompts(path: Path) -> list[Asked]:
 
 def _read_row(where: str, row: Any, number: int) -> Asked:
     id = str(number if row.get("id") is None else row["id"])
-    prompt, messages = row.get("prompt"), row.get("messages")
-    if isinstance(prompt, str) and messages is None:
-        return Asked(id, prompt)
-    if messages is None and not isinstance(prompt, list):
-        raise ValueError(f"{where}: prompt is {shown(prompt)}; write a prompt, or messages")
-    turns = prompt if messages is None else messages
-    return Asked(id, read_messages(turns, where), read_tools(row, where))
+    if isinstance(row.get("prompt"), str) and row.get("messages") is None:
+        return Asked(id, row["prompt"])
+    return Asked(id, read_prompt(row, where), read_tools(row, where))
 
 
 def generate_file(
@@ -83,8 +80,10 @@ def generate_file(
 ) -> int:
     """Answer every prompt `num_samples` times into `out`; return how many answers were written.
 
-    With a `mode`, plain prompts are put as a user's turn. What is in `out` already is kept. Raises
-    ValueError for prompts that do not fit the model, before anything is computed.
+    With a `mode`, plain prompts are put as a user's turn. What is in `out` already is kept, but for
+    answers that failed: their rows say why, and another run asks again. Raises ValueError for
+    prompts that do not fit the model, before anything is computed, and `RequestFailed` where every
+    answer failed.
     """
     asked = read_prompts(prompts)
     settings = {
@@ -109,49 +108,57 @@ def generate_file(
     total = len(asked) * num_samples
     progress = Progress("generate")
     progress.start("answering", total, step=total - len(left), unit="answer")
+    failed: list[str] = []
     with out.open("a", encoding="utf-8") as file:
-        ended = _answers(model, [requests[key] for key in left], sampling)
-        for count, (index, text, num_tokens, reason) in enumerate(ended, 1):
+        answers = _answers(model, [requests[key] for key in left], sampling)
+        for count, (index, answer) in enumerate(answers, 1):
             id, sample = left[index]
             seed = requests[id, sample].sampling.seed
-            row = _row(by_id[id], sample, text, num_tokens, reason, seed)
+            row = _row(by_id[id], sample, answer, seed)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()
             progress.step(total - len(left) + count)
+            if answer.error is not None:
+                failed.append(f"prompt {id}: {answer.error}")
     progress.close()
+    if failed:
+        told = f"{len(failed)} of {len(left)} answers failed, the first of {failed[0]}"
+        if len(failed) == len(left):
+            raise RequestFailed(f"generate: {told}")
+        say(f"generate: {told}; the same command asks them again")
     return len(left)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    text: str
+    num_tokens: int
+    reason: str  # why it ended: "stop", "length" or "error"
+    error: str | None  # why it failed, where it did
 
 
 def _answers(
     model: LoadedModel, requests: Sequence[Request], sampling: Sampling
-) -> Iterator[tuple[int, str, int, str]]:
-    """Yield (index of the request, text, tokens, why it ended) as answers end."""
-    engine = model.engine
+) -> Iterator[tuple[int, _Answer]]:
+    """Yield answers with the index of their request, as they end."""
     streams = [model.text_stream(request.token_ids, sampling) for request in requests]
     texts, counts = [""] * len(requests), [0] * len(requests)
-    index_of: dict[int, int] = {}
-    try:
-        for index, request in enumerate(requests):
-            index_of[engine.add(request)] = index
-        while engine.has_work:
-            for event in engine.step():
-                index = index_of[event.request]
-                if event.error is not None:
-                    raise RequestFailed(f"answer {index}: {event.error}")
-                stream, reason = streams[index], event.finish_reason
-                counts[index] += event.token_id is not None
-                if event.token_id is not None and reason != "stop":
-                    texts[index] += stream.feed([event.token_id])
-                if reason is not None:
-                    texts[index] += stream.flush()
-                if stream.stopped_by is not None:
-                    engine.abort(event.request)
-                    reason = "stop"
-                if reason is not None:
-                    yield index, texts[index], counts[index], reason
-    finally:
-        for number in index_of:  # those that have ended are ignored
-            engine.abort(number)
+    made = model.engine.generate(
+        requests, is_enough=lambda index: streams[index].stopped_by is not None
+    )
+    with contextlib.closing(made) as events:
+        for event in events:
+            index, reason = event.request, event.finish_reason
+            stream = streams[index]
+            counts[index] += event.token_id is not None
+            if event.token_id is not None and reason != "stop":
+                texts[index] += stream.feed([event.token_id])
+            if reason is not None:
+                texts[index] += stream.flush()
+            if stream.stopped_by is not None and event.error is None:
+                reason = "stop"
+            if reason is not None:
+                yield index, _Answer(texts[index], counts[index], reason, event.error)
 
 
 def _token_ids(model: LoadedModel, one: Asked, mode: Mode | None) -> Any:
@@ -161,20 +168,20 @@ def _token_ids(model: LoadedModel, one: Asked, mode: Mode | None) -> Any:
     return prompt_ids(model.tokenizer, turns, mode or "on", toggle=model.toggle, tools=one.tools)
 
 
-def _row(
-    one: Asked, sample: int, text: str, num_tokens: int, reason: str, seed: int
-) -> dict[str, Any]:
-    reasoning, answer = split_reasoning(text)
-    given = {"reasoning": reasoning, "answer": answer} if reasoning is not None else {}
+def _row(one: Asked, sample: int, answer: _Answer, seed: int) -> dict[str, Any]:
+    reasoning, rest = split_reasoning(answer.text)
+    given = {"reasoning": reasoning, "answer": rest} if reasoning is not None else {}
+    error = {} if answer.error is None else {"error": answer.error}
     key = "prompt" if isinstance(one.prompt, str) else "messages"
     return {
         "id": one.id,
         "sample": sample,
         key: _as_json(one.prompt),
-        "text": text,
+        "text": answer.text,
         **given,
-        "finish_reason": reason,
-        "num_tokens": num_tokens,
+        "finish_reason": answer.reason,
+        **error,
+        "num_tokens": answer.num_tokens,
         "seed": seed,
     }
 
@@ -200,7 +207,9 @@ def _calls(message: Message) -> list[dict[str, Any]]:
 
 
 def _go_on(out: Path, settings: dict[str, Any]) -> set[tuple[str, int]]:
-    """Return the (id, sample) that `out` has already; a line cut short by a kill is taken off.
+    """Return the (id, sample) that `out` has already.
+
+    A line cut short by a kill is taken off, and so are answers that failed.
 
     Raises ValueError where `out` was made with other settings, or by something else.
     """
@@ -212,7 +221,7 @@ def _go_on(out: Path, settings: dict[str, Any]) -> set[tuple[str, int]]:
         return set()
     if not beside.is_file():
         raise ValueError(f"{out}: exists, and was not written by this command; give another --out")
-    plain = dataclasses.asdict(Sampling())  # what an earlier version had no setting for
+    plain = dataclasses.asdict(Sampling())  # of files that do not name a setting
     before = plain | read_json(beside, remedy=f"delete it and {out} to begin again")
     changed = [name for name in settings if before.get(name) != settings[name]]
     if changed:
@@ -221,5 +230,6 @@ def _go_on(out: Path, settings: dict[str, Any]) -> set[tuple[str, int]]:
             "to begin again"
         )
     rows = read_jsonl(out, {"id": object, "sample": int})  # what cannot be read is sampled again
+    rows = [row for row in rows if row.get("finish_reason") != "error"]
     write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return {(row["id"], row["sample"]) for row in rows}

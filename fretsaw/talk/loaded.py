@@ -17,7 +17,7 @@ from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.checkpoint.hub import resolve
 from fretsaw.engine.engine import Engine
 from fretsaw.engine.sampling import Sampling
-from fretsaw.engine.sequence import Request
+from fretsaw.engine.sequence import Request, whole
 from fretsaw.engine.text_stream import TextStream
 from fretsaw.model.decoder import Decoder
 from fretsaw.training.precision import check_device
@@ -116,7 +116,7 @@ class LoadedModel:
     def _stream(self, token_ids: tuple[int, ...], sampling: Sampling) -> Generator[str, None, None]:
         request = self.request(token_ids, sampling)
         text = self.text_stream(token_ids, sampling)
-        for event in self.engine.generate([request]):
+        for event in whole(self.engine.generate([request])):
             if event.token_id is not None and event.finish_reason != "stop":
                 yield text.feed([event.token_id])
             if text.stopped_by is not None:

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fretsaw.chat.message import Message, check_roles
-from fretsaw.chat.toggle import TOGGLES, mode_in
-from fretsaw.data.conversation import read_messages
+from fretsaw.chat.message import Message
+from fretsaw.data.conversation import read_prompt
 from fretsaw.data.rows import read_objects
 from fretsaw.grade.grader import GRADERS, Expectation, Grader
 
@@ -34,6 +33,7 @@ class Problem:
     grader: str = "number"
     kind: str = ""  # what results are broken down by
     text: str | None = None  # the same for a model that only continues text
+    where: str = ""  # file and line, for messages
 
     @property
     def answer(self) -> str:
@@ -75,7 +75,8 @@ def _problem(row: Mapping[str, Any], number: int, where: str) -> Problem:
         raise ValueError(f"{where}: {error}") from None
     kind, id = _label(row, "kind", "", where), _label(row, "id", str(number), where)
     prompt = row.get("prompt")
-    return Problem(id, messages, expected, grader, kind, prompt if _is_text(prompt) else None)
+    text = prompt if _is_text(prompt) else None
+    return Problem(id, messages, expected, grader, kind, text, where)
 
 
 def _is_text(value: Any) -> bool:
@@ -121,26 +122,9 @@ def _answer(answer: Any, where: str) -> str:
 
 
 def _messages(row: Mapping[str, Any], where: str) -> tuple[Message, ...]:
-    prompt = row.get("prompt")
-    if isinstance(prompt, str) and _is_text(prompt):
-        messages: tuple[Message, ...] = (Message("user", prompt),)
-    elif row.get("messages") is not None:
-        messages = read_messages(row["messages"], where)
-    else:
-        raise ValueError(f"{where}: prompt is {prompt!r}; write a prompt, or messages")
+    messages = read_prompt(row, where)
     if messages[-1].role != "user":
         raise ValueError(f"{where}: the last message is not the user's; end with the question")
     if not messages[-1].content.strip():
         raise ValueError(f"{where}: the question is blank; write it")
-    try:
-        check_roles(messages)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    system = messages[0].content if messages[0].role == "system" else ""
-    asked = next(filter(None, (mode_in(system, toggle) for toggle in TOGGLES)), None)
-    if asked is not None:
-        raise ValueError(
-            f"{where}: its system text asks for reasoning {asked!r}, but a problem is put in "
-            "both modes; leave the toggle out"
-        )
     return messages

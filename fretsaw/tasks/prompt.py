@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from fretsaw.chat.reasoning import OPEN_TAG, Mode, format_fault, split_reasoning
 from fretsaw.chat.render import prompt_ids
-from fretsaw.chat.toggle import Toggle
+from fretsaw.chat.toggle import Toggle, mode_in
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.grade.grader import Grade, grade_batch
 from fretsaw.tasks.problem import Problem
@@ -40,7 +40,17 @@ class GradedAnswer:
 def chat_prompt(
     tokenizer: Tokenizer, problem: Problem, mode: Mode, toggle: Toggle = "v1"
 ) -> Prompt:
-    """Put a problem to a chat model; its toggle asks for the mode."""
+    """Put a problem to a chat model; its toggle asks for the mode.
+
+    Raises ValueError where the problem's system text asks for one itself.
+    """
+    first = problem.messages[0]
+    asked = mode_in(first.content, toggle) if first.role == "system" else None
+    if asked is not None:
+        raise ValueError(
+            f"{problem.where or f'problem {problem.id}'}: its system text asks for reasoning "
+            f"{asked!r}, but a problem is put in both modes; leave the toggle out"
+        )
     return Prompt(problem, mode, prompt_ids(tokenizer, problem.messages, mode, toggle=toggle))
 
 

@@ -18,8 +18,9 @@ from fretsaw.data.records import Record, read_records, records_of
 from fretsaw.stage.json_text import LoneSurrogate, parse_json
 
 ON = "<think>\n1 + 1 = 2\n</think>\n\n2"
-OFF = "detailed thinking off"
+OFF, LINE_ON = "detailed thinking off", "detailed thinking on"
 TURNS = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
+SYSTEM, TOLD = {"role": "system", "content": "Be brief."}, {"role": "tool", "content": "2"}
 
 
 def write(path: Path, *rows: object) -> str:
@@ -82,7 +83,27 @@ def test_real_sharegpt_and_instructions(data_folder: Path) -> None:
     [
         (row(""), "no answer; end messages"),
         ({"messages": [{"role": "user", "content": "Hi"}], "mode": "on"}, "no answer"),
-        ({"messages": [{"role": "assistant", "content": "2"}], "mode": "off"}, "no question"),
+        (
+            {"messages": TURNS[1:], "mode": "off"},
+            r"messages\[0\]: the assistant's turn comes first",
+        ),
+        (
+            {"messages": [*TURNS, TURNS[1]]},
+            r"messages\[2\]: the assistant's turn comes after the a",
+        ),
+        ({"messages": [TURNS[1], *TURNS]}, r"messages\[0\]: the assistant's turn comes first"),
+        ({"messages": [TOLD, *TURNS]}, r"messages\[0\]: the tool's turn comes first"),
+        ({"messages": [TURNS[0], TOLD, TURNS[1]]}, r"messages\[1\]: the tool's turn comes after"),
+        ({"messages": [*TURNS, TOLD, TURNS[1]]}, "result after an answer that calls none; give"),
+        (
+            {"messages": [SYSTEM, TURNS[1]]},
+            "the assistant's turn comes after the system's; an answ",
+        ),
+        (
+            {"messages": [SYSTEM, TOLD, TURNS[1]]},
+            "the tool's turn comes after the system's; a resu",
+        ),
+        ({"prompt": TURNS, "completion": "3"}, r"messages\[2\]: the assistant's turn comes after"),
         (row("2", "on"), "malformed .does not start with <think>"),
         (row("<think>\n1", "on"), "1 opening and 0 closing tags"),
         (row("<think>a</think>b</think>", "on"), "1 opening and 2 closing tags"),
@@ -94,7 +115,6 @@ def test_real_sharegpt_and_instructions(data_folder: Path) -> None:
             {"messages": [*TURNS, {"role": "system", "content": "Hm."}, *TURNS], "mode": "off"},
             r"messages\[2\] is a system turn",
         ),
-        ({"messages": [TURNS[0], *TURNS], "mode": "off"}, r"messages\[1\]: the user's turn comes"),
         ({"messages": [{"role": "user", "content": 3}], "mode": "on"}, "content is 3; write text"),
         ({"text": "plain"}, "fields 'text' are no conversation"),
         ({"question": "?", "answer": "24"}, "no answer after '####'"),
@@ -102,6 +122,10 @@ def test_real_sharegpt_and_instructions(data_folder: Path) -> None:
         (
             {"input": "?", "output": ON, "reasoning": "on", "system_prompt": OFF},
             "system text asks for 'off'",
+        ),
+        (
+            {"input": "?", "output": "2", "reasoning": "off", "system_prompt": f"Hm.\n{LINE_ON}"},
+            "reasoning is 'off', but its system text asks for 'on'",
         ),
     ],
 )
@@ -126,6 +150,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 # --- what people have -----------------------------------------------------------------------------
 
 CALL = {"type": "function", "id": "x", "function": {"name": "add", "arguments": '{"a": 1}'}}
+EMPTY = ("", " ", None, {}, "{}", "null", " null ")  # arguments of a call that has none
 CALLED = (ToolCall("add", {"a": 1}),)
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {}}}
 
@@ -254,17 +279,38 @@ def test_the_published_record_on_a_model_of_another_toggle(tmp_path: Path) -> No
     assert said(records(tmp_path, made)[0])[0][0] == "system"
     [record] = records(tmp_path, made, toggle="v1.5")
     assert (said(record)[0], record.mode) == (("user", "1 + 1?"), "on")
+    for text in (f"{LINE_ON}\n\nBe kind.", "Be kind.\n  Detailed Thinking ON "):
+        [record] = records(tmp_path, {**made, "system_prompt": text}, toggle="v1.5")
+        assert (said(record)[0], record.mode) == (("system", "Be kind."), "on")
+    for toggle in TOGGLES:
+        with pytest.raises(
+            ValueError, match=r"line 1: reasoning is 'off', but its system text ask"
+        ):
+            records(tmp_path, {**made, "output": "2", "reasoning": "off"}, toggle=toggle)
+
+
+def test_turns_of_rows_that_may_follow_one_another(tmp_path: Path) -> None:
+    called = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    written = {"role": "assistant", "content": '<TOOLCALL>[{"name": "add"}]</TOOLCALL>'}
+    for turns in (
+        [SYSTEM, TURNS[0], *TURNS],
+        [TURNS[0], called, TOLD, TOLD, TURNS[1]],
+        [TURNS[0], written, TOLD, *TURNS],
+        [SYSTEM, *TURNS, TURNS[0], called],
+    ):
+        [record] = records(tmp_path, {"messages": turns})
+        assert len(record.messages) == len(turns)
 
 
 def test_tool_calls_of_an_answer(tmp_path: Path) -> None:
     inner = CALL["function"]
-    empty = [{"function": {"name": "add", "arguments": a}} for a in ("", None, {}, "{}")]
+    empty = [{"function": {"name": "add", "arguments": a}} for a in EMPTY]
     for calls, expected in (
         ([CALL], CALLED),
         (json.dumps([CALL]), CALLED),
         ([{"name": "add", "arguments": {"a": 1}}], CALLED),
         ([inner, {"name": "add"}], (*CALLED, ToolCall("add", {}))),
-        (empty, (ToolCall("add", {}),) * 4),
+        (empty, (ToolCall("add", {}),) * len(EMPTY)),
     ):
         answer = {"role": "assistant", "content": None, "tool_calls": calls}
         [record] = records(tmp_path, {"messages": [TURNS[0], answer], "tools": [TOOL]})
@@ -307,8 +353,36 @@ def test_answers_of_weight_0_are_not_learnt_and_nothing_stands_after_the_last_th
     for weight in (0.5, 2, -1, "0", [], {}):
         with pytest.raises(ValueError, match=r"messages\[1\]: weight is .*; write 1, or 0"):
             records(tmp_path, {"messages": weighted(weight)})
-    with pytest.raises(ValueError, match="weight on the user's turn; only answers are learnt"):
-        records(tmp_path, {"messages": [{**TURNS[0], "weight": 0}, TURNS[1]]})
+
+
+@pytest.mark.parametrize("name", ["weight", "loss", "train"])
+@pytest.mark.parametrize("no", [0, False, 0.0])
+def test_what_is_not_to_be_learnt_by_any_name(tmp_path: Path, name: str, no: object) -> None:
+    asked, answer = {"from": "human", "value": "?"}, {"from": "gpt", "value": "2"}
+    turns = [{**asked, name: no}, {**answer, name: no}, asked, {**answer, name: 1 - bool(no)}]
+    [record] = records(tmp_path, {"conversations": turns})
+    assert (len(record.messages), record.unlearnt) == (4, {0, 1})
+    with pytest.raises(ValueError, match="line 1: every answer has weight 0, so nothing is learnt"):
+        records(tmp_path, {"conversations": turns[:2]})
+    with pytest.raises(ValueError, match=r"messages\[0\]: weight 1 on the user's turn; only answ"):
+        records(tmp_path, {"conversations": [{**asked, name: True}, answer]})
+    for weight in (0.5, "false", "no", [], {}):
+        with pytest.raises(ValueError, match=rf"messages\[1\]: {name} is .*; write 1, or 0"):
+            records(tmp_path, {"conversations": [asked, {**answer, name: weight}]})
+    if name != "weight":
+        with pytest.raises(ValueError, match=f"weight and {name} are both there and disagree"):
+            records(tmp_path, {"conversations": [asked, {**answer, name: no, "weight": 1}]})
+
+
+def test_a_row_of_weight_0_teaches_nothing(tmp_path: Path) -> None:
+    for made in ({"messages": TURNS}, {"prompt": "?", "completion": "2"}, {"conversations": TURNS}):
+        assert records(tmp_path, {**made, "weight": 1.0}) == records(tmp_path, made)
+        for weight in (0, 0.0, False):
+            with pytest.raises(ValueError, match="line 1: every answer has weight 0, so nothing"):
+                records(tmp_path, {**made, "weight": weight})
+        for weight in (0.5, "0", []):
+            with pytest.raises(ValueError, match=r"line 1: weight is .*; write 1, or 0"):
+                records(tmp_path, {**made, "weight": weight})
 
 
 USER = TURNS[0]
@@ -325,7 +399,7 @@ USER = TURNS[0]
         ({"messages": [{**USER, "from": "gpt"}, TURNS[1]]}, "role and from are both there and"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}, TURNS[1]]},
-            r"messages\[0\]: content has a part of type 'image_url'; only text is read",
+            r"messages\[0\]: content has a part of type 'image_url': only text is read",
         ),
         ({"messages": [{"role": "user", "content": ["a"]}, TURNS[1]]}, "a part of type 'str'"),
         ({"messages": [USER, {"role": "assistant", "content": None}]}, "content is None"),
@@ -348,7 +422,7 @@ USER = TURNS[0]
                     {"role": "assistant", "tool_calls": [{"name": "a", "arguments": 3}]},
                 ]
             },
-            "arguments is 3; write a JSON object",
+            "arguments is 3: give a JSON object",
         ),
         (
             {

@@ -10,7 +10,7 @@ from engines import ask, make_decoder
 from fretsaw.engine.engine import Engine
 from fretsaw.engine.outcome import speak
 from fretsaw.engine.runner import Step
-from fretsaw.engine.sequence import Event, Request, RequestFailed, SequenceState, Slice
+from fretsaw.engine.sequence import Event, Request, RequestFailed, SequenceState, Slice, whole
 from fretsaw.model.decoder import Decoder
 
 POISON = 49  # a token whose embedding is NaN
@@ -215,8 +215,13 @@ def test_a_lost_device_is_the_end() -> None:
 
 def test_who_listens_is_told_which_request_failed() -> None:
     engine = Engine(poisonous())
+    asked = [CLEAN[0], POISONED[0], CLEAN[1]]
+    ends = {e.request: e for e in engine.generate(asked) if e.finish_reason is not None}
+    assert [ends[i].finish_reason for i in range(3)] == ["length", "error", "length"]
+    assert "the model's logits are not finite" in (ends[1].error or "")
     with pytest.raises(RequestFailed, match=r"request 1: the model's logits are not finite"):
-        list(engine.generate([CLEAN[0], POISONED[0], CLEAN[1]]))
+        list(whole(engine.generate(asked)))
+    assert not engine.has_work
     with pytest.raises(RequestFailed, match=r"within the first 4 tokens of its text"):
         engine.logprobs((1, 2, POISON, 4))
     assert not engine.has_work

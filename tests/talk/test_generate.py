@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from engines import make_decoder
 
 from fretsaw.chat.control_tokens import add_control_tokens
+from fretsaw.chat.message import Message
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.engine.sampling import Sampling
-from fretsaw.talk.generate import _as_json, _token_ids, generate_file, read_prompts
+from fretsaw.engine.sequence import RequestFailed
+from fretsaw.talk.generate import Asked, _as_json, _token_ids, generate_file, read_prompts
 from fretsaw.talk.loaded import LoadedModel
 
 
@@ -161,3 +164,54 @@ def test_lines_of_a_text_file_end_at_line_feeds_alone(tmp_path: Path) -> None:
     path.write_bytes("\ufeffone\u2028two\r\n\nthree\x0bfour\n".encode())
     asked = {one.id: one.prompt for one in read_prompts(path)}
     assert asked == {"0": "one\u2028two", "2": "three\x0bfour"}
+
+
+def test_a_prompt_and_messages_of_one_row_agree(tmp_path: Path) -> None:
+    path, user = tmp_path / "a.jsonl", {"role": "user", "content": "one?"}
+    for prompt in (None, "", "one?", [user]):
+        path.write_text(json.dumps({"prompt": prompt, "messages": [user]}))
+        assert read_prompts(path)[0].prompt == (Message("user", "one?"),)
+    for prompt in ("two?", [{"role": "user", "content": "two?"}]):
+        path.write_text(json.dumps({"prompt": prompt, "messages": [user]}))
+        with pytest.raises(ValueError, match=r"line 1: prompt and messages are both there and dis"):
+            read_prompts(path)
+
+
+@pytest.fixture
+def poisoned(model: LoadedModel) -> LoadedModel:
+    """The same model, in which a token of "three" is NaN."""
+    others = [Asked("a", "one two"), Asked("b", (Message("user", "four?"),))]
+    known = {id for one in others for id in _token_ids(model, one, None)}
+    poison = next(id for id in model.tokenizer.encode("three") if id not in known)
+    decoder = make_decoder("mixed").with_vocab(
+        model.tokenizer.vocab_size, model.tokenizer.eos_token_ids
+    )
+    with torch.no_grad():
+        embedding = decoder.model.embed_tokens
+        embedding.weight = torch.nn.Parameter(embedding.weight.clone())
+        embedding.weight[poison] = torch.nan
+    return LoadedModel(decoder, model.tokenizer, "v1")
+
+
+def test_an_answer_that_fails_is_a_row_that_says_why(
+    model: LoadedModel, poisoned: LoadedModel, prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = prompts.with_name("out.jsonl")
+    assert generate_file(poisoned, prompts, out, Sampling(max_tokens=3), num_samples=2) == 6
+    rows = rows_of(out)
+    for (id, _), row in rows.items():
+        is_bad = id == "1"
+        assert (row["finish_reason"] == "error") == is_bad == ("error" in row)
+        assert (row["num_tokens"] == 0) == is_bad
+    assert "logits are not finite" in rows["1", 0]["error"]
+    assert "generate: 2 of 6 answers failed, the first of prompt 1: " in capsys.readouterr().err
+    # They are asked again: by themselves all fail, and a whole model answers them.
+    with pytest.raises(
+        RequestFailed, match=r"generate: 2 of 2 answers failed, the first of prompt"
+    ):
+        generate_file(poisoned, prompts, out, Sampling(max_tokens=3), num_samples=2)
+    assert len(rows_of(out)) == 6
+    assert generate_file(model, prompts, out, Sampling(max_tokens=3), num_samples=2) == 2
+    assert {row["finish_reason"] for row in rows_of(out).values()} <= {"stop", "length"}
+    assert len(out.read_text().splitlines()) == 6
+    assert not poisoned.engine.has_work

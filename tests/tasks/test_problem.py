@@ -5,15 +5,20 @@ from pathlib import Path
 
 import pytest
 
+from fretsaw.chat.control_tokens import add_control_tokens
 from fretsaw.chat.message import Message
-from fretsaw.chat.reasoning import Mode, with_reasoning
+from fretsaw.chat.reasoning import MODES, Mode, with_reasoning
+from fretsaw.chat.toggle import Toggle
+from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.grade.grader import GRADERS, Grader
 from fretsaw.tasks.problem import Problem, read_problems
-from fretsaw.tasks.prompt import GradedAnswer, Prompt, grade_answers
+from fretsaw.tasks.prompt import GradedAnswer, Prompt, chat_prompt, grade_answers
 from fretsaw.tasks.task import TASKS, load_problems
 
 PROBLEM = Problem("0", (Message("user", "1 + 1?"),), {"answer": "2"})
+USER = {"role": "user", "content": "1 + 1?"}
+ANSWER = {"role": "assistant", "content": "2"}
 
 
 def grade(text: str, mode: Mode, *, opening: str = "", is_finished: bool = True) -> GradedAnswer:
@@ -100,11 +105,8 @@ def test_ones_own_problems(tmp_path: Path):
         ({"prompt": "?", "answer": None}, "answer is None; write"),
         ({"prompt": "?", "answer": ["2"]}, r"answer is \['2'\]; write"),
         ({"prompt": "?", "answer": True}, "answer is True; write"),
-        ({"prompt": "?", "answer": float("nan")}, "NaN is no JSON number; write"),
-        (
-            {"prompt": "?", "answer": float("inf"), "grader": "exact"},
-            "Infinity is no JSON number; write",
-        ),
+        ({"prompt": "?", "answer": float("nan")}, "NaN is no JSON number"),
+        ({"prompt": "?", "answer": float("inf"), "grader": "exact"}, "Infinity is no JSON number"),
         (
             {"prompt": "?", "answer": "2", "grader": "number", "expected": [2], "id": 1.5},
             "id is 1.5",
@@ -116,7 +118,7 @@ def test_ones_own_problems(tmp_path: Path):
             "id is '0', as on line 1; give each row its own",
         ),
         ({"prompt": "?", "answer": "2", "id": 0}, "id is '0', as on line 1; give each row its own"),
-        ({"prompt": ["?"], "answer": "2"}, r"prompt is \['\?'\]; write"),
+        ({"prompt": ["?"], "answer": "2"}, r"messages\[0\] is '\?'; write"),
         ({"messages": [], "answer": "2"}, r"messages is \[\]; write"),
         ({"messages": "1 + 1?", "answer": "2"}, "messages is '1 . 1.': not JSON"),
         ({"messages": [{"role": "user", "content": " "}], "answer": "2"}, "the question is blank"),
@@ -126,17 +128,17 @@ def test_ones_own_problems(tmp_path: Path):
         ),
         ({"prompt": "?", "answer": ".", "grader": "contains"}, "nothing to look for"),
         ({"prompt": " ", "answer": "2"}, "prompt is ' '; write"),
-        ({"messages": [{"role": "assistant", "content": "2"}], "answer": "2"}, "not the user's"),
         (
-            {
-                "messages": [
-                    {"role": "system", "content": "detailed thinking off"},
-                    {"role": "user", "content": "1 + 1?"},
-                ],
-                "answer": "2",
-            },
-            "asks for reasoning 'off', but a problem is put in both modes",
+            {"messages": [{"role": "assistant", "content": "2"}], "answer": "2"},
+            "comes first; an answer",
         ),
+        (
+            {"messages": [{"role": "tool", "content": "2"}, USER], "answer": "2"},
+            r"messages\[0\]: the tool's turn comes first",
+        ),
+        ({"messages": [USER, ANSWER], "answer": "2"}, "not the user's"),
+        ({"messages": [USER, ANSWER, ANSWER, USER], "answer": "2"}, "the assistant's turn comes"),
+        ({"prompt": "2 + 2?", "messages": [USER], "answer": "2"}, "prompt and messages are both"),
     ],
 )
 def test_rows_that_cannot_be_graded_are_refused_with_their_line(tmp_path, row, message):
@@ -144,6 +146,41 @@ def test_rows_that_cannot_be_graded_are_refused_with_their_line(tmp_path, row, m
     path.write_text(json.dumps({"prompt": "1 + 1?", "answer": "2"}) + "\n" + json.dumps(row))
     with pytest.raises(ValueError, match=rf"mine\.jsonl, line 2: .*{message}"):
         read_problems(path)
+
+
+def put(path: Path, system: str, toggle: Toggle, tokenizer: Tokenizer) -> None:
+    row = {"messages": [{"role": "system", "content": system}, USER], "answer": "2"}
+    path.write_text(json.dumps(row))
+    for mode in MODES:
+        chat_prompt(tokenizer, read_problems(path)[0], mode, toggle)
+
+
+def test_a_problem_says_no_mode_by_the_toggle_of_its_model(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.train(["one two three"] * 3, vocab_size=280)
+    add_control_tokens(tokenizer)
+    line, flag = "detailed thinking off", "Be brief. /think"
+    words: dict[Toggle, tuple[str, str]] = {"v1": (line, flag), "v1.5": (flag, line)}
+    for toggle, (asks, own) in words.items():
+        with pytest.raises(ValueError, match=r"mine\.jsonl, line 1: .* a problem is put in both"):
+            put(tmp_path / "mine.jsonl", asks, toggle, tokenizer)
+        put(tmp_path / "mine.jsonl", own, toggle, tokenizer)
+        for text in (line, flag):
+            put(tmp_path / "mine.jsonl", text, "none", tokenizer)
+
+
+def test_a_prompt_and_messages_that_agree(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    system = {"role": "system", "content": "Be brief."}
+    for row in (
+        {"prompt": "1 + 1?", "messages": [USER]},
+        {"prompt": "1 + 1?", "messages": [system, USER]},
+        {"prompt": [system, USER]},
+        {"prompt": "", "messages": [USER]},
+        {"prompt": "1 + 1?", "messages": []},
+    ):
+        path.write_text(json.dumps({**row, "answer": "2"}))
+        [problem] = read_problems(path)
+        assert problem.messages[-1] == Message("user", "1 + 1?")
 
 
 def test_a_row_may_state_its_choices(tmp_path: Path):
