@@ -63,7 +63,7 @@ def toggle_of(folder: Path) -> Toggle:
     `reasoning_toggle` in tokenizer_config.json says so. Else its chat template does: one that knows
     /no_think is v1.5; one that knows v1's line, or takes traces out of a history as v1's do, is v1;
     any other has no toggle. Without a template it is v1 where the tokenizer has the format's
-    tokens, as in a checkpoint tuned before templates were written.
+    tokens.
     """
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

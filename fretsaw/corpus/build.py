@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from fretsaw.checkpoint.folder import check_tokenizer, read_config
 from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.data import loader, sources, world
 from fretsaw.stage.execute import StageRun
+from fretsaw.stage.progress import say
 
 SAMPLES_A_BATCH = 128
 
@@ -84,11 +85,14 @@ def _documents(
 def _sampled_tokens(
     settings: CorpusSettings, parent: Path, wanted: int, run: StageRun
 ) -> np.ndarray:
-    """Sample texts from the parent itself at temperature 1, each from a bare bos."""
+    """Sample texts from the parent itself at temperature 1, each from a bare bos.
+
+    One that fails is left out; raises `RequestFailed` where all of a batch do.
+    """
     from fretsaw.checkpoint import folder as checkpoint
     from fretsaw.engine.engine import Engine
     from fretsaw.engine.sampling import Sampling
-    from fretsaw.engine.sequence import Request
+    from fretsaw.engine.sequence import Request, RequestFailed
 
     decoder = checkpoint.load(parent, device=run.device)
     bos = decoder.config.bos_token_id
@@ -101,15 +105,26 @@ def _sampled_tokens(
     sampling = Sampling(max_tokens=length, temperature=1.0)
     sampled: list[list[int]] = []
     num_tokens = 0
-    while num_tokens < wanted:
-        first = run.seed * 1_000_003 + len(sampled)
+    for batch in count():
+        if num_tokens >= wanted:
+            break
+        first = run.seed * 1_000_003 + batch * SAMPLES_A_BATCH
         requests = [
             Request((bos,), replace(sampling, seed=first + i), stop) for i in range(SAMPLES_A_BATCH)
         ]
         texts: list[list[int]] = [[bos] for _ in requests]
+        failed: dict[int, str] = {}
         for event in engine.generate(requests):
+            if event.error is not None:
+                failed[event.request] = event.error
             if event.token_id is not None and event.token_id not in stop:
                 texts[event.request].append(event.token_id)
+        if failed:
+            told = f"corpus: {len(failed)} of {len(texts)} texts failed: {min(failed.values())}"
+            if len(failed) == len(texts):
+                raise RequestFailed(told)
+            say(f"{told}; they are left out")
+        texts = [text for index, text in enumerate(texts) if index not in failed]
         sampled += texts
         num_tokens += sum(map(len, texts))
         run.step(min(num_tokens, wanted), row=False)

@@ -172,7 +172,8 @@ class Engine:
         """Compute what is scheduled next; return the tokens that came of it.
 
         What goes wrong ends the requests at fault, each with an event that says why; nothing of a
-        step is settled before it is computed. Raises only where the device is lost.
+        step is settled before it is computed. What it raises means that the engine is lost: its
+        device is, or what it remembers of its pages is not what they hold.
         """
         assert self._is_awake, "the engine sleeps; call wake() first"
         missed, self._missed = self._missed, []
@@ -273,7 +274,7 @@ class Engine:
         """Take over what came of a slice; return what is to be told of it."""
         sequence, request = slice.sequence, slice.sequence.request
         if outcome.fault is not None:
-            self._pool.unregister(sequence.keys)  # nobody may go on from what it has written
+            self._pool.unregister(sequence.pages)  # nobody may go on from what it has written
             return self._end(sequence, Event(sequence.id, None, 0.0, "error", error=outcome.fault))
         sequence.prompt_logprobs += outcome.prompt_logprobs
         if outcome.spoken is None:

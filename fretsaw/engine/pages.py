@@ -151,12 +151,10 @@ class PagePool:
             self._page_of[key] = page
             self._keys.setdefault(page, []).append(key)
 
-    def unregister(self, keys: Sequence[bytes]) -> None:
-        """Have nobody find these blocks any more."""
-        for key in keys:
-            page = self._page_of.pop(key, None)
-            if page is not None:
-                self._keys[page].remove(key)
+    def unregister(self, pages: Sequence[int]) -> None:
+        """Have nobody find what these pages hold; the same text elsewhere is still found."""
+        for page in pages:
+            self._forget_page(page)
 
     def forget(self, version: int) -> None:
         """Give up everything kept: the weights have changed."""

@@ -138,7 +138,7 @@ def put(
         max_tokens=settings.max_new_tokens,
         temperature=settings.temperature,
         seed=run.seed,
-        on_finished=lambda num_finished: run.step(num_finished, row=False),
+        on_token=lambda num_ended, num_tokens: run.step(num_ended, row=False),
     )
 
 
@@ -146,6 +146,7 @@ def task_figures(answers: Sequence[Row], samples: int) -> dict[str, Any]:
     """Return by mode: accuracy, by kind of problem, what it cost in tokens, and what went wrong.
 
     An answer counts as right where it is correct and finished; a faulty format is counted apart.
+    One that failed counts as wrong, and as neither faulty nor truncated.
     `difference` is accuracy on minus off over the same problems, with its bootstrap interval.
     """
     figures: dict[str, Any] = {}
@@ -159,14 +160,16 @@ def task_figures(answers: Sequence[Row], samples: int) -> dict[str, Any]:
         for row in rows:
             kinds.setdefault(row.kind, []).append(row)
         tokens = [len(row.token_ids) for row in rows]
+        made = [row for row in rows if row.error is None]
         figures[mode] = {
             "accuracy": _accuracy(rows),
             "interval": wilson(sum(grades), len(grades)) if samples == 1 else bootstrap(grades),
             "by_kind": {kind: _accuracy(own) for kind, own in kinds.items()},
             "tokens_per_answer": sum(tokens) / len(rows),
             "tokens_interval": bootstrap(tokens),
-            "format_faults": sum(row.fault is not None for row in rows) / len(rows),
-            "truncated": sum(not row.is_finished for row in rows) / len(rows),
+            "format_faults": sum(row.fault is not None for row in made) / len(rows),
+            "truncated": sum(not row.is_finished for row in made) / len(rows),
+            "failed": 1 - len(made) / len(rows),
             "grades": grades,
         }
     paired = zip(figures["on"]["grades"], figures["off"]["grades"], strict=True)

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from fretsaw.engine.sampling import MAX_TEMPERATURE
 from fretsaw.stage.settings import check_range
-
-MAX_PROBLEMS = 1_000_000  # that are generated
-MAX_TEMPERATURE = 100  # above it all tokens are as likely
+from fretsaw.tasks.limits import MAX_PROBLEMS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,7 +70,7 @@ def roll_out(
     settings: RlSettings,
     seed: int,
     index: int,
-    on_finished: Callable[[int], None],
+    on_token: Callable[[int, int], None],
 ) -> list[Row]:
     """Sample the groups of one rollout, grade them, and set the advantages."""
     num_prompts, num_on = settings.prompts_per_rollout, settings.num_on
@@ -90,7 +90,7 @@ def roll_out(
         max_tokens=settings.max_tokens,
         temperature=settings.temperature,
         seed=seed * 1_000_003 + index,
-        on_finished=on_finished,
+        on_token=on_token,
     )
     shape = (num_prompts, settings.group_size)
     advantages = group_advantages(
@@ -99,7 +99,10 @@ def roll_out(
         normalise=settings.normalise_rewards,
     )
     values = advantages.flatten().tolist()
-    return [replace(row, advantage=value) for row, value in zip(rows, values, strict=True)]
+    return [
+        replace(row, advantage=value if row.error is None else 0.0)
+        for row, value in zip(rows, values, strict=True)
+    ]
 
 
 def with_logprobs(
@@ -122,6 +125,8 @@ def check_signal(rows: Sequence[Row], settings: RlSettings) -> None:
     """Refuse to start where no group of the first rollout has anything to prefer."""
     if any(row.advantage for row in rows):
         return
+    num_groups = len(rows) // settings.group_size
+    rows = [row for row in rows if row.error is None]
     n = len(rows)
     num_right = sum(row.correct > 0 for row in rows)
     num_faulty = sum(row.fault is not None for row in rows)
@@ -134,25 +139,31 @@ def check_signal(rows: Sequence[Row], settings: RlSettings) -> None:
         else "give easier problems, or tune on examples with `fretsaw sft` first"
     )
     raise ValueError(
-        f"rl: rewards are all equal within the first rollout's {n // settings.group_size} groups, "
+        f"rl: rewards are all equal within the first rollout's {num_groups} groups, "
         f"so there is nothing to learn ({n} answers: {num_right} right, {num_faulty} with a format "
         f"fault, {num_cut} cut at max_tokens); {remedy}"
     )
 
 
 def rollout_figures(rows: Sequence[Row], group_size: int) -> dict[str, float]:
-    """Return what a rollout says of itself, apart by mode where modes differ."""
+    """Return what a rollout says of itself, apart by mode where modes differ.
+
+    Means are over the answers that did not fail.
+    """
 
     def mean(values: Sequence[float]) -> float:
         return sum(values) / len(values) if values else math.nan
 
     figures = {}
+    groups = [rows[at : at + group_size] for at in range(0, len(rows), group_size)]
+    num_asked, rows = len(rows), [row for row in rows if row.error is None]
+    if len(rows) < num_asked:
+        figures["failed"] = 1 - len(rows) / num_asked
     for mode in MODES:
         own = [row for row in rows if row.mode == mode]
         if own:
             figures[f"reward_{mode}"] = mean([row.reward for row in own])
             figures[f"tokens_{mode}"] = mean([len(row.token_ids) for row in own])
-    groups = [rows[at : at + group_size] for at in range(0, len(rows), group_size)]
     used = [row for row in rows if row.trainer_logprobs]
     differences = [
         math.exp(abs(ours - engines))

@@ -3,11 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fretsaw.engine.sampling import MAX_TEMPERATURE
 from fretsaw.stage.settings import check_range
+from fretsaw.tasks.limits import MAX_PROBLEMS
 from fretsaw.training.settings import UpdateSettings
-
-MAX_PROBLEMS = 1_000_000  # that are generated
-MAX_TEMPERATURE = 100  # above it all tokens are as likely
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +88,7 @@ class RlSettings:
         if not 0 < self.temperature <= MAX_TEMPERATURE:
             raise ValueError(
                 f"temperature: {self.temperature!r}; must be positive to explore, and "
-                f"{MAX_TEMPERATURE} at most"
+                f"{MAX_TEMPERATURE:g} at most"
             )
 
     @property

@@ -3,8 +3,8 @@
 import copy
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
 from fretsaw.engine.engine import Engine
+from fretsaw.model.decoder import Decoder
 from fretsaw.rl.rollouts import (
     check_signal,
     purpose_of,
@@ -24,7 +25,7 @@ from fretsaw.rl.rollouts import (
 )
 from fretsaw.rl.settings import RlSettings
 from fretsaw.rl.update import policy_gradient
-from fretsaw.rollout.rows import read_rows, write_rows
+from fretsaw.rollout.rows import Row, read_rows, write_rows
 from fretsaw.rollout.sampler import Sampler
 from fretsaw.stage import artifact
 from fretsaw.stage.execute import StageRun
@@ -48,31 +49,18 @@ def reinforce(settings: RlSettings, inputs: Mapping[str, Path], run: StageRun) -
     function of the rollout's table, so a run that was stopped between two updates goes on from it.
     """
     # --- set-up -----------------------------------------------------------------------------------
-    model = checkpoint.load(inputs["model"], device=run.device)
-    tokenizer = Tokenizer.from_folder(inputs["model"])
-    checkpoint.check_tokenizer(tokenizer, model.config)
-    toggle = toggle_of(inputs["model"])
-    problems, heldout = _problems(settings, inputs.get("problems"), run.seed)
-    for problem, mode in itertools.product((*problems, *heldout), MODES):
-        prompt = chat_prompt(tokenizer, problem, mode, toggle)
-        _check_length(prompt, settings, model.config.max_position_embeddings)
-    artifact.require_disk(run.folder, kept_bytes(model.config, settings.update, LoraSettings()))
-    reference = copy.deepcopy(model).requires_grad_(False) if settings.kl_coef else None
+    taught = _taught(settings, inputs, run)
+    model = taught.model
     optimizers = build_optimizers(model, settings.update)
     state = TrainingState(run.resume_folder, model, optimizers)
-    sampler: Sampler = Engine(model, max_batch=settings.max_batch)
     folder = run.folder / ROLLOUTS
     folder.mkdir(exist_ok=True)
     purpose = purpose_of(settings, inputs, run.seed)
-    report = _sampling_report(sampler, run)
-
-    def measure(name: str) -> dict[str, float]:
-        return _heldout_figures(sampler, tokenizer, toggle, heldout, settings, name, report)
 
     # --- state ------------------------------------------------------------------------------------
     if not state.resume():
         run.progress.start("measuring", 1, unit="model")
-        state.scalars = measure("before")
+        state.scalars = _heldout_figures(taught, settings, "before", run)
         state.save()
     run.progress.rewind(state.step)
     run.progress.start("reinforcing", settings.num_updates, step=state.step, unit="update")
@@ -85,18 +73,7 @@ def reinforce(settings: RlSettings, inputs: Mapping[str, Path], run: StageRun) -
         metrics: dict[str, float] = {}
         rows = read_rollout(path, purpose, state.step, settings, run)
         if rows is None:
-            sampler.load_weights((), version=state.step)
-            rows = roll_out(
-                sampler,
-                tokenizer,
-                toggle,
-                problems,
-                settings,
-                run.seed,
-                index,
-                partial(report, "sampling", settings.prompts_per_rollout * settings.group_size),
-            )
-            rows = with_logprobs(rows, model, reference, settings, run.dtype)
+            rows = _sampled(taught, settings, state.step, run)
             if index == 0 and settings.needs_signal:
                 check_signal(rows, settings)
             write_rows(path, rows, purpose=f"{purpose} {index}")
@@ -117,8 +94,8 @@ def reinforce(settings: RlSettings, inputs: Mapping[str, Path], run: StageRun) -
 
         is_last = state.step == settings.num_updates
         if is_last or state.step % (settings.heldout_every * settings.updates_per_rollout) == 0:
-            sampler.load_weights((), version=state.step)
-            figures = measure("heldout")
+            taught.sampler.load_weights((), version=state.step)
+            figures = _heldout_figures(taught, settings, "heldout", run)
             metrics |= figures
             state.scalars |= figures
         run.step(state.step, metrics, save=state.save, save_every_s=settings.save_every_s)
@@ -128,6 +105,35 @@ def reinforce(settings: RlSettings, inputs: Mapping[str, Path], run: StageRun) -
 
 
 # --- set-up ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Taught:
+    """The model that learns, what it is judged beside, and what it is asked."""
+
+    model: Decoder
+    reference: Decoder | None
+    sampler: Sampler  # decodes with the model's own weights
+    tokenizer: Tokenizer
+    toggle: Toggle
+    problems: list[Problem]
+    heldout: list[Problem]
+
+
+def _taught(settings: RlSettings, inputs: Mapping[str, Path], run: StageRun) -> _Taught:
+    """Load what takes part; raise where a problem does not fit the model, or the disk a state."""
+    model = checkpoint.load(inputs["model"], device=run.device)
+    tokenizer = Tokenizer.from_folder(inputs["model"])
+    checkpoint.check_tokenizer(tokenizer, model.config)
+    toggle = toggle_of(inputs["model"])
+    problems, heldout = _problems(settings, inputs.get("problems"), run.seed)
+    for problem, mode in itertools.product((*problems, *heldout), MODES):
+        prompt = chat_prompt(tokenizer, problem, mode, toggle)
+        _check_length(prompt, settings, model.config.max_position_embeddings)
+    artifact.require_disk(run.folder, kept_bytes(model.config, settings.update, LoraSettings()))
+    reference = copy.deepcopy(model).requires_grad_(False) if settings.kl_coef else None
+    sampler = Engine(model, max_batch=settings.max_batch)
+    return _Taught(model, reference, sampler, tokenizer, toggle, problems, heldout)
 
 
 def _problems(
@@ -161,47 +167,58 @@ def _check_length(prompt: Prompt, settings: RlSettings, limit: int) -> None:
         )
 
 
-# --- measuring ------------------------------------------------------------------------------------
-
-Report = Callable[[str, int, int], None]  # of (what is sampled, answers in all, answers done)
+# --- sampling ------------------------------------------------------------------------------------
 
 
-def _sampling_report(sampler: Sampler, run: StageRun) -> Report:
-    """Return what tells of answers as they end."""
-    started, tokens = time.monotonic(), 0
+def _sampling_report(run: StageRun, what: str, total: int) -> Callable[[int, int], None]:
+    """Return what tells of answers while they are sampled, from now on; a second stop ends it."""
+    started = time.monotonic()
 
-    def report(what: str, total: int, done: int) -> None:
-        nonlocal started, tokens
-        now, num_tokens = time.monotonic(), sampler.stats().decode_tokens
-        if done == 1:
-            started, tokens = now, num_tokens
-        seconds = max(now - started, 1e-9)
-        left = format_seconds(seconds / done * (total - done)) if done < total else "done"
-        rate = (num_tokens - tokens) / seconds
-        run.progress.within(f"{what} {done}/{total} answers  {rate:,.0f} tokens/s  {left}")
+    def report(num_ended: int, num_tokens: int) -> None:
+        run.check_sooner()
+        seconds = max(time.monotonic() - started, 1e-9)
+        rate = f"{num_tokens / seconds:,.0f} tokens/s"
+        left = seconds / max(num_ended, 1) * (total - num_ended)
+        eta = f"eta {format_seconds(left)}" if 0 < num_ended < total else ""
+        eta = "done" if num_ended == total else eta
+        run.progress.within(f"{what} {num_ended}/{total} answers  {rate}  {eta}".rstrip())
 
     return report
 
 
+def _sampled(taught: _Taught, settings: RlSettings, step: int, run: StageRun) -> list[Row]:
+    """Return a new rollout, with what an update reads of it."""
+    taught.sampler.load_weights((), version=step)
+    total = settings.prompts_per_rollout * settings.group_size
+    rows = roll_out(
+        taught.sampler,
+        taught.tokenizer,
+        taught.toggle,
+        taught.problems,
+        settings,
+        run.seed,
+        step // settings.updates_per_rollout,
+        _sampling_report(run, "sampling", total),
+    )
+    return with_logprobs(rows, taught.model, taught.reference, settings, run.dtype)
+
+
 def _heldout_figures(
-    sampler: Sampler,
-    tokenizer: Tokenizer,
-    toggle: Toggle,
-    problems: Sequence[Problem],
-    settings: RlSettings,
-    prefix: str,
-    report: Report,
+    taught: _Taught, settings: RlSettings, prefix: str, run: StageRun
 ) -> dict[str, float]:
     """Return the mean reward of greedy answers to the held-out problems, by mode."""
     figures = {}
-    for mode in MODES if problems else ():
-        prompts = [chat_prompt(tokenizer, problem, mode, toggle) for problem in problems]
+    for mode in MODES if taught.heldout else ():
+        prompts = [
+            chat_prompt(taught.tokenizer, problem, mode, taught.toggle)
+            for problem in taught.heldout
+        ]
         rows = answer(
-            sampler,
-            tokenizer,
+            taught.sampler,
+            taught.tokenizer,
             prompts,
             max_tokens=settings.max_tokens,
-            on_finished=partial(report, f"held-out {mode}", len(prompts)),
+            on_token=_sampling_report(run, f"held-out {mode}", len(prompts)),
         )
         figures[f"{prefix}_reward_{mode}"] = sum(row.reward for row in rows) / len(rows)
         figures[f"{prefix}_tokens_{mode}"] = sum(len(row.token_ids) for row in rows) / len(rows)

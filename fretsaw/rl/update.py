@@ -19,8 +19,11 @@ from fretsaw.training.losses import packed_logprobs
 
 
 def is_used(row: Row, settings: RlSettings) -> bool:
-    """Whether an answer has a gradient: without a KL penalty, an advantage of 0 has none."""
-    return row.advantage != 0 or settings.kl_coef > 0
+    """Whether an answer has a gradient: without a KL penalty, an advantage of 0 has none.
+
+    One that failed is no answer: its tokens came of numbers that went wrong.
+    """
+    return row.error is None and (row.advantage != 0 or settings.kl_coef > 0)
 
 
 def policy_gradient(
@@ -32,9 +35,11 @@ def policy_gradient(
 ) -> dict[str, float]:
     """Add the gradient of one update's loss to the model; return the loss and its parts.
 
-    `rows` are all answers of the update: the average counts those that are left out too. `check` is
+    `rows` are all answers of the update: the average counts those that are left out too, but for
+    those that failed. `check` is
     called before each micro-batch's backward, and what it raises ends the update.
     """
+    rows = [row for row in rows if row.error is None]
     used = [row for row in rows if is_used(row, settings)]
     num_tokens = sum(len(row.token_ids) for row in rows)
     sums = {"loss": 0.0, "kl": 0.0, "clipped": 0.0}

@@ -45,6 +45,7 @@ class Row:
     advantage: float = 0.0
     trainer_logprobs: list[float] = field(default_factory=list)  # by the training forward
     ref_logprobs: list[float] = field(default_factory=list)  # of the reference weights
+    error: str | None = None  # why the answer failed, where it did
 
 
 _TYPES = {
@@ -57,6 +58,7 @@ _TYPES = {
     list[float]: pa.list_(pa.float32()),  # float32 as they are computed, so nothing is lost
 }
 SCHEMA = pa.schema([(name, _TYPES[kind]) for name, kind in get_type_hints(Row).items()])
+_WITHOUT_ERRORS = SCHEMA.remove(SCHEMA.get_field_index("error"))  # as tables may be, too
 
 
 _ARRAYS: dict[str, Any] = {
@@ -83,15 +85,15 @@ def read_rows(path: Path, *, purpose: str | None = None) -> list[Row]:
     """Read a table back; log-probabilities are bit for bit those that were written.
 
     Raises `DamagedRows` where its bytes or rows are others than were written, and where it was
-    written for another purpose than the one that is named. Tables of earlier versions have no
-    checksum; where no purpose is named they are read without.
+    written for another purpose than the one that is named. A table without a checksum is read where
+    no purpose is named.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; a rollout table was to be read")
     content = path.read_bytes()
     try:
         table = pq.ParquetFile(pa.BufferReader(content)).read()
-        is_ours = table.schema.equals(SCHEMA)
+        is_ours = table.schema.equals(SCHEMA) or table.schema.equals(_WITHOUT_ERRORS)
         rows = [Row(**row) for row in table.to_pylist()] if is_ours else []
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
         raise _damaged(path, f"its bytes are damaged ({_first_line(error)})") from None
@@ -112,6 +114,8 @@ def checksum(rows: Sequence[Row], purpose: str) -> str:
     digest = hashlib.sha256(f"{purpose} {len(rows)}".encode())
     for row in rows:
         for name, value in vars(row).items():
+            if name == "error" and value is None:  # so that it needs no column
+                continue
             bits = repr(value).encode()
             if name in _ARRAYS and value is not None and None not in value:
                 bits = array(_ARRAYS[name], value).tobytes()

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from fretsaw.engine.sampling import Sampling
-from fretsaw.engine.sequence import Request
+from fretsaw.engine.sequence import Request, RequestFailed
 from fretsaw.rollout.sampler import Sampler
+from fretsaw.stage.progress import say
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Sample:
     temperature: float
     seed: int
     weight_version: int
+    error: str | None = None  # why it failed, where it did; it then counts as none
 
 
 def sample_groups(
@@ -33,11 +35,13 @@ def sample_groups(
     temperature: float,
     stop_token_ids: Sequence[int],
     seed: int,
-    on_finished: Callable[[int], None] = lambda num_finished: None,
+    on_token: Callable[[int, int], None] = lambda num_ended, num_tokens: None,
 ) -> list[Sample]:
     """Return `group_size` answers to every prompt, group by group.
 
-    An answer's seed is a function of (seed, group, index in the group) alone.
+    An answer's seed is a function of (seed, group, index in the group) alone. `on_token` is told of
+    the answers that have ended and the tokens made so far. Raises `RequestFailed` where every
+    answer failed; where some did, a line says so.
     """
     stop = tuple(stop_token_ids)
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
@@ -49,15 +53,27 @@ def sample_groups(
     token_ids: list[list[int]] = [[] for _ in requests]
     logprobs: list[list[float]] = [[] for _ in requests]
     reasons: list[str | None] = [None] * len(requests)
-    num_finished = 0
+    failed: dict[int, str] = {}
+    num_ended = num_tokens = 0
     for event in sampler.generate(requests):
-        assert event.token_id is not None, "answers of no tokens are not asked for"
-        token_ids[event.request].append(event.token_id)
-        logprobs[event.request].append(event.logprob)
+        if event.error is not None:
+            failed[event.request] = event.error
+        else:
+            assert event.token_id is not None, "answers of no tokens are not asked for"
+            token_ids[event.request].append(event.token_id)
+            logprobs[event.request].append(event.logprob)
+            num_tokens += 1
         if event.finish_reason is not None:
             reasons[event.request] = event.finish_reason
-            num_finished += 1
-            on_finished(num_finished)
+            num_ended += 1
+        on_token(num_ended, num_tokens)
+    if failed:
+        first = min(failed)
+        prompt = f"prompt {first // group_size}: {failed[first]}"
+        told = f"sampling: {len(failed)} of {len(requests)} answers failed, the first of {prompt}"
+        if len(failed) == len(requests):
+            raise RequestFailed(told)
+        say(f"{told}; they count as none")
     version = sampler.stats().weight_version
     return [
         Sample(
@@ -69,6 +85,7 @@ def sample_groups(
             temperature,
             request.sampling.seed,
             version,
+            failed.get(i),
         )
         for i, request in enumerate(requests)
     ]

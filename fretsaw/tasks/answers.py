@@ -18,9 +18,12 @@ def answer(
     max_tokens: int,
     temperature: float = 0.0,
     seed: int = 0,
-    on_finished: Callable[[int], None] = lambda num_finished: None,
+    on_token: Callable[[int, int], None] = lambda num_ended, num_tokens: None,
 ) -> list[Row]:
-    """Return `group_size` graded answers to every prompt, group by group."""
+    """Return `group_size` graded answers to every prompt, group by group.
+
+    One that failed has an `error` and no reward; raises `RequestFailed` where all did.
+    """
     samples = sample_groups(
         sampler,
         [prompt.token_ids for prompt in prompts],
@@ -29,7 +32,7 @@ def answer(
         temperature=temperature,
         stop_token_ids=sampler.stop_ids,
         seed=seed,
-        on_finished=on_finished,
+        on_token=on_token,
     )
     asked = [prompts[sample.group] for sample in samples]
     written = [s.token_ids[:-1] if s.is_finished else s.token_ids for s in samples]
@@ -66,4 +69,5 @@ def _row(sample: Sample, prompt: Prompt, shown: str, completion: str, graded: Gr
         found=graded.found,
         expected=graded.expected,
         reward=graded.reward,
+        error=sample.error,
     )

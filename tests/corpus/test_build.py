@@ -11,6 +11,8 @@ from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.corpus.build import build
 from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.data import loader
+from fretsaw.engine.engine import Engine
+from fretsaw.engine.sequence import Event, RequestFailed
 
 
 def test_files_give_tokens_of_the_parents_tokenizer(tiny: Path, tmp_path: Path) -> None:
@@ -39,6 +41,28 @@ def test_the_parents_own_text_is_sampled_from_it(tiny: Path, tmp_path: Path) -> 
     bos = checkpoint.read_config(tiny / "parent").bos_token_id
     assert train[0] == bos
     assert (train == bos).sum() > 40  # many texts, each from its own bos
+
+
+def test_texts_that_fail_are_left_out_unless_all_do(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    settings = CorpusSettings(
+        source="self", max_tokens=3000, heldout_tokens=300, seq_len=64, sample_length=40
+    )
+    events = Engine.generate
+
+    def generate(self: Engine, requests, **more):
+        for event in events(self, requests, **more):
+            is_bad = event.request >= least and event.finish_reason is not None
+            yield Event(event.request, None, 0.0, "error", error="not finite") if is_bad else event
+
+    monkeypatch.setattr(Engine, "generate", generate)
+    least = 100
+    build(settings, {"parent": tiny / "parent"}, stage_run(tmp_path / "a"))
+    assert "corpus: 28 of 128 texts failed: not finite; they are left" in capsys.readouterr().err
+    least = 0
+    with pytest.raises(RequestFailed, match="corpus: 128 of 128 texts failed: not finite"):
+        build(settings, {"parent": tiny / "parent"}, stage_run(tmp_path / "b"))
 
 
 def test_a_trained_tokenizer_ends_its_documents(tiny: Path) -> None:

@@ -106,6 +106,24 @@ def test_a_clean_beginning_read_beside_poison_is_found_by_nobody() -> None:
     assert engine.stats().prefix_hit_tokens == 0
 
 
+@pytest.mark.parametrize("is_running", [True, False])
+def test_a_beginning_that_another_text_holds_outlives_a_fault(is_running: bool) -> None:
+    decoder = poisonous()
+    begins = tuple(range(24))
+    expected = run(Engine(decoder, page_size=8), [ask((*begins, 3), 9)])
+    engine = Engine(decoder, page_size=8)
+    engine.add(ask((*begins, 7), 30))
+    while engine.has_work if not is_running else engine.stats().decode_tokens < 3:
+        engine.step()
+    bad = engine.add(ask((*begins, POISON, 3), 9))
+    while not any(event.request == bad for event in engine.step()):
+        pass
+    before = engine.stats().prefix_hit_tokens
+    found = engine.generate([ask((*begins, 3), 9)])
+    assert_same(list(found), expected[0])
+    assert engine.stats().prefix_hit_tokens == before + 24
+
+
 @pytest.mark.parametrize("options", ENGINES.values(), ids=ENGINES)
 def test_memory_full_of_nan_is_seen_by_nobody(options: dict[str, Any]) -> None:
     decoder = make_decoder("mixed")

@@ -32,6 +32,14 @@ def test_figures_by_hand() -> None:
     assert figures["difference"] == {"gain": 0.0, "interval": (0.0, 0.0)}
 
 
+def test_an_answer_that_failed_is_wrong_and_told() -> None:
+    answers = [answer_row(number, mode, "4") for mode in ("on", "off") for number in range(2)]
+    broken = replace(answers[0], is_finished=False, reward=0.0, fault="none", error="not finite")
+    figures = task_figures([broken, *answers[1:]], 1)["on"]
+    assert (figures["accuracy"], figures["failed"], figures["truncated"]) == (0.5, 0.5, 0.0)
+    assert figures["format_faults"] == sum(row.fault is not None for row in answers[1:2]) / 2
+
+
 def test_several_answers_to_a_problem_are_one_grade() -> None:
     def twice(mode: str) -> list:
         right, wrong = answer_row(0, mode, "4"), answer_row(0, mode, "5", reward=0.0)

@@ -1,6 +1,7 @@
 """Rollout tables that are not as they were written, and what a run says and does meanwhile."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,11 +14,14 @@ from rl.toy import SETTINGS
 from support import stage_run, stopped_at
 
 from fretsaw.checkpoint import folder as checkpoint
+from fretsaw.engine.engine import Engine
+from fretsaw.engine.sequence import Event, RequestFailed
+from fretsaw.rl import train
 from fretsaw.rl.train import reinforce
 from fretsaw.rl.update import policy_gradient
-from fretsaw.rollout.rows import DamagedRows, read_rows, write_rows
+from fretsaw.rollout.rows import DamagedRows, Row, read_rows, write_rows
 from fretsaw.stage import progress
-from fretsaw.stage.execute import StageRun
+from fretsaw.stage.execute import Interrupted, StageRun
 from fretsaw.training.optimizer import apply_gradients, build_optimizers
 
 Damage = Callable[[Path, Path], None]  # of a table, given another run's folder
@@ -176,6 +180,70 @@ def test_sampling_says_how_far_it_is(
     assert "measuring, held-out on 2/2 answers" in said
     assert "reinforcing, sampling 64/64 answers  " in said
     assert " tokens/s  done" in said
+    assert re.search(r"sampling 0/64 answers  [1-9][\d,]* tokens/s\n", said)  # before any has ended
+    assert re.search(r"sampling 9/64 answers  [1-9][\d,]* tokens/s  eta [\d.]+ s\n", said)
+
+
+def test_a_second_stop_ends_the_sampling(chat_model: Path, problems: Path, tmp_path: Path) -> None:
+    run = stage_run(tmp_path)
+    run.stop_requested = run.stops_sooner = True
+    with pytest.raises(Interrupted):
+        go(chat_model, problems, run)
+    assert not list((tmp_path / "rollouts").iterdir())
+
+
+def failing(which: Callable[[int], bool]) -> type[Engine]:
+    class Failing(Engine):
+        """Some of its answers fail at their end."""
+
+        def generate(self, requests, **more):
+            for event in super().generate(requests, **more):
+                if not which(event.request):
+                    yield event
+                elif event.finish_reason is not None:
+                    yield Event(event.request, None, 0.0, "error", error="not finite")
+
+    return Failing
+
+
+def test_an_answer_that_fails_is_left_out_and_told(
+    chat_model: Path, problems: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(train, "Engine", failing(lambda number: number % 7 == 3))
+    settings = replace(SETTINGS, needs_signal=False)
+    reinforce(settings, {"model": chat_model, "problems": problems}, stage_run(tmp_path))
+    rows = read_rows(tmp_path / "rollouts/00000.parquet")
+    failed = [row for row in rows if row.error is not None]
+    assert [row.group * 8 + row.index for row in failed] == [*range(3, 64, 7)]
+    for row in failed:
+        assert (row.reward, row.advantage, row.trainer_logprobs) == (0.0, 0.0, [])
+    said = capsys.readouterr().err
+    assert "sampling: 9 of 64 answers failed, the first of prompt 0: not finite; they count" in said
+    metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert metrics[0]["failed"] == pytest.approx(9 / 64)
+    model = checkpoint.load(chat_model)
+    found = [
+        policy_gradient(model, some, SETTINGS, "fp32") for some in (rows, _without(failed, rows))
+    ]
+    assert found[0] == found[1]
+
+
+def _without(failed: list[Row], rows: list[Row]) -> list[Row]:
+    return [row for row in rows if row not in failed]
+
+
+def test_a_run_whose_answers_all_fail_ends_in_a_sentence(
+    chat_model: Path, problems: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(train, "Engine", failing(lambda number: True))
+    with pytest.raises(RequestFailed, match="sampling: 2 of 2 answers failed, the first of prompt"):
+        go(chat_model, problems, stage_run(tmp_path))
+
+
+def test_a_table_that_has_no_column_of_errors(tmp_path: Path, finished) -> None:
+    whole = finished[0] / "rollouts/00000.parquet"
+    pq.write_table(pq.read_table(whole).drop_columns(["error"]), tmp_path / "a.parquet")
+    assert read_rows(tmp_path / "a.parquet") == read_rows(whole)
 
 
 def test_an_update_without_a_gradient_changes_nothing_and_says_so(
