@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from typing import Any
 from fretsaw.engine.sequence import Event, Request
 from fretsaw.engine.stats import Stats
 from fretsaw.serve.stepped import EngineLost
+from fretsaw.stage.file_errors import sentence_of
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,9 @@ class EngineProcess:
     """The engine as the server's thread calls it; every call waits for its reply."""
 
     def __init__(self, options: EngineOptions):
-        """Start the process, load, and return once it is ready.
-
-        Raises the ValueError of a checkpoint or of options that cannot be used.
-        """
-        self._options = options
+        """Start the process; it can be used once `wait_until_ready` has returned."""
+        self._options, self._is_ready = options, False
+        self._closing = threading.Lock()  # one thread may close it while another waits for it
         ours, theirs = socket.socketpair()
         # Not -m: what is sent must be of this module, not of one called __main__.
         code = f"from {__name__} import main; main()"
@@ -70,13 +70,20 @@ class EngineProcess:
         theirs.close()
         self._connection = Connection(ours.detach())
         self.pid = self._process.pid
+
+    def wait_until_ready(self) -> None:
+        """Return once the weights are there.
+
+        Raises ValueError for a checkpoint or options that cannot be used, `EngineLost` where the
+        process ends.
+        """
         try:
-            ready = self._exchange(options)
+            ready = self._exchange(self._options)
         except BaseException:
             self.close()
             raise
         assert isinstance(ready, Ready), "the process greets once"
-        self._last = ready.reply
+        self._last, self._is_ready = ready.reply, True
         self.capacity, self.memory_mib = ready.capacity, ready.memory_mib
 
     def add(self, request: Request) -> int:
@@ -106,19 +113,18 @@ class EngineProcess:
             raise EngineLost(f"the engine's process has ended with code {self._process.returncode}")
         return self._last.has_work
 
-    def restarted(self) -> "EngineProcess":
-        """End the process and start another, with as much memory for keys and values."""
-        self.close()
-        return EngineProcess(replace(self._options, memory_mib=self.memory_mib))
-
     def close(self) -> None:
-        """End the process."""
-        self._connection.close()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:  # in the middle of a long step
-            self._process.kill()
-            self._process.wait()
+        """End the process; one that still loads listens to nobody, so it is killed."""
+        with self._closing:
+            if not self._is_ready:
+                self._process.kill()
+                self._process.wait()
+            self._connection.close()
+            try:
+                self._process.wait(timeout=5)
+            except subprocess.TimeoutExpired:  # in the middle of a long step
+                self._process.kill()
+                self._process.wait()
 
     def _call(self, name: str, *arguments: Any) -> Any:
         self._last = self._exchange((name, *arguments))
@@ -135,6 +141,47 @@ class EngineProcess:
         if isinstance(reply, Exception):
             raise reply
         return reply
+
+
+class EngineProcesses:
+    """Starts the engine's process, and others in its place; closed, it leaves none behind.
+
+    One thread starts while another may close.
+    """
+
+    def __init__(self, options: EngineOptions):
+        self._options = options
+        self._lock = threading.Lock()
+        self._latest: EngineProcess | None = None
+        self._is_closed = False
+
+    def start(self) -> EngineProcess:
+        """End the process there is and return another, with as much memory for keys and values.
+
+        Raises what `wait_until_ready` does.
+        """
+        with self._lock:
+            if self._latest is not None:
+                self._latest.close()
+            if self._is_closed:
+                raise EngineLost("the server has ended")
+            engine = self._latest = EngineProcess(self._options)  # known before it has loaded
+        engine.wait_until_ready()
+        self._options = replace(self._options, memory_mib=engine.memory_mib)
+        return engine
+
+    @property
+    def pid(self) -> int:
+        """The id of the process there is."""
+        assert self._latest is not None, "start() comes first"
+        return self._latest.pid
+
+    def close(self) -> None:
+        """End the process there is, though it may still load."""
+        with self._lock:
+            self._is_closed = True
+            if self._latest is not None:
+                self._latest.close()
 
 
 def main() -> None:
@@ -165,8 +212,12 @@ def _load(connection: Connection, options: EngineOptions) -> Any:
             cuda_graphs=options.cuda_graphs,
             fp8=options.fp8,
         )
-    except ValueError as error:
-        connection.send(error)
+    except BaseException as error:  # torch's errors of checkpoints are no Exceptions
+        told = sentence_of(error) or (str(error) if isinstance(error, ValueError) else None)
+        if told is None:
+            traceback.print_exc()
+            os._exit(1)
+        connection.send(ValueError(told))
         raise EOFError from error
     num_pages = engine.stats().pages_total
     mib = num_pages * page_bytes(loaded.decoder, PAGE_SIZE) / 2**20

@@ -119,7 +119,7 @@ class EngineThread:
         self.has_failed = asyncio.Event()
         self.is_restarting = False
         self.num_restarts = 0
-        self.num_failed = 0  # answers, not those lost with an engine
+        self.num_failed = 0  # requests of clients, not those lost with an engine
         self.stats: Stats = copy.copy(engine.stats())  # as of the last step
         # Of the thread:
         self._num_short = 0  # engines that lived a short life, one after the other
@@ -202,12 +202,16 @@ class EngineThread:
                 continue
             error = next((event.error for _, event in events if event.error is not None), None)
             if error is not None:
-                self.num_failed += 1
-                job._fail(AnswerFailed(error))
-                self.drop(job)  # the other answers of its request with it
+                self._fail(job, error)
                 continue
             self._close(job, {i for i, event in events if event.finish_reason is not None})
             job._take(events)
+
+    def _fail(self, job: Job, error: str) -> None:
+        """Tell a job that an answer of it failed; the others of its request are dropped with it."""
+        self.num_failed += 1
+        job._fail(AnswerFailed(error))
+        self.drop(job)
 
     def _fail_all(self, error: BaseException) -> None:
         self.failure = error
@@ -223,7 +227,6 @@ class EngineThread:
 
         Orders that were given meanwhile reach the next engine: to add a job, then to abort it.
         """
-        self.is_restarting = True
         for job in list(self._jobs):
             job._fail(EngineRestarting())
             self.drop(job)
@@ -251,6 +254,7 @@ class EngineThread:
         for record in (self._places, self._ids, self._num_made):
             record.clear()
         self._num_short = self._num_short + 1 if lived_s < SHORT_LIFE_S else 0
+        self.is_restarting = True  # before it is asked for closing, which asks for this in turn
         if self._restart is None or self.is_closing or self._num_short > MAX_RESTARTS:
             self._call(self._fail_all, error)
             return False
@@ -260,6 +264,8 @@ class EngineThread:
         try:
             self._engine = self._restart()
         except BaseException as failed:
+            if self.is_closing:  # which has ended what was being started
+                return False
             traceback.print_exception(failed, file=sys.stderr)
             self._call(self._fail_all, failed)
             return False
@@ -291,8 +297,10 @@ class EngineThread:
         except Exception as error:
             for id in ids.values():
                 self._engine.abort(id)
-            is_refusal = isinstance(error, ValueError)
-            self._call(job._fail, error if is_refusal else AnswerFailed(_logged(error)))
+            if isinstance(error, ValueError):
+                self._call(job._fail, error)
+            else:
+                self._call(self._fail, job, _logged(error))
             return
         self._ids[job] = ids
         for index, id in ids.items():

@@ -65,7 +65,7 @@ class Metrics:
         families = (
             _labelled("requests_total", "counter", "HTTP requests answered.", requests),
             _counter("disconnects_total", "Clients that left early.", self.disconnects),
-            _counter("failed_answers_total", "Requests that failed in the engine.", num_failed),
+            _counter("failed_requests_total", "Requests of which an answer failed.", num_failed),
             _counter("engine_restarts_total", "Engines lost and replaced.", num_restarts),
             _counter("prompt_tokens_total", "Tokens of prompts.", self.prompt_tokens),
             _counter("generated_tokens_total", "Tokens generated.", self.generated_tokens),

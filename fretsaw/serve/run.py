@@ -14,11 +14,12 @@ import uvicorn
 
 from fretsaw.checkpoint.hub import resolve
 from fretsaw.serve.api import create_app
-from fretsaw.serve.engine_process import EngineOptions, EngineProcess
+from fretsaw.serve.engine_process import EngineOptions, EngineProcess, EngineProcesses
 from fretsaw.serve.engine_thread import EngineThread
 from fretsaw.serve.model import ServedModel
 from fretsaw.serve.service import Service
 from fretsaw.serve.settings import Limits, check_origins
+from fretsaw.serve.stepped import EngineLost
 
 
 def serve(
@@ -46,17 +47,24 @@ def serve(
     limits = limits or Limits()
     check_origins(allow_origins)
     # Listens before the weights are read: a taken port is told early.
-    with listen(host, port) as listener, contextlib.ExitStack() as engines:
+    with contextlib.ExitStack() as open_ones:
+        listener = open_ones.enter_context(listen(host, port))
         folder = resolve(name_or_path)
         options = EngineOptions(folder, device, dtype, max_batch, memory_mib, fp8, cuda_graphs)
-        engine = engines.enter_context(contextlib.closing(EngineProcess(options)))
+        engines = open_ones.enter_context(contextlib.closing(EngineProcesses(options)))
+        try:
+            engine = engines.start()
+        except EngineLost as error:
+            raise SystemExit(
+                f"fretsaw: serve: the engine could not be started ({error}); the reason stands "
+                "above"
+            ) from None
         processes = {"server": os.getpid(), "engine": engine.pid}
 
         def restart() -> EngineProcess:
-            nonlocal engine
-            engine = engines.enter_context(contextlib.closing(engine.restarted()))
-            processes["engine"] = engine.pid
-            return engine
+            another = engines.start()
+            processes["engine"] = another.pid
+            return another
 
         model = ServedModel.of(folder, engine.capacity, name)
         worker = EngineThread(engine, max_open=max_batch + limits.max_queue, restart=restart)

@@ -107,7 +107,7 @@ def _seed(seed: int, index: int) -> int:
 
 
 def stop_strings(service: Service, body: GenerationRequest) -> tuple[str, ...]:
-    """Return the stop strings that must be looked for; raise for too many."""
+    """Return the stop strings that must be looked for, at most `MAX_STOP_STRINGS`."""
     strings = service.model.stop_strings(body.stop)
     if len(strings) > MAX_STOP_STRINGS:
         raise bad_request(

@@ -295,6 +295,22 @@ def test_closing_does_not_wait_for_a_restart(engine: Engine, capsys) -> None:
     run(engine, work, restart=restart)
 
 
+def test_closing_before_the_loss_is_told_of_does_not_wait_either(engine: Engine, capsys) -> None:
+    restarting = threading.Event()
+
+    def restart() -> Engine:
+        restarting.set()
+        time.sleep(5)
+        return engine
+
+    async def work(worker: EngineThread) -> None:
+        worker._orders.put(fail)
+        restarting.wait(timeout=patient(20))  # the loop stands still, so it has heard of nothing
+        await asyncio.wait_for(worker.close(grace_s=60), timeout=4)
+
+    run(engine, work, restart=restart)
+
+
 def test_an_answer_that_fails_fails_alone(engine: Engine, capsys) -> None:
     poison(engine, 11)
 
@@ -312,6 +328,9 @@ def test_an_answer_that_fails_fails_alone(engine: Engine, capsys) -> None:
         (events,) = await gather(good)
         assert len(events) == 60
         assert worker.num_failed == 2
+        with pytest.raises(AnswerFailed, match="logits are not finite"):
+            await gather(await worker.submit([ask((*PROMPT, 11), 60)] * 3))
+        assert worker.num_failed == 3  # requests, of however many answers
         assert worker.num_open == 0
         await until(lambda: worker.stats.pages_used == 0 and not engine.has_work)
 
@@ -405,7 +424,7 @@ def test_a_failed_answer_over_http(toggled: Path) -> None:
             assert server.client.get("/health").json() == {"status": "ok"}
         assert server.post("/v1/completions", {"prompt": [5, 6, 7]})["usage"]
         metrics = server.client.get("/metrics").text
-        assert "fretsaw_failed_answers_total 2\n" in metrics
+        assert "fretsaw_failed_requests_total 2\n" in metrics
         assert "fretsaw_open_answers 0\n" in metrics
 
 

@@ -1,7 +1,9 @@
 """The real process: its greeting, clients that leave, a full queue, and how it ends."""
 
+import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +18,7 @@ from patience import patient
 from serving import Remote, asking, remote
 
 from fretsaw.cli import main
+from fretsaw.serve import engine_process
 from fretsaw.serve.engine_thread import MAX_RESTARTS
 
 LONG = {"temperature": 1.0, "ignore_eos": True, "max_tokens": 180}
@@ -195,6 +198,50 @@ def test_a_signal_ends_a_server_whose_engine_starts_again(toggled: Path) -> None
         assert server.process.wait(timeout=patient(60)) == 0
 
 
+def test_a_server_that_ends_while_its_engine_loads_leaves_none_behind(toggled: Path) -> None:
+    with remote(toggled) as server:
+        first = engine_of(server)
+        os.kill(first, signal.SIGKILL)
+        deadline = time.monotonic() + patient(20)
+        while first in (loading := engines_of(server)) or not loading:
+            assert time.monotonic() < deadline, "no engine is started again"
+        server.process.terminate()
+        assert server.process.wait(timeout=patient(60)) == 0
+        (engine,) = loading
+        assert "Z" in state_of(engine)
+
+
+def test_an_engine_that_cannot_load_is_one_sentence(
+    toggled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    for raised, code, said in (
+        ("PermissionError(13, 'Permission denied', 'w.bin')", 2, "w.bin: permission denied; give"),
+        ("OSError(5, 'Input/output error', 'w.bin')", 2, "w.bin: input/output error; see to"),
+        ("ValueError('no such thing')", 2, "no such thing"),
+        ("KeyError('w')", 1, "the engine could not be started (the engine's process has ended wi"),
+    ):
+        body = "from fretsaw.serve import engine_process as e; import fretsaw.talk.loaded as l\n"
+        body += f"def f(*a, **k): raise {raised}\nl.LoadedModel.from_checkpoint = f\n"
+        (tmp_path / "broken.py").write_text(body + "def main(): e.main()\n")
+        monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+        monkeypatch.setattr(engine_process, "__name__", "broken")
+        if code == 1:
+            with pytest.raises(SystemExit, match=re.escape(said)):
+                main(["serve", str(toggled), "--port", "0"])
+        else:
+            assert main(["serve", str(toggled), "--port", "0"]) == code
+        error = capfd.readouterr().err
+        assert error.count("Traceback") == (code == 1)
+        assert code == 1 or (said in error and len(error.splitlines()) == 1)
+
+
+def engines_of(server: Remote) -> list[int]:
+    """Return the ids of the processes that a server has started and that run."""
+    threads = Path(f"/proc/{server.process.pid}/task").iterdir()
+    ids = [int(id) for thread in threads for id in (thread / "children").read_text().split()]
+    return [id for id in ids if "Z" not in state_of(id)]
+
+
 def engine_of(server: Remote) -> int:
     """Return the id of the process that a server has started."""
     threads = Path(f"/proc/{server.process.pid}/task").iterdir()
@@ -214,7 +261,10 @@ def test_an_engine_ends_with_its_server(toggled: Path) -> None:
 
 
 def state_of(process: int) -> str:
-    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    """Return the state of a process; one that is gone counts as a zombie."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    return "Z"
 
 
 def test_less_memory_is_a_shorter_context(toggled: Path) -> None:
