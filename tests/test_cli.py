@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from fretsaw.cli import main
+from fretsaw.engine.engine import Engine
+from fretsaw.engine.sequence import Event
 from fretsaw.pipeline.compression import compression
 from fretsaw.pipeline.kinds import STAGES
 from fretsaw.pipeline.recipe import Stage, slug
@@ -248,3 +250,23 @@ def test_a_file_named_by_task_is_an_input(tmp_path: Path) -> None:
     assert _task_files(EvalSettings(task="word_problems"))[1] == {}
     with pytest.raises(ValueError, match="2 files; give one, or join them"):
         _task_files(EvalSettings(task="a.jsonl + b.jsonl"))
+
+
+def test_a_model_that_can_answer_nothing_is_one_sentence_and_exit_code_1(
+    capsys, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def generate(self: Engine, requests, **more):
+        for number in range(len(requests)):
+            yield Event(number, None, 0.0, "error", error="not finite")
+
+    monkeypatch.setattr(Engine, "generate", generate)
+    (tmp_path / "prompts.txt").write_text("Tom has\nBen goes\n")
+    files = ["--prompts", str(tmp_path / "prompts.txt"), "--out", str(tmp_path / "out.jsonl")]
+    for given, said in (
+        (["hi"], "fretsaw: request 0: not finite\n"),
+        (files, "fretsaw: generate: 2 of 2 answers failed, the first of prompt 0: not finite\n"),
+    ):
+        assert main(["generate", str(tiny / "parent"), *given, "--device", "cpu"]) == 1
+        error = capsys.readouterr().err
+        assert error.endswith(said)
+        assert "Traceback" not in error

@@ -27,7 +27,10 @@ class Sampler(Protocol):
         ...
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Event]:
-        """Yield the tokens of every request with raw log-probabilities at temperature 1."""
+        """Yield the tokens of every request with raw log-probabilities at temperature 1.
+
+        One that fails ends with an event of its `error`, or all of them with an exception.
+        """
         ...
 
     def load_weights(self, named_tensors: Iterable[tuple[str, Tensor]], *, version: int) -> None:
