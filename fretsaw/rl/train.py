@@ -91,7 +91,6 @@ def reinforce(settings: RlSettings, inputs: Mapping[str, Path], run: StageRun) -
         metrics["skipped"] = float(metrics["grad_norm"] == 0)  # then nothing was changed
         metrics["update_s"] = time.monotonic() - updating
         state.step += 1
-
         is_last = state.step == settings.num_updates
         if is_last or state.step % (settings.heldout_every * settings.updates_per_rollout) == 0:
             taught.sampler.load_weights((), version=state.step)
