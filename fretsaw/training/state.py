@@ -195,7 +195,7 @@ def _torch_errors(what: str, remedy: str = "") -> Iterator[None]:
         first_line = str(cause).strip().partition("\n")[0]
         if refused is None and remedy:
             raise ValueError(f"{what} ({first_line}); {remedy}") from cause
-        number = refused.errno if refused else errno.EIO
+        number = (refused and refused.errno) or errno.EIO
         raise OSError(number, os.strerror(number), what) from cause
 
 
