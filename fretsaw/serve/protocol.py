@@ -27,6 +27,7 @@ from fretsaw.engine.sampling import (
     MIN_REPETITION_PENALTY,
 )
 from fretsaw.serve.errors import ApiError, bad_request
+from fretsaw.stage.json_text import NotJson
 
 MAX_STOP_STRINGS = 16
 MAX_TOP_LOGPROBS = 20
@@ -178,8 +179,8 @@ class FunctionCall(_Told):
     def _as_object(cls, arguments: Any) -> Mapping[str, Any]:
         try:
             return read_arguments(arguments)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"no JSON ({error}); give a JSON object as a string") from error
+        except NotJson as error:
+            raise ValueError(f"{error}; give a JSON object as a string") from error
 
 
 class CallOfTool(_Told):

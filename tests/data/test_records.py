@@ -522,7 +522,7 @@ ROWS = st.one_of(
 
 
 @given(ROWS, st.sampled_from(TOGGLES))
-@settings(max_examples=1500, deadline=None, derandomize=True)
+@settings(max_examples=500, deadline=None, derandomize=True)
 def test_any_row_is_a_record_or_a_value_error_with_its_line(row: dict, toggle: Toggle) -> None:
     fault, found = None, []
     try:

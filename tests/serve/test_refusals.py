@@ -268,9 +268,8 @@ def test_no_body_is_the_servers_fault(server: Local, path: str, data: st.DataObj
         assert response.json()["error"]["message"]
 
 
-EDGES = [0, -0.0, 1, 1.0, -1, -2, 2, 2.0, 16, 17, 20, 21, 127, 128, 129, 1e-7, 1e-6, 0.01, 0.009]
-EDGES += [100, 101, 1e-320, 5e-324, 1e308, -1e308, 2**31, 2**53 + 1, 2**63 - 1, 2**63, -(2**63)]
-EDGES += [2**64, 10**20, -(10**20), 10**400, True, False, "1", "", None, [], {}, [1], [10**20]]
+EDGES = [-0.0, 1, 1.0, -2, 21, 129, 1e-7, 0.009, 101, 1e-320, 1e308, -1e308, 2**53 + 1, 2**63 - 1]
+EDGES += [2**63, 10**20, -(10**20), 10**400, True, "1", None, [], [10**20]]
 
 
 def numbers() -> list[str]:
@@ -283,8 +282,6 @@ def test_no_number_is_the_servers_fault(server: Local, path: str) -> None:
     own = {"messages": [HELLO]} if path.startswith("chat") else {"prompt": [5, 6]}
     headers = {"content-type": "application/json"}
     for name, value in itertools.product(numbers(), EDGES):
-        if name in ("n", "max_tokens", "max_completion_tokens") and value in (127, 128):
-            continue  # right, and long
         field = name.partition(".")[0].partition("[")[0]
         if "." in name:
             value = {"type": "enabled", "budget_tokens": value}

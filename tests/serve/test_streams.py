@@ -158,7 +158,7 @@ def told(choice: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", VOCABULARIES)
 @pytest.mark.parametrize(("is_split", "has_tools"), itertools.product((True, False), repeat=2))
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(deadline=None, derandomize=True, max_examples=40)
 @given(data=st.data())
 def test_the_deltas_of_a_chat_are_its_message(
     kind: str, is_split: bool, has_tools: bool, data: st.DataObject
@@ -218,7 +218,7 @@ SEVERAL = st.lists(st.sampled_from(PROMPTS), min_size=1, max_size=3).map("".join
 
 @pytest.mark.parametrize("kind", VOCABULARIES)
 @pytest.mark.parametrize(("is_text", "echo"), itertools.product((True, False), repeat=2))
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(deadline=None, derandomize=True, max_examples=40)
 @given(data=st.data())
 def test_the_parts_of_a_completion_are_its_text(
     kind: str, is_text: bool, echo: bool, data: st.DataObject
