@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 the user's input, 75 interrupted and resumable, 1 our faul
 import difflib
 import functools
 import importlib
+import keyword
 import os
 import signal
 import sys
@@ -23,6 +24,7 @@ COMMANDS = {
     "inspect": ("look", "what a checkpoint is made of, layer by layer"),
     "search-table": ("search_table", "the exact search in a table of other measurements"),
     "bench-server": ("bench_server", "what clients of a server see: latency and tokens/s"),
+    "import": ("import_gguf", "a GGUF file as a checkpoint folder"),
     "export": ("export", "a checkpoint as transformers, vLLM, llama.cpp or mlx-lm take it"),
     "generate": ("talk", "continue a prompt, or answer many of a file"),
     "chat": ("talk", "talk to a chat checkpoint, with reasoning on or off"),
@@ -155,7 +157,8 @@ def command(name: str) -> Callable[[list[str]], None]:
 
     if name in COMMANDS:
         room, _ = COMMANDS[name]
-        return getattr(importlib.import_module(f"fretsaw.commands.{room}"), name.replace("-", "_"))
+        function = name.replace("-", "_") + "_" * keyword.iskeyword(name)
+        return getattr(importlib.import_module(f"fretsaw.commands.{room}"), function)
     if name in STAGES or name == "stage":
         from fretsaw.commands import stage
 

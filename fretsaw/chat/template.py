@@ -1,10 +1,14 @@
 """The chat template of a checkpoint: the one place that knows where a folder keeps it."""
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 TEMPLATE = "chat_template.jinja"  # the file of a checkpoint
+OTHERS = "additional_chat_templates"  # the folder of those with a name
+_NAME = re.compile(r"\w[\w.-]*")
 
 
 def read_chat_template(folder: Path) -> str | None:
@@ -20,13 +24,9 @@ def read_chat_templates(folder: Path) -> dict[str, str]:
 
     One that stands alone is the "default".
     """
-    path = folder / TEMPLATE
-    if path.is_file():
-        try:
-            return {"default": path.read_text(encoding="utf-8")}
-        except UnicodeDecodeError as error:
-            at = f"byte {error.start} is not UTF-8"
-            raise ValueError(f"{path}: {at}; download it again") from None
+    if (folder / TEMPLATE).is_file():
+        others = sorted((folder / OTHERS).glob("*.jinja"))
+        return {"default": _read(folder / TEMPLATE), **{one.stem: _read(one) for one in others}}
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     match settings.get("chat_template"):
@@ -35,6 +35,24 @@ def read_chat_templates(folder: Path) -> dict[str, str]:
         case list(several):
             return dict(_named(entry, path) for entry in several)
     return {}
+
+
+def write_chat_templates(folder: Path, templates: Mapping[str, str]) -> None:
+    """Write a checkpoint's templates, the "default" one as the file that stands alone."""
+    for name, template in templates.items():
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"chat template {name!r}: its name is no file's; rename it")
+        path = folder / TEMPLATE if name == "default" else folder / OTHERS / f"{name}.jinja"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(template, encoding="utf-8")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        at = f"byte {error.start} is not UTF-8"
+        raise ValueError(f"{path}: {at}; download it again") from None
 
 
 def _named(entry: Any, path: Path) -> tuple[str, str]:

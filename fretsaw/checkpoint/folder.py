@@ -282,8 +282,7 @@ def write(
     in_8_bits = frozenset(name for name, _ in decoder.named_buffers())
     shards.write_tensors(folder, decoder.state_dict(), dtype=torch_dtype, as_they_are=in_8_bits)
     if layout is decilm:
-        for name in _REMOTE_CODE:
-            shutil.copyfile(Path(__file__).with_name(name), folder / name)
+        copy_remote_code(folder)
     if tokenizer is not None:
         tokenizer.save(folder)
         if is_chat(tokenizer):
@@ -295,6 +294,12 @@ def write(
     for name in TOKENIZER_FILES if like is not None and tokenizer is None else ():
         if like is not None and (like / name).is_file():
             shutil.copyfile(like / name, folder / name)
+
+
+def copy_remote_code(folder: Path) -> None:
+    """Write the modeling code that a DeciLM folder carries."""
+    for name in _REMOTE_CODE:
+        shutil.copyfile(Path(__file__).with_name(name), folder / name)
 
 
 def save(decoder: "Decoder", out: Path, *, like: Path | None = None, dtype: str = "fp32") -> None:

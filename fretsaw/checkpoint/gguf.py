@@ -1,14 +1,13 @@
-"""GGUF, llama.cpp's file: written for the architectures `llama` and `deci`, and read back.
+"""GGUF, llama.cpp's file: written for the architectures `llama` and `deci`.
 
 One file holds the architecture, the tokenizer and the weights. Tensors have llama.cpp's names;
 queries and keys are permuted, since it rotates neighbouring channels where Hugging Face rotates
 halves; Llama 3's rotary scaling is a tensor of factors. The container is the `gguf` package's, an
-optional dependency. Reading is for what is written here: to check a file before it is relied on.
+optional dependency. `gguf_reader.py` reads it back.
 """
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
@@ -18,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fretsaw.checkpoint.vocabulary import Vocabulary
-from fretsaw.model.config import BlockConfig, ModelConfig
+from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Decoder
 from fretsaw.model.rope import rope_inv_freq
 
@@ -30,7 +29,7 @@ TYPES = {
 }
 F32 = GGMLQuantizationType.F32
 ROPE_FACTORS = "rope_freqs.weight"
-_ROTATED = ("attn_q.weight", "attn_k.weight")
+ROTATED = ("attn_q.weight", "attn_k.weight")
 _GLOBAL = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
@@ -81,9 +80,6 @@ def rounded(weight: Tensor, dtype: str) -> Tensor:
     return torch.from_numpy(stored)[:, : weight.shape[1]].contiguous()
 
 
-# --- writing --------------------------------------------------------------------------------------
-
-
 @torch.no_grad()
 def write(
     decoder: Decoder, path: Path, *, vocabulary: Vocabulary, name: str, dtype: str = "fp32"
@@ -115,7 +111,7 @@ def write(
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for name, (stored_as, weight) in stored.items():  # one at a time: a copy of each, not of all
-        is_rotated = name.endswith(_ROTATED)
+        is_rotated = name.endswith(ROTATED)
         whole = permuted(weight, config.head_dim) if is_rotated else weight
         values = whole.detach().to("cpu", torch.float32).contiguous().numpy()
         writer.write_tensor_data(quants.quantize(values, stored_as))
@@ -172,71 +168,10 @@ def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
     if vocabulary.unk_token_id is not None:
         writer.add_unk_token_id(vocabulary.unk_token_id)
     writer.add_add_bos_token(vocabulary.adds_bos)
-    writer.add_add_eos_token(False)
-    if vocabulary.chat_template is not None:
-        writer.add_chat_template(vocabulary.chat_template)
-
-
-# --- reading --------------------------------------------------------------------------------------
-
-
-def read(path: Path) -> Decoder:
-    """Open a file that `write` wrote: float32 weights, rotated by the file's own factors."""
-    reader = gguf.GGUFReader(path)
-    stored = {tensor.name: tensor for tensor in reader.tensors}
-    config = _config(reader, is_tied="output.weight" not in stored)
-    with torch.device("meta"):
-        decoder = Decoder(config)
-    factors = stored.pop(ROPE_FACTORS, None)
-    if factors is not None:  # the config can't say them, so the decoder is told
-        decoder._inv_freq = _unscaled(config) / torch.from_numpy(np.array(factors.data))
-    weights = {}
-    for name, meta in decoder.state_dict().items():
-        tensor = stored.pop(tensor_name(name), None)
-        if tensor is None:
-            raise ValueError(f"{path}: no tensor {tensor_name(name)}; the file is not whole")
-        values = np.array(quants.dequantize(tensor.data, tensor.tensor_type), np.float32)
-        weight = torch.from_numpy(values).view(meta.shape)
-        is_rotated = tensor_name(name).endswith(_ROTATED)
-        weights[name] = permuted(weight, config.head_dim, back=True) if is_rotated else weight
-    if stored:
-        raise ValueError(f"{path}: tensors that its layers do not call for ({', '.join(stored)})")
-    decoder.load_state_dict(weights, assign=True)
-    return decoder
-
-
-def _config(reader: gguf.GGUFReader, *, is_tied: bool) -> ModelConfig:
-    arch = _field(reader, "general.architecture")
-    num_layers = _field(reader, f"{arch}.block_count")
-
-    def per_layer(key: str) -> list[int]:
-        value = _field(reader, f"{arch}.{key}")
-        return value if isinstance(value, list) else [value] * num_layers
-
-    counts = [per_layer(f"attention.{key}") for key in ("head_count", "head_count_kv")]
-    blocks = [
-        BlockConfig("gqa" if kv else "linear" if heads else "none", kv, "swiglu", width)
-        for heads, kv, width in zip(*counts, per_layer("feed_forward_length"), strict=True)
-    ]
-    return ModelConfig(
-        vocab_size=_field(reader, f"{arch}.vocab_size"),
-        hidden_size=_field(reader, f"{arch}.embedding_length"),
-        num_attention_heads=max(counts[0]),
-        head_dim=_field(reader, f"{arch}.attention.key_length"),
-        blocks=tuple(blocks),
-        rms_norm_eps=_field(reader, f"{arch}.attention.layer_norm_rms_epsilon"),
-        max_position_embeddings=_field(reader, f"{arch}.context_length"),
-        rope_theta=_field(reader, f"{arch}.rope.freq_base"),
-        tie_word_embeddings=is_tied,
-        bos_token_id=_field(reader, "tokenizer.ggml.bos_token_id"),
-        eos_token_ids=tuple(
-            id
-            for key in ("eos", "eot", "eom")
-            if (id := _field(reader, f"tokenizer.ggml.{key}_token_id")) is not None
-        ),
-    )
-
-
-def _field(reader: gguf.GGUFReader, key: str) -> Any:
-    field = reader.get_field(key)
-    return None if field is None else field.contents()
+    writer.add_add_eos_token(vocabulary.adds_eos)
+    if vocabulary.pad_token_id is not None:
+        writer.add_pad_token_id(vocabulary.pad_token_id)
+    if vocabulary.chat_templates:
+        writer.add_chat_template(
+            [{"name": n, "template": text} for n, text in vocabulary.chat_templates.items()]
+        )

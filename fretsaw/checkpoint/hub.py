@@ -17,6 +17,11 @@ def resolve(name_or_path: str | Path, *, weights: bool = True) -> Path:
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         return path
+    if path.suffix == ".gguf" and path.is_file():
+        raise ValueError(
+            f"{path}: a GGUF file, but a checkpoint is a folder; make one of it with "
+            f"`fretsaw import {path} --out {path.stem}`, and give that"
+        )
     if path.exists():
         raise ValueError(f"{path}: a file, but a checkpoint is a folder; give the folder it is in")
     name = str(name_or_path)

@@ -6,30 +6,31 @@ recognised here gives the same ids there; anything else would give other ids wit
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from fretsaw.chat.template import read_chat_template
+from fretsaw.chat.template import read_chat_templates
 from fretsaw.chat.tokenizer import Tokenizer
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # llama.cpp's token types
 
-_LLAMA_3_WORDS = (
+LLAMA_3_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_WORDS_AND_DIGITS = _LLAMA_3_WORDS.replace(r"\p{N}{1,3}", r"\p{N}")  # ours, and Qwen 2's
+WORDS_AND_DIGITS = LLAMA_3_WORDS.replace(r"\p{N}{1,3}", r"\p{N}")  # ours, and Qwen 2's
 # how a text is split, and whether whole words are looked up first -> llama.cpp's name for it
 _BYTE_LEVEL = {
-    (("Split", _LLAMA_3_WORDS), ("ByteLevel", "bare"), True): "llama-bpe",
-    (("Split", _WORDS_AND_DIGITS), ("ByteLevel", "bare"), False): "qwen2",
+    (("Split", LLAMA_3_WORDS), ("ByteLevel", "bare"), True): "llama-bpe",
+    (("Split", WORDS_AND_DIGITS), ("ByteLevel", "bare"), False): "qwen2",
     (("Digits", "each"), ("ByteLevel", "words"), False): "smollm",
     (("ByteLevel", "words"), False): "gpt-2",
 }
-_PREFIX = {"type": "Prepend", "prepend": "▁"}
-_SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+PREFIX = {"type": "Prepend", "prepend": "▁"}
+SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +45,12 @@ class Vocabulary:
     scores: tuple[float, ...] = ()  # llama only
     adds_space: bool = False  # llama only: a space is put before the text
     adds_bos: bool
+    adds_eos: bool = False
     bos_token_id: int | None
-    eos_token_ids: tuple[int, ...]
+    eos_token_ids: tuple[int, ...]  # the tokenizer's own first
     unk_token_id: int | None
-    chat_template: str | None
+    pad_token_id: int | None = None
+    chat_templates: Mapping[str, str]  # by name; the usual one is "default"
 
 
 def read_vocabulary(folder: Path, size: int) -> Vocabulary:
@@ -85,14 +88,15 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
         "bos_token_id": bos,
         "eos_token_ids": tokenizer.eos_token_ids,
         "unk_token_id": unknown,
-        "chat_template": read_chat_template(folder),
+        "pad_token_id": _named(tokenizer, own.get("pad_token")),
+        "chat_templates": read_chat_templates(folder),
     }
     pre = _byte_level_name(raw)
     if pre is not None:
         merges = tuple(" ".join(pair) for pair in _pairs(model))
         return Vocabulary(model="gpt2", pre=pre, merges=merges, **shared)
     if _is_character_level(raw):
-        adds_space = raw["normalizer"]["normalizers"][0] == _PREFIX
+        adds_space = raw["normalizer"]["normalizers"][0] == PREFIX
         scores = _scores(model, shared["tokens"])
         return Vocabulary(
             model="llama", pre="default", scores=scores, adds_space=adds_space, **shared
@@ -106,6 +110,11 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
 
 def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _named(tokenizer: Tokenizer, token: Any) -> int | None:
+    name = token.get("content") if isinstance(token, dict) else token
+    return tokenizer.token_id(name) if isinstance(name, str) else None
 
 
 def _is_byte(token: str) -> bool:
@@ -155,7 +164,7 @@ def _is_character_level(raw: dict[str, Any]) -> bool:
         and bool(model.get("byte_fallback"))
         and not model.get("dropout")
         and not raw.get("pre_tokenizer")
-        and steps in ([_PREFIX, _SPACES], [_SPACES])
+        and steps in ([PREFIX, SPACES], [SPACES])
     )
 
 

@@ -165,9 +165,9 @@ def _write(
 def _reopen(written: Path, format: Format) -> Decoder:
     if format == "decilm":
         return checkpoint.load_served(written)
-    from fretsaw.checkpoint import gguf
+    from fretsaw.checkpoint import gguf_reader
 
-    return gguf.read(written)
+    return gguf_reader.read(written)
 
 
 @torch.no_grad()

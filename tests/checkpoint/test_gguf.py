@@ -12,7 +12,7 @@ import torch
 from patterns import PATTERNS, ids_of, make
 
 from fretsaw.chat.tokenizer import Tokenizer
-from fretsaw.checkpoint import gguf
+from fretsaw.checkpoint import gguf, gguf_reader
 from fretsaw.checkpoint.export_targets import EXPORT_TARGETS
 from fretsaw.checkpoint.vocabulary import (
     BYTE,
@@ -79,7 +79,7 @@ def test_every_pattern_is_read_back_equal(
     decoder = prepared(pattern)
     path = tmp_path / "m.gguf"
     gguf.write(decoder, path, vocabulary=vocabulary, name="m")
-    again = gguf.read(path)
+    again = gguf_reader.read(path)
     assert again.config.blocks == decoder.config.blocks
     assert again.state_dict().keys() == decoder.state_dict().keys()
     assert all(torch.equal(w, again.state_dict()[n]) for n, w in decoder.state_dict().items())
@@ -94,7 +94,7 @@ def test_every_precision_is_read_back_as_rounded(
     decoder = prepared("mix")
     path = tmp_path / "m.gguf"
     gguf.write(decoder, path, vocabulary=vocabulary, name="m", dtype=dtype)
-    again = gguf.read(path).state_dict()
+    again = gguf_reader.read(path).state_dict()
     for name, weight in decoder.state_dict().items():
         assert torch.equal(again[name], gguf.rounded(weight, dtype)), name
     stored = {tensor.tensor_type.name for tensor in tensors(path).values() if tensor.shape.size > 1}
@@ -196,7 +196,7 @@ def test_llama_3s_scaling_is_a_tensor_of_factors(vocabulary: Vocabulary, tmp_pat
     assert max(factors) == pytest.approx(8.0)
     assert fields(path)["deci.rope.freq_base"] == 3000.0
     ids = ids_of(2, 100)
-    torch.testing.assert_close(gguf.read(path)(ids), decoder(ids), atol=1e-5, rtol=0)
+    torch.testing.assert_close(gguf_reader.read(path)(ids), decoder(ids), atol=1e-5, rtol=0)
     plain = tmp_path / "plain.gguf"
     gguf.write(prepared("no_ops"), plain, vocabulary=vocabulary, name="m")
     assert "rope_freqs.weight" not in tensors(plain)
@@ -210,7 +210,7 @@ def test_tied_embeddings_and_a_head_size_of_its_own(vocabulary: Vocabulary, tmp_
     assert "output.weight" not in tensors(path)
     assert fields(path)["deci.attention.key_length"] == 32
     assert fields(path)["deci.rope.dimension_count"] == 32
-    assert torch.equal(gguf.read(path)(IDS), decoder(IDS))
+    assert torch.equal(gguf_reader.read(path)(IDS), decoder(IDS))
 
 
 def test_a_file_that_lacks_a_tensor_or_has_one_too_many(
@@ -223,10 +223,10 @@ def test_a_file_that_lacks_a_tensor_or_has_one_too_many(
     name = b"blk.2.ffn_up.weight"
     path.write_bytes(whole.replace(name, b"blk.2.ffn_XX.weight"))
     with pytest.raises(ValueError, match=r"no tensor blk\.2\.ffn_up\.weight"):
-        gguf.read(path)
+        gguf_reader.read(path)
     path.write_bytes(whole.replace(b"\0output.weight", b"\0outXXX.weight"))
     with pytest.raises(ValueError, match=r"do not call for \(outXXX\.weight\)"):
-        gguf.read(path)
+        gguf_reader.read(path)
 
 
 # --- the tokenizer --------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ def test_our_own_tokenizer_is_split_as_qwen_2_does(trained: Path, tmp_path: Path
     assert found.adds_bos
     assert (found.bos_token_id, found.eos_token_ids) == (0, (300,))
     assert all(len(merge.split(" ")) == 2 for merge in found.merges)
-    assert found.chat_template is None
+    assert found.chat_templates == {}
 
 
 def test_tokens_a_user_added_are_not_control(trained: Path, tmp_path: Path) -> None:
@@ -386,10 +386,10 @@ def test_the_chat_template_comes_along(trained: Path, tmp_path: Path) -> None:
     own = json.loads((trained / "tokenizer_config.json").read_text())
     path = tmp_path / "t" / "tokenizer_config.json"
     path.write_text(json.dumps({**own, "chat_template": "in the config"}))
-    assert read_vocabulary(tmp_path / "t", 300).chat_template == "in the config"
+    assert read_vocabulary(tmp_path / "t", 300).chat_templates["default"] == "in the config"
     (tmp_path / "t" / "chat_template.jinja").write_text("a file of its own")
     found = read_vocabulary(tmp_path / "t", 300)
-    assert found.chat_template == "a file of its own"
+    assert found.chat_templates["default"] == "a file of its own"
     gguf.write(prepared("uniform"), tmp_path / "m.gguf", vocabulary=found, name="m")
     keys = fields(tmp_path / "m.gguf")
     assert keys["tokenizer.chat_template"] == "a file of its own"
