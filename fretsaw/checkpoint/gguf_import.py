@@ -55,7 +55,7 @@ def import_gguf(path: Path, out: Path, *, dtype: str = "auto") -> Imported:
         require_disk(folder, math.ceil(num_params(config) * BYTES_PER_ELEMENT[dtype] * 1.01))
         layout = llama if config.is_homogeneous else decilm
         raw = layout.config_to_json(config, dtype=dtype)
-        write_json(folder / "config.json", {**raw, "pad_token_id": vocabulary.pad_token_id})
+        write_json(folder / "config.json", raw)
         write_vocabulary(vocabulary, folder, max_len=config.max_position_embeddings)
         ends = {"bos_token_id": config.bos_token_id, "eos_token_id": list(config.eos_token_ids)}
         write_json(
@@ -64,6 +64,6 @@ def import_gguf(path: Path, out: Path, *, dtype: str = "auto") -> Imported:
         if layout is decilm:
             copy_remote_code(folder)
         torch_dtype = getattr(torch, llama.DTYPE_NAMES[dtype])
-        shards.write_tensors(folder, tensors, dtype=torch_dtype)
+        shards.write_tensors(folder, tensors, dtype=torch_dtype, shapes=tensors.shapes)
     stored = ", ".join(sorted(file.precisions))
     return Imported(out, config, stored, dtype, bool(vocabulary.chat_templates))

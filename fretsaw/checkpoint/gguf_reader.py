@@ -115,6 +115,7 @@ class GgufFile:
             tie_word_embeddings="output.weight" not in self._stored,
             bos_token_id=self._token("bos_token_id"),
             eos_token_ids=tuple(dict.fromkeys(id for id in ends if id is not None)),
+            pad_token_id=self._token("padding_token_id"),
         )
         if self.rope_factors is None:
             return config

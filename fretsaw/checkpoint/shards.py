@@ -1,6 +1,7 @@
 """The weights of a checkpoint folder: `model.safetensors`, or shards with an index, in and out."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -72,18 +73,20 @@ def write_tensors(
     *,
     dtype: torch.dtype,
     as_they_are: frozenset[str] = frozenset(),
+    shapes: Mapping[str, Sequence[int]] | None = None,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
     """Write one file, or shards with an index where one would exceed `max_shard_bytes`.
 
     Tensors are cast, but for those named `as_they_are`, shard by shard, so no more than one shard
     is held twice. Those that are split over processes are gathered one at a time, in order; the
-    others must take part.
+    others must take part. With `shapes` each tensor is looked up once, when its shard is written.
     """
     shards: list[list[str]] = [[]]
     shard_bytes = total_bytes = 0
-    for name, tensor in tensors.items():
-        num_bytes = tensor.numel() * (tensor if name in as_they_are else dtype).itemsize
+    for name in tensors:
+        stored = tensors[name].dtype if name in as_they_are else dtype
+        num_bytes = math.prod(shapes[name] if shapes else tensors[name].shape) * stored.itemsize
         if shards[-1] and shard_bytes + num_bytes > max_shard_bytes:
             shards.append([])
             shard_bytes = 0

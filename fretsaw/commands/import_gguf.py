@@ -26,10 +26,16 @@ def import_(argv: list[str]) -> None:
         ImportOptions,
         args=argv,
         prog="fretsaw import",
+        config=(tyro.conf.FlagCreatePairsOff,),
         description="Write a GGUF file as a folder in Hugging Face layout: weights, config, "
         "tokenizer and chat template. Weights in few bits are expanded. For example: "
         "fretsaw import SmolLM2-135M-Instruct.Q4_1.gguf --out smollm2.",
     )
     from fretsaw.checkpoint.gguf_import import import_gguf
+    from fretsaw.stage import leftovers
+    from fretsaw.stage.holder import hold
 
-    print(import_gguf(options.model, options.out, dtype=options.dtype).render())
+    with hold(options.out):
+        leftovers.clear(options.out)
+        imported = import_gguf(options.model, options.out, dtype=options.dtype)
+    print(imported.render())

@@ -1,7 +1,10 @@
 """GGUF in: what was written comes back bit for bit, what can't be read is refused by name."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import gguf as container
 import numpy as np
@@ -53,8 +56,6 @@ def written(folder: Path, path: Path, pattern: str = "uniform", size: int = 301,
 
 @pytest.mark.parametrize("pattern", ["uniform", "mix", "no_ops", "variable_kv"])
 def test_our_own_file_comes_back_bit_for_bit(pattern: str, trained: Path, tmp_path: Path) -> None:
-    if pattern not in PATTERNS:
-        pytest.skip(f"no pattern {pattern}")
     decoder = written(trained, tmp_path / "m.gguf", pattern, tie_word_embeddings=pattern == "mix")
     assert main(["import", str(tmp_path / "m.gguf"), "--out", str(tmp_path / "out")]) == 0
     again = checkpoint.load(tmp_path / "out")
@@ -130,8 +131,6 @@ SCALINGS = [
 @pytest.mark.parametrize("head_dim", [16, 64, 128])
 @pytest.mark.parametrize("scaling", SCALINGS, ids=str)
 def test_rotary_scaling_is_found_again(scaling: RopeScaling, head_dim: int) -> None:
-    from dataclasses import replace
-
     config = replace(
         make(PATTERNS["uniform"], vocab_size=96).config, head_dim=head_dim, rope_theta=500000.0
     )
@@ -154,8 +153,20 @@ def test_factors_of_another_kind_are_refused() -> None:
 # --- weights in few bits, and files of other programs ---------------------------------------------
 
 
-def edited(path: Path, out: Path, *, drop=(), as_type=None, arch="llama", **changes) -> Path:
-    """Write a file anew with other keys ("arch__key", "tokenizer__key") or another precision."""
+def edited(
+    path: Path,
+    out: Path,
+    *,
+    drop=(),
+    as_type=None,
+    arch="llama",
+    instead: Mapping[str, tuple] = MappingProxyType({}),
+    **changes,
+) -> Path:
+    """Write a file anew with other keys ("arch__key", "tokenizer__key") or another precision.
+
+    `instead` has tensors to write in place of others, packed already: (bytes, type) by name.
+    """
     reader = container.GGUFReader(path)
     writer = container.GGUFWriter(out, arch)
     own = {f"llama.{k.removeprefix('arch__')}": v for k, v in changes.items() if "arch__" in k}
@@ -172,7 +183,10 @@ def edited(path: Path, out: Path, *, drop=(), as_type=None, arch="llama", **chan
     for tensor in reader.tensors:
         if tensor.name in drop:
             continue
-        if as_type is None or len(tensor.shape) == 1:
+        if tensor.name in instead:
+            packed, kind = instead[tensor.name]
+            writer.add_tensor(tensor.name, packed, raw_dtype=kind)
+        elif as_type is None or len(tensor.shape) == 1:
             writer.add_tensor(tensor.name, np.array(tensor.data), raw_dtype=tensor.tensor_type)
         else:
             packed = quants.quantize(np.array(tensor.data, np.float32), as_type)
@@ -202,12 +216,34 @@ def test_weights_in_few_bits_are_expanded(kind: str, trained: Path, tmp_path: Pa
 
 
 def test_k_quants_are_expanded(trained: Path, tmp_path: Path) -> None:
-    """No package writes them here, so a block is laid out by hand: 256 values of scale 1/4."""
+    """No package writes them here, so blocks are laid out by hand: 256 values of 1/4 each."""
     written(trained, tmp_path / "m.gguf")
     block = np.zeros(210, np.uint8)  # Q6_K: 128 low nibbles, 64 high pairs, 16 scales, one half
     block[:128], block[128:192], block[192:208] = 0x11, 0xAA, 1
     block[208:] = np.frombuffer(np.float16(0.25).tobytes(), np.uint8)
-    assert np.all(quants.dequantize(block[None], GGMLQuantizationType.Q6_K) == (33 - 32) * 0.25)
+    kind = GGMLQuantizationType.Q6_K
+    blocks = {"blk.1.ffn_down.weight": (np.tile(block, (128, 1)), kind)}
+    path = edited(tmp_path / "m.gguf", tmp_path / "q.gguf", instead=blocks)
+    imported = import_gguf(path, tmp_path / "out")
+    assert (imported.stored, imported.dtype) == ("F32, Q6_K", "fp32")
+    weights = checkpoint.load(tmp_path / "out").state_dict()
+    assert torch.equal(weights["model.layers.1.mlp.down_proj.weight"], torch.full((128, 256), 0.25))
+
+
+def test_a_precision_that_is_not_known_is_refused(trained: Path, tmp_path: Path) -> None:
+    written(trained, tmp_path / "m.gguf")
+    kind = GGMLQuantizationType.Q8_K  # llama.cpp's own, never of a file
+    size = container.GGML_QUANT_SIZES[kind][1]
+    blocks = {"blk.1.ffn_down.weight": (np.zeros((128, size), np.uint8), kind)}
+    path = edited(tmp_path / "m.gguf", tmp_path / "q.gguf", instead=blocks)
+    with pytest.raises(ValueError, match=r"ffn_down\.weight is stored as Q8_K, which can't be"):
+        import_gguf(path, tmp_path / "out")
+    raw = (tmp_path / "q.gguf").read_bytes()
+    name = b"blk.1.ffn_down.weight"
+    at = raw.index(name) + len(name) + 4 + 2 * 8  # behind the number of sizes, and two sizes
+    (tmp_path / "u.gguf").write_bytes(raw[:at] + b"\xe7\x03\0\0" + raw[at + 4 :])
+    with pytest.raises(ValueError, match=r"u\.gguf: not a whole GGUF file .*999"):
+        import_gguf(tmp_path / "u.gguf", tmp_path / "out")
 
 
 BAD = {
