@@ -86,7 +86,7 @@ def settle(
     if form == "gguf":
         vocabulary = read_vocabulary(source, config.vocab_size)
         if toggle is not None:
-            vocabulary = replace(vocabulary, chat_template=chat_template(toggle))
+            vocabulary = replace(vocabulary, chat_templates={"default": chat_template(toggle)})
     if precision == "q8_0":
         refuse_unquantisable(config)
     return Asked(source, out, config, chosen, form, precision, toggle, vocabulary)
