@@ -31,9 +31,9 @@ from fretsaw.puzzle.costs.cost import cost
 from fretsaw.puzzle.settings import CostSettings, SpaceSettings
 from fretsaw.puzzle.space import layer_alternatives
 from fretsaw.scenario.scenario import Scenario
-from fretsaw.stage.artifact import write_json
 from fretsaw.stage.execute import StageRun
 from fretsaw.stage.progress import Progress
+from fretsaw.stage.whole import write_json
 
 PHASES = ("prefill", "decode")
 SHAPES: dict[str, dict[str, int]] = {

@@ -30,8 +30,8 @@ from fretsaw.puzzle.bld.bld import bld
 from fretsaw.puzzle.library.ranking import rank
 from fretsaw.puzzle.scores.score import score
 from fretsaw.puzzle.settings import BldSettings, RankSettings, ScoreSettings, SpaceSettings
-from fretsaw.stage.artifact import hash_file
 from fretsaw.stage.execute import StageRun
+from fretsaw.stage.hashes import hash_file
 from fretsaw.stage.progress import Progress
 from fretsaw.stage.workers import Workers
 

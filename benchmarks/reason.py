@@ -29,9 +29,9 @@ from fretsaw.rl.train import reinforce
 from fretsaw.rollout.rows import Row, read_rows
 from fretsaw.sft.settings import SftSettings
 from fretsaw.sft.train import tune
-from fretsaw.stage.artifact import write_json
 from fretsaw.stage.execute import StageRun
 from fretsaw.stage.progress import Progress, say
+from fretsaw.stage.whole import write_json
 from fretsaw.tasks.answers import answer
 from fretsaw.tasks.prompt import chat_prompt
 from fretsaw.tasks.task import load_problems

@@ -20,7 +20,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from fretsaw.bench.load import Load, Seen, Server, prompt_of, run_load, serving, summarise
-from fretsaw.stage.artifact import write_json
+from fretsaw.stage.whole import write_json
 
 
 def clients_process(url: str, load: Load) -> list[Seen]:

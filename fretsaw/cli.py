@@ -99,10 +99,8 @@ def _sentence(error: BaseException) -> str | None:
     """Return what can be told in one sentence; None for a fault of ours."""
     from fretsaw.stage.file_errors import sentence_of
 
-    is_told = isinstance(error, ValueError) or (
-        isinstance(error, FileNotFoundError | PermissionError) and error.filename is None
-    )
-    is_told = is_told or _is_failed_answer(error)
+    is_our_own = isinstance(error, FileNotFoundError | PermissionError) and error.filename is None
+    is_told = isinstance(error, ValueError) or is_our_own or _is_failed_answer(error)
     return sentence_of(error) or (str(error) if is_told else None)
 
 

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import nn
 
 from fretsaw.distill.best_weights import BestWeights
-from fretsaw.stage import artifact
+from fretsaw.stage import artifact, whole
 from fretsaw.stage.execute import StageRun, execute
 from fretsaw.stage.peers import ALONE, Peers
 from fretsaw.training.state import TrainingState
@@ -64,7 +64,7 @@ def learn(settings: Settings, inputs: object, run: StageRun) -> dict[str, float]
         run.step(state.step, {"loss": LOSSES[state.step - 1]}, save=save)
     best.restore()
     weights = model.weight.tolist()
-    run.peers.on_first(lambda: artifact.write_json(run.folder / "weights.json", weights))
+    run.peers.on_first(lambda: whole.write_json(run.folder / "weights.json", weights))
     return state.scalars
 
 

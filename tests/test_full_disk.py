@@ -134,7 +134,7 @@ CACHES = {
 
 @pytest.mark.parametrize("what", CACHES)
 def test_the_cache_of_hashes_is_optional(tmp_path: Path, monkeypatch, what: str) -> None:
-    from fretsaw.stage.artifact import hash_file
+    from fretsaw.stage.hashes import hash_file
 
     (tmp_path / "file").write_text("mine")
     (tmp_path / "weights").write_bytes(bytes(2 << 20))
@@ -151,7 +151,7 @@ def test_the_cache_of_hashes_is_optional(tmp_path: Path, monkeypatch, what: str)
 
 
 def test_a_user_without_a_home_has_no_cache(tmp_path: Path, monkeypatch) -> None:
-    from fretsaw.stage.artifact import hash_file
+    from fretsaw.stage.hashes import hash_file
 
     def unknown(uid: int) -> None:
         raise KeyError(uid)

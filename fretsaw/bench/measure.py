@@ -13,9 +13,10 @@ from fretsaw.engine.sequence import Request, whole
 from fretsaw.engine.timing import torch_dtype
 from fretsaw.model.decoder import Decoder
 from fretsaw.scenario.scenario import Scenario
-from fretsaw.stage.artifact import read_output, write_json
+from fretsaw.stage.artifact import read_output
 from fretsaw.stage.execute import StageRun
 from fretsaw.stage.progress import say
+from fretsaw.stage.whole import write_json
 
 SPEED = "speed.json"
 

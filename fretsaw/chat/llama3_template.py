@@ -14,7 +14,7 @@ from fretsaw.chat import control_tokens, reasoning, toggle, tools
 from fretsaw.chat.control_tokens import HEADER, HEADER_END
 from fretsaw.chat.template import TEMPLATE
 from fretsaw.chat.toggle import Toggle
-from fretsaw.stage.artifact import write_json
+from fretsaw.stage.whole import write_json
 
 _CONSTANTS = vars(control_tokens) | vars(reasoning) | vars(toggle) | vars(tools)
 _SOURCE = Path(__file__).with_suffix(".jinja")

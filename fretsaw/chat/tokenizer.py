@@ -16,7 +16,7 @@ from typing import Any
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
 
-from fretsaw.stage.artifact import write_json
+from fretsaw.stage.whole import write_json
 
 _REPLACEMENT = "\ufffd"  # what an unfinished UTF-8 character decodes to
 _LONG = 4096  # characters

@@ -7,7 +7,7 @@ from pathlib import Path
 from fretsaw.checkpoint.json_object import read_json
 from fretsaw.model.config import BlockConfig
 from fretsaw.model.kinds import Precision
-from fretsaw.stage.artifact import write_json
+from fretsaw.stage.whole import write_json
 
 LAYERS, PRECISIONS = "layers.json", "precisions.json"
 

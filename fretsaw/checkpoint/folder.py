@@ -21,7 +21,8 @@ from fretsaw.checkpoint.json_object import read_json
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.kinds import Precision
 from fretsaw.model.size import BYTES_PER_ELEMENT, num_params
-from fretsaw.stage.artifact import atomic_folder, require_disk, write_json
+from fretsaw.stage.artifact import require_disk
+from fretsaw.stage.whole import atomic_folder, write_json
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,8 @@ from fretsaw.checkpoint.folder import copy_remote_code
 from fretsaw.checkpoint.vocabulary_files import write_vocabulary
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.size import BYTES_PER_ELEMENT, num_params
-from fretsaw.stage.artifact import atomic_folder, require_disk, write_json
+from fretsaw.stage.artifact import require_disk
+from fretsaw.stage.whole import atomic_folder, write_json
 
 _DTYPES = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 

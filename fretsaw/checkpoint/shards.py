@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from fretsaw.checkpoint.headers import INDEX, SINGLE, StoredTensor
-from fretsaw.stage.artifact import write_json
+from fretsaw.stage.whole import write_json
 
 _READABLE = ("F32", "F16", "BF16")
 _CODES = {torch.float8_e4m3fn: "F8_E4M3", torch.int8: "I8"}

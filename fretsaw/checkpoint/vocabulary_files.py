@@ -24,7 +24,7 @@ from fretsaw.checkpoint.vocabulary import (
     WORDS_AND_DIGITS,
     Vocabulary,
 )
-from fretsaw.stage.artifact import write_json
+from fretsaw.stage.whole import write_json
 
 _NAMED = (CONTROL, USER_DEFINED, UNKNOWN)  # found in a text by their names
 

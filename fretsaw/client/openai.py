@@ -8,7 +8,6 @@ No torch.
 
 import contextlib
 import email.utils
-import hashlib
 import ipaddress
 import json
 import socket
@@ -22,7 +21,8 @@ from typing import Any
 
 import httpx
 
-from fretsaw.stage.artifact import canonical_json, write_text
+from fretsaw.stage.hashes import hash_json
+from fretsaw.stage.whole import write_text
 
 Body = Mapping[str, Any]
 BUSY = (429, 502, 503, 504)  # worth another try
@@ -242,7 +242,7 @@ def _is_here(host: str) -> bool:
 
 def _key(path: str, body: Body) -> str:
     """Return the name of an answer's file: what was asked decides, not where."""
-    digest = hashlib.sha256(canonical_json([path, body]).encode()).hexdigest()
+    digest = hash_json([path, body])
     return f"{digest[:2]}/{digest[2:]}.json"  # no folder of a million files
 
 

@@ -50,8 +50,8 @@ def bench_server(argv: list[str]) -> None:
     )
     from fretsaw.bench.load import Load, Server, measure_load, render_load, summarise
     from fretsaw.scenario.scenario import Scenario
-    from fretsaw.stage.artifact import write_json
     from fretsaw.stage.holder import hold
+    from fretsaw.stage.whole import write_json
 
     if options.out is not None and options.out.exists():
         raise ValueError(f"--out {options.out}: already there; choose another file")

@@ -26,7 +26,7 @@ from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
 from fretsaw.distill.settings import TeachSettings
 from fretsaw.model.decoder import Decoder
-from fretsaw.stage import artifact
+from fretsaw.stage import artifact, whole
 from fretsaw.stage.execute import StageRun
 from fretsaw.stage.progress import say
 from fretsaw.training.losses import top_k
@@ -84,7 +84,7 @@ def teach(settings: TeachSettings, inputs: Mapping[str, Path], run: StageRun) ->
             _write(run, name, parent, rows, k, id_type, micro_rows)
         run.step(done + 1)
     _write(run, "heldout-00000", parent, heldout, k, id_type, micro_rows)
-    artifact.write_json(
+    whole.write_json(
         run.folder / "teacher.json",
         {
             "vocab_size": config.vocab_size,
@@ -130,7 +130,7 @@ def _write(
         ids[there] = found.unflatten(0, token_ids.shape).cpu().numpy()
     for what, array in (("logprobs", log_probs), ("ids", ids)):
         with (
-            artifact.replace_file(run.folder / f"{name}-{what}.npy") as beside,
+            whole.replace_file(run.folder / f"{name}-{what}.npy") as beside,
             beside.open("wb") as file,
         ):
             np.save(file, array)

@@ -23,8 +23,8 @@ from fretsaw.eval.settings import EvalSettings
 from fretsaw.model.decoder import Decoder
 from fretsaw.rollout.rows import Row, write_rows
 from fretsaw.rollout.sampler import Sampler
-from fretsaw.stage.artifact import write_json
 from fretsaw.stage.execute import StageRun
+from fretsaw.stage.whole import write_json
 from fretsaw.tasks.answers import answer
 from fretsaw.tasks.problem import Problem
 from fretsaw.tasks.prompt import Prompt, chat_prompt, plain_prompt

@@ -24,7 +24,7 @@ from fretsaw.checkpoint.vocabulary import Vocabulary, read_vocabulary
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.kinds import Precision
 from fretsaw.model.size import num_params
-from fretsaw.stage.artifact import Refused
+from fretsaw.stage.place import Refused
 
 ExportDtype = Literal["fp32", "bf16", "fp16", "q8_0"]
 WeightPrecision = Literal["auto", "full", "fp8", "int8"]

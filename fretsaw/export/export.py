@@ -37,7 +37,8 @@ from fretsaw.model.decoder import Decoder
 from fretsaw.model.kinds import Precision
 from fretsaw.model.quantised import quantised
 from fretsaw.model.size import num_params
-from fretsaw.stage.artifact import atomic_folder, replace_file, require_disk
+from fretsaw.stage.artifact import require_disk
+from fretsaw.stage.whole import atomic_folder, replace_file
 
 TOLERANCE = 1e-4  # of a logit, and of the largest one where that is above 1
 MAX_FP16 = 65504.0

@@ -13,7 +13,7 @@ from typing import Any
 
 from fretsaw.pipeline.agreement import check_inputs
 from fretsaw.pipeline.kinds import STAGES
-from fretsaw.stage import artifact, own_file
+from fretsaw.stage import artifact, own_file, whole
 from fretsaw.stage.execute import execute, is_done
 from fretsaw.stage.peers import Peers
 from fretsaw.stage.place import check_place
@@ -39,7 +39,7 @@ LAUNCH_SHAPE = {
 def start(request: dict[str, Any], path: Path, launcher: str = "python") -> int:
     """Write the request and have the launcher run it; return its exit code."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    artifact.write_json(path, request)
+    whole.write_json(path, request)
     process = subprocess.Popen([*_words(launcher), "-m", "fretsaw", "stage", str(path)])
     is_interrupted = False
     while True:

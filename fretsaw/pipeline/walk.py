@@ -15,7 +15,7 @@ from fretsaw.checkpoint.hub import resolve
 from fretsaw.pipeline import launch
 from fretsaw.pipeline.kinds import CHECKPOINTS, FILES, STAGES, StageKind
 from fretsaw.pipeline.recipe import Stage
-from fretsaw.stage import artifact, leftovers, own_file
+from fretsaw.stage import artifact, leftovers, own_file, place, whole
 from fretsaw.stage.holder import hold, refuse_held
 from fretsaw.stage.place import check_place
 from fretsaw.stage.progress import format_seconds, say
@@ -218,7 +218,7 @@ def _claim(out: Path, stages: Sequence[Stage], options: RunOptions) -> dict[str,
     out.mkdir(parents=True, exist_ok=True)
     where["stages"] = known + [stage.name for stage in stages]
     where["command"] = shlex.join(["fretsaw", *sys.argv[1:]])
-    artifact.write_json(out / RUN_FILE, where)
+    whole.write_json(out / RUN_FILE, where)
     return where
 
 
@@ -230,20 +230,20 @@ def _recorded(out: Path, options: RunOptions) -> dict[str, Any] | None:
     path = out / RUN_FILE
     if not path.is_file():
         if out.exists() and not (out.is_dir() and _is_of_stages(out)):
-            raise artifact.Refused(
+            raise place.Refused(
                 f"{out}: not empty and not a fretsaw run; it is left as it is, choose another --out"
             )
         return None
     where = own_file.read_json(path, RUN_SHAPE, remedy=RUN_REMEDY)
     for key, asked in (("name", options.name), ("seed", options.seed)):
         if where[key] != asked:
-            raise artifact.Refused(
+            raise place.Refused(
                 f"{out}: belongs to a run with {key} {where[key]!r}, not {asked!r}; "
                 "choose another --out"
             )
     for key, asked in (("device", options.device), ("dtype", options.dtype)):
         if asked not in ("auto", where[key]):
-            raise artifact.Refused(
+            raise place.Refused(
                 f"{out}: runs with {key} {where[key]}, not {asked}; choose another --out"
             )
     return where

@@ -16,8 +16,8 @@ from fretsaw.report.plots.errors import errors_of, stages_of
 from fretsaw.report.plots.table import draw_all
 from fretsaw.report.settings import ReportSettings
 from fretsaw.report.template import render
-from fretsaw.stage.artifact import write_text
 from fretsaw.stage.execute import StageRun
+from fretsaw.stage.whole import write_text
 
 PAGE, CARD = "report.html", "README.md"
 

@@ -1,6 +1,5 @@
 """Rollouts of a run: sampled, judged within groups, and read back from their tables."""
 
-import hashlib
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +18,9 @@ from fretsaw.rl.settings import RlSettings
 from fretsaw.rl.update import answer_logprobs, is_used
 from fretsaw.rollout.rows import DamagedRows, Row, read_rows
 from fretsaw.rollout.sampler import Sampler
-from fretsaw.stage import artifact
+from fretsaw.stage.artifact import hash_path
 from fretsaw.stage.execute import StageRun
+from fretsaw.stage.hashes import hash_json
 from fretsaw.stage.progress import say
 from fretsaw.tasks.answers import answer
 from fretsaw.tasks.problem import Problem
@@ -29,9 +29,8 @@ from fretsaw.tasks.prompt import chat_prompt
 
 def purpose_of(settings: RlSettings, inputs: Mapping[str, Path], seed: int) -> str:
     """Return what tells the rollouts of a run from those of another."""
-    hashes = {name: artifact.hash_path(path) for name, path in inputs.items()}
-    text = artifact.canonical_json([asdict(settings), hashes, seed])
-    return hashlib.sha256(text.encode()).hexdigest()
+    by_hash = {name: hash_path(path) for name, path in inputs.items()}
+    return hash_json([asdict(settings), by_hash, seed])
 
 
 def read_rollout(

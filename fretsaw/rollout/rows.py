@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fretsaw.stage.artifact import replace_file
+from fretsaw.stage.whole import replace_file
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,21 +8,22 @@ exists, its files are there and its inputs still match" is the one meaning of do
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import re
 import resource
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fretsaw.stage import own_file
+from fretsaw.stage.hashes import hash_file, hash_json, read_hash
+from fretsaw.stage.place import Refused
+from fretsaw.stage.whole import old_name, settle_name, take_name, write_json
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -45,10 +46,6 @@ MANIFEST_SHAPE = {
     "run": {"wall_s": own_file.NUMBER, "finished": str},
 }
 REQUEST_SHAPE = {"stage": str, "settings": dict, "inputs": dict, "seed": int}
-
-
-class Refused(ValueError):
-    """The output folder may not be written: it belongs to something else."""
 
 
 @dataclass(frozen=True)
@@ -79,44 +76,6 @@ class StageRequest:
 # --- hashes ---------------------------------------------------------------------------------------
 
 
-def canonical_json(value: Any) -> str:
-    """Serialise so that equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-
-
-def hash_json(value: Any) -> str:
-    """Return the sha256 of a value, whatever order its keys have."""
-    return _sha256(canonical_json(value))
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def hash_file(path: Path) -> str:
-    """Return the sha256 of a file's content, streamed once and cached by size and mtime."""
-    stat = path.stat()
-    folder = _hash_cache_folder()
-    if folder is None or stat.st_size <= 1 << 20:  # quicker to read than to look up
-        return _read_hash(path)
-    key = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
-    cache = folder / hashlib.sha256(os.fsencode(key)).hexdigest()
-    with contextlib.suppress(OSError, ValueError):  # a cache that can't be read is none
-        known = cache.read_text()
-        if re.fullmatch("[0-9a-f]{64}", known):
-            return known
-    digest = _read_hash(path)
-    with contextlib.suppress(OSError):  # nor is one that can't be written
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        write_text(cache, digest)
-    return digest
-
-
-def _read_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def hash_path(path: Path) -> str:
     """Return the hash of an artifact (by its manifest), of a file, or of a foreign folder."""
     if (path / MANIFEST).is_file():
@@ -135,12 +94,6 @@ def artifact_hash(manifest: Mapping[str, Any]) -> str:
     kept = {key: value for key, value in manifest.items() if key != "run"}
     kept["inputs"] = {name: entry["hash"] for name, entry in manifest["inputs"].items()}
     return hash_json(kept)
-
-
-def _hash_cache_folder() -> Path | None:
-    """Return where hashes are kept, None for a user without a home."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    return root / "fretsaw" / "hashes" if root.is_absolute() else None
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -186,7 +139,7 @@ def verified(path: Path) -> Path:
         digest = read_manifest(path.parent)["outputs"].get(path.name)
         if not path.is_file():
             raise own_file.Damaged(f"{path}: not there; {own_file.AGAIN}")
-        if digest not in (None, _read_hash(path)):  # past the cache
+        if digest not in (None, read_hash(path)):  # past the cache
             raise own_file.Damaged(own_file.CHANGED.format(path=path, remedy=own_file.AGAIN))
     return path
 
@@ -224,7 +177,7 @@ def staleness(out: Path, request: StageRequest) -> str | None:
 
 def found_as(out: Path) -> Path:
     """Return the folder that is `out` once `settle` was called; but for kills, `out` itself."""
-    partial, old = partial_folder(out), _old_name(out)
+    partial, old = partial_folder(out), old_name(out)
     if (partial / MANIFEST).is_file():
         return partial
     return old if old.is_dir() and not out.exists() else out
@@ -263,62 +216,6 @@ def _remedy(out: Path) -> str:
 # --- writing --------------------------------------------------------------------------------------
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    with replace_file(path) as beside:
-        beside.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, value: Any, *, is_synced: bool = False) -> None:
-    """Write indented JSON so that it is there whole or not at all; synced, past power cuts."""
-    with replace_file(path) as beside, beside.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(value, indent=2) + "\n")
-        file.flush()
-        if is_synced:
-            os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def replace_file(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; it takes the name once the block ends.
-
-    An error leaves neither.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield beside
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def atomic_folder(out: Path) -> Iterator[Path]:
-    """Yield a fresh folder that takes the name `out` when the block ends without an error."""
-    beside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise Refused(f"{out}: already there; choose another folder or remove it first")
-    beside.mkdir(parents=True)
-    try:
-        yield beside
-        take_name(beside, out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def take_name(beside: Path, out: Path) -> None:
-    """Give a whole folder its name, in the place of what has it now.
-
-    A kill at any moment leaves the new folder or the old one, once `settle_name` was called.
-    """
-    settle_name(out)
-    old = _old_name(out)
-    if out.exists():
-        out.rename(old)
-    beside.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def settle(out: Path) -> None:
     """End what a kill left of an output's last moments; for who holds it.
 
@@ -329,21 +226,6 @@ def settle(out: Path) -> None:
     if (partial / MANIFEST).is_file():
         take_name(partial, out)
         drop_resume_state(out)
-
-
-def settle_name(out: Path) -> None:
-    """End what a kill left of `take_name`: the folder keeps its old content, or loses it."""
-    old = _old_name(out)
-    if not old.is_dir():
-        return
-    if out.exists():
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        old.rename(out)
-
-
-def _old_name(out: Path) -> Path:
-    return out.with_name(f".{out.name}.old")
 
 
 def recorded_precision(out: Path) -> tuple[str, str] | None:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fretsaw.stage import artifact, leftovers
+from fretsaw.stage import artifact, leftovers, whole
 from fretsaw.stage.holder import hold, refuse_held
 from fretsaw.stage.peers import ALONE, Peers
 from fretsaw.stage.progress import Progress, format_seconds, say
@@ -217,7 +217,7 @@ def _open(
     out: Path, request: artifact.StageRequest, device: str, dtype: str, *, force: bool
 ) -> Path:
     folder = artifact.open_partial(out, request, force=force, tell=say)
-    artifact.write_json(folder / artifact.PRECISION, [device, dtype])
+    whole.write_json(folder / artifact.PRECISION, [device, dtype])
     (folder / ERROR).unlink(missing_ok=True)
     return folder
 

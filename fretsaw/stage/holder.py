@@ -18,13 +18,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from fretsaw.stage.artifact import Refused
 from fretsaw.stage.exit_codes import EXIT_INTERRUPTED
-from fretsaw.stage.place import check_place
+from fretsaw.stage.place import Refused, check_place
 from fretsaw.stage.process_record import BEAT_S, SILENT_S, Found, Holder, machine
 from fretsaw.stage.progress import format_seconds, say
 
-ABANDONED_S = 3600.0  # far more than what is made on the way to a holder's file is there
 WAYSIDE = re.compile(r"\.[0-9a-f]{16}\.holding|\.claim-[0-9a-f]{16}\.holder")
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES)
 
@@ -41,7 +39,6 @@ def hold(out: Path, *, within: str = "") -> Iterator[str]:
     made = _make_folders(path.parent)
     try:
         _take(path, own, out)
-        _clear(path.parent)
     except BaseException:
         _remove_folders(made)
         raise
@@ -85,11 +82,11 @@ def _refuse_held(folder: Path, within: str, look: Callable[[Path], Found | None]
 
 
 def abandoned(folder: Path) -> Iterator[Path]:
-    """Yield what killed processes left in a folder on the way to a holder's file."""
+    """Yield what killed processes left in a folder on the way to a holder's file; only reads."""
     for path in (*folder.glob(".*.holding"), *folder.glob(".claim-*.holder")):
-        with contextlib.suppress(OSError):  # gone this moment
-            if time.time() - path.lstat().st_mtime > ABANDONED_S and WAYSIDE.fullmatch(path.name):
-                yield path
+        found = _look(path) if WAYSIDE.fullmatch(path.name) else None
+        if found is not None and not found.is_alive:
+            yield path
 
 
 def _around(out: Path) -> tuple[Path, ...]:
@@ -246,15 +243,6 @@ def _remove_dead(path: Path, found: Found, own: Holder, out: Path) -> bool:
 def _claim_of(path: Path, content: bytes) -> Path:
     mark = hashlib.sha256(os.fsencode(path.name) + content).hexdigest()[:16]
     return path.with_name(f".claim-{mark}.holder")
-
-
-def _clear(folder: Path) -> None:
-    """Remove what processes left here that were killed while they took hold of something."""
-    for pattern in (".*.holding", ".claim-*.holder"):
-        for path in folder.glob(pattern):
-            found = _look(path)
-            if found is not None and not found.is_alive:
-                path.unlink(missing_ok=True)
 
 
 def _beat(path: Path, own: Holder, ended: threading.Event) -> None:

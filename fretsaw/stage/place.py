@@ -4,6 +4,10 @@ import os
 from pathlib import Path
 
 
+class Refused(ValueError):
+    """The output folder may not be written: it belongs to something else."""
+
+
 def check_place(out: Path) -> None:
     """Raise `ValueError` where nothing can be written as `out`, whatever the file system allows."""
     if out.name in ("", ".."):

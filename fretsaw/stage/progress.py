@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fretsaw.stage.artifact import write_json, write_text
-from fretsaw.stage.own_file import read_jsonl
+from fretsaw.stage.own_file import append_row, read_jsonl
 from fretsaw.stage.peers import Peers
+from fretsaw.stage.whole import write_json, write_text
 
 STATUS_EVERY_S = 1.0
 PLAIN_LINE_EVERY_S = 15.0
@@ -96,8 +96,8 @@ class Progress:
         eta_s = (now - self._phase_started) / done * (self.total - step)
         note = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         if row and metrics and self.folder is not None:
-            with (self.folder / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps({"phase": self.phase, "step": step, **metrics}) + "\n")
+            row_of = {"phase": self.phase, "step": step, **metrics}
+            append_row(self.folder / "metrics.jsonl", row_of)
         is_last = step >= self.total
         is_due = is_last or now - self._last_status > STATUS_EVERY_S
         if self.folder is not None and is_due:

@@ -21,9 +21,9 @@ from fretsaw.data.text_files import read_lines
 from fretsaw.engine.sampling import Sampling
 from fretsaw.engine.sequence import Request, RequestFailed
 from fretsaw.rollout.sample import sample_seed
-from fretsaw.stage.artifact import write_json, write_text
 from fretsaw.stage.own_file import read_json, read_jsonl
 from fretsaw.stage.progress import Progress, say
+from fretsaw.stage.whole import write_json, write_text
 from fretsaw.talk.loaded import LoadedModel
 
 

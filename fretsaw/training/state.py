@@ -23,10 +23,10 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 
 from fretsaw.stage import own_file
-from fretsaw.stage.artifact import settle_name, take_name, write_json
 from fretsaw.stage.file_errors import behind
 from fretsaw.stage.peers import ALONE, Peers
 from fretsaw.stage.progress import say
+from fretsaw.stage.whole import settle_name, take_name, write_json
 
 REST = "rest.pt"  # what is no tensor
 SUMS = "sums.json"  # size and CRC-32 of every other file, and the folders that must stand beside it

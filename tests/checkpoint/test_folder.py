@@ -18,7 +18,7 @@ from fretsaw.checkpoint import folder, headers
 from fretsaw.checkpoint.hub import resolve
 from fretsaw.model.config import ModelConfig, blocks_from_names
 from fretsaw.model.decoder import Decoder
-from fretsaw.stage.artifact import Refused
+from fretsaw.stage.place import Refused
 
 CONFIG = ModelConfig.uniform(
     num_hidden_layers=2,

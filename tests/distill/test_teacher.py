@@ -17,7 +17,7 @@ from fretsaw.data import loader
 from fretsaw.distill.settings import DistillSettings, TeachSettings, TrainSettings
 from fretsaw.distill.teacher import CachedTeacher, teach
 from fretsaw.distill.train import distill
-from fretsaw.stage import artifact
+from fretsaw.stage import artifact, whole
 from fretsaw.stage.execute import StageRun
 from fretsaw.training.losses import top_k
 from fretsaw.training.settings import UpdateSettings
@@ -190,7 +190,7 @@ def test_the_parent_is_found_behind_the_child(tiny: Path, child: Path, tmp_path:
         before, at = at, tmp_path / stage
         checkpoint.save(checkpoint.load(child), at, like=child)
         request = artifact.StageRequest.of(stage, SETTINGS, {name: before, **more}, 0)
-        artifact.write_json(at / artifact.MANIFEST, {**request.identity(), "schema": 1,
+        whole.write_json(at / artifact.MANIFEST, {**request.identity(), "schema": 1,
             "inputs": {n: {"path": str(p), "hash": artifact.hash_path(p)}
                        for n, p in request.inputs.items()},
             "outputs": {}, "versions": {}, "metrics": {},

@@ -13,7 +13,7 @@ from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Decoder
 from fretsaw.pipeline.agreement import check_inputs
 from fretsaw.puzzle.settings import RankSettings
-from fretsaw.stage import artifact
+from fretsaw.stage import artifact, whole
 
 ROWS = RankSettings(tokens=64, seq_len=64)
 
@@ -72,7 +72,7 @@ def test_a_ranking_of_another_parent(tiny: Path, tmp_path: Path) -> None:
                 "seed": 0, "versions": {}, "metrics": {},
                 "run": {"wall_s": 1.0, "finished": ""}}  # fmt: skip
     ranking = shutil.copytree(tiny / "ranking", tmp_path / "ranking")
-    artifact.write_json(ranking / artifact.MANIFEST, manifest)
+    whole.write_json(ranking / artifact.MANIFEST, manifest)
     inputs = {"parent": tiny / "parent", "ranking": ranking}
     with pytest.raises(ValueError, match="ranks another parent"):
         check_inputs("score", ROWS, inputs)

@@ -15,9 +15,9 @@ from patience import patient
 
 from fretsaw.pipeline.status import render_status
 from fretsaw.pipeline.walk import RUN_FILE, RunOptions, _recorded
-from fretsaw.stage.artifact import Refused
 from fretsaw.stage.lineage import render_lineage
 from fretsaw.stage.own_file import Damaged
+from fretsaw.stage.place import Refused
 
 RECIPE = """
 from fretsaw.corpus.settings import CorpusSettings

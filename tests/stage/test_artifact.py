@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from fretsaw.stage import artifact
-from fretsaw.stage.artifact import Refused, StageRequest
+from fretsaw.stage import artifact, hashes, whole
+from fretsaw.stage.artifact import StageRequest
 from fretsaw.stage.execute import execute, is_done
 from fretsaw.stage.lineage import render_lineage
+from fretsaw.stage.place import Refused
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,10 +170,10 @@ def test_a_damaged_precision_is_told(tmp_path: Path, told) -> None:
 
 
 def test_an_atomic_folder_is_whole_or_absent(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), artifact.atomic_folder(tmp_path / "out") as folder:
+    with pytest.raises(ZeroDivisionError), whole.atomic_folder(tmp_path / "out") as folder:
         (folder / "half").write_text(str(1 / 0))
     assert list(tmp_path.iterdir()) == []
-    with artifact.atomic_folder(tmp_path / "out") as folder:
+    with whole.atomic_folder(tmp_path / "out") as folder:
         (folder / "whole").touch()
     assert (tmp_path / "out" / "whole").is_file()
 
@@ -239,7 +240,7 @@ def test_a_large_file_that_changed_within_its_time_is_told(tmp_path: Path, monke
     out, request = tmp_path / "out", StageRequest.of("numbers", Settings(), {}, seed=0)
     execute(write, request, Settings(), out, device="cpu", dtype="fp32")
     stat = (out / "rows.bin").stat()
-    artifact.hash_file(artifact.verified(out / "rows.bin"))
+    hashes.hash_file(artifact.verified(out / "rows.bin"))
     (out / "rows.bin").write_bytes(b"b" * (2 << 20))
     os.utime(out / "rows.bin", ns=(stat.st_atime_ns, stat.st_mtime_ns))
     with pytest.raises(ValueError, match="changed since it was made"):

@@ -21,7 +21,7 @@ import sys, time
 from pathlib import Path
 from test_execute import Settings
 from fretsaw.cli import main
-from fretsaw.stage import artifact
+from fretsaw.stage import artifact, whole
 from fretsaw.stage.execute import execute
 
 def count(settings, inputs, run):
@@ -31,7 +31,7 @@ def count(settings, inputs, run):
     def save():
         print("saving", flush=True)
         time.sleep(settings.save_s)
-        artifact.write_text(state, str(step))
+        whole.write_text(state, str(step))
 
     run.progress.start("counting", 2, step=step)
     while step < 2:

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from fretsaw.stage import holder, process_record
-from fretsaw.stage.artifact import Refused
 from fretsaw.stage.holder import hold, refuse_held
+from fretsaw.stage.place import Refused
 from fretsaw.stage.process_record import Holder
 
 # Holds what it is given, says so, and ends when its input does.
@@ -179,19 +179,19 @@ def test_a_taker_that_died_on_the_way_is_no_obstacle(tmp_path: Path) -> None:
     assert left(tmp_path) == []
 
 
-def test_what_takers_left_that_were_killed_is_cleared(tmp_path: Path) -> None:
+def test_what_killed_takers_left_is_found(tmp_path: Path) -> None:
     alive = json.dumps(asdict(Holder.here()))
     dead = json.dumps(asdict(replace(Holder.here(), born="1")))
-    for name in (".1.holding", ".claim-1.holder"):
+    mark = "{:016x}".format
+    for name in (f".{mark(1)}.holding", f".claim-{mark(1)}.holder", ".mine.holding"):
         (tmp_path / name).write_text(dead)
-    for name in (".2.holding", ".claim-2.holder"):
+    for name in (f".{mark(2)}.holding", f".claim-{mark(2)}.holder"):
         (tmp_path / name).write_text(alive)
-    for name in (".3.holding", ".4.holding"):
+    for name in (f".{mark(3)}.holding", f".{mark(4)}.holding"):
         (tmp_path / name).touch()
-    os.utime(tmp_path / ".3.holding", (1, 1))
-    with hold(tmp_path / "out"):
-        pass
-    assert left(tmp_path) == [".2.holding", ".4.holding", ".claim-2.holder"]
+    os.utime(tmp_path / f".{mark(3)}.holding", (1, 1))
+    found = sorted(path.name for path in holder.abandoned(tmp_path))
+    assert found == [f".{mark(1)}.holding", f".{mark(3)}.holding", f".claim-{mark(1)}.holder"]
 
 
 def test_without_hard_links_it_is_made_under_its_own_name(tmp_path: Path, monkeypatch) -> None:

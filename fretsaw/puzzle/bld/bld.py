@@ -29,10 +29,11 @@ from fretsaw.puzzle.bld.layer_files import (
 from fretsaw.puzzle.bld.states import Text
 from fretsaw.puzzle.library.alternatives import open_parent
 from fretsaw.puzzle.settings import BldSettings
-from fretsaw.stage.artifact import hash_file, hash_json, write_json
 from fretsaw.stage.execute import StageRun
+from fretsaw.stage.hashes import hash_file, hash_json
 from fretsaw.stage.own_file import Damaged, read_json
 from fretsaw.stage.progress import say
+from fretsaw.stage.whole import write_json
 
 FINISHED = {"weights": str, "errors": dict}  # of a layer: the sha256 of its file, its errors
 

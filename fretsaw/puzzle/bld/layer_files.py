@@ -13,7 +13,8 @@ from torch import Tensor
 from fretsaw.checkpoint.shards import save_tensors
 from fretsaw.puzzle.bld.nested import slices
 from fretsaw.puzzle.library.slices import Trained
-from fretsaw.stage.artifact import hash_path, read_output, replace_file, verified, write_json
+from fretsaw.stage.artifact import hash_path, read_output, verified
+from fretsaw.stage.whole import replace_file, write_json
 
 ERRORS = "bld.json"
 SHARED = "shared"

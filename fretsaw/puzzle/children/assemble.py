@@ -30,8 +30,8 @@ from fretsaw.puzzle.library.ranking import BATCH_ROWS
 from fretsaw.puzzle.library.slices import alternative
 from fretsaw.puzzle.search.solutions import read_solutions
 from fretsaw.puzzle.settings import AssembleSettings
-from fretsaw.stage.artifact import write_json
 from fretsaw.stage.execute import StageRun
+from fretsaw.stage.whole import write_json
 
 
 @torch.inference_mode()

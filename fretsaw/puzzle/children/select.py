@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from fretsaw.puzzle.settings import SelectSettings
-from fretsaw.stage.artifact import artifact_hash, read_manifest, write_json
+from fretsaw.stage.artifact import artifact_hash, read_manifest
 from fretsaw.stage.execute import StageRun
 from fretsaw.stage.progress import say
+from fretsaw.stage.whole import write_json
 
 CHOSEN = "chosen.json"
 

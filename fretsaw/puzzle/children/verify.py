@@ -35,10 +35,11 @@ from fretsaw.puzzle.search.solutions import read_solutions, search_table
 from fretsaw.puzzle.search.table import Pair, Part, Table
 from fretsaw.puzzle.search.table_json import pair_to_json, read_table
 from fretsaw.puzzle.settings import SearchSettings, VerifySettings
-from fretsaw.stage.artifact import read_manifest, read_output, write_json
+from fretsaw.stage.artifact import read_manifest, read_output
 from fretsaw.stage.execute import StageRun
 from fretsaw.stage.progress import say
 from fretsaw.stage.settings import build
+from fretsaw.stage.whole import write_json
 
 CORRECTION = "correction.json"
 MAX_PAIRS = 200  # the largest terms; more would only slow the search

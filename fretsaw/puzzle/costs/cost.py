@@ -24,9 +24,9 @@ from fretsaw.scenario.hardware import find_device
 from fretsaw.scenario.memory import fixed_memory, memory_costs
 from fretsaw.scenario.roofline import PHASES, roofline_costs
 from fretsaw.scenario.scenario import Scenario, parse_scenarios
-from fretsaw.stage.artifact import write_json
 from fretsaw.stage.execute import StageRun
 from fretsaw.stage.progress import say
+from fretsaw.stage.whole import write_json
 
 if TYPE_CHECKING:
     from fretsaw.puzzle.costs.engine_times import EngineTimes

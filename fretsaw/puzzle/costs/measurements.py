@@ -9,7 +9,8 @@ from typing import Any
 
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.scenario.scenario import Scenario
-from fretsaw.stage.artifact import canonical_json, read_output
+from fretsaw.stage.artifact import read_output
+from fretsaw.stage.hashes import canonical_json
 from fretsaw.stage.own_file import append_row, read_jsonl
 
 Times = Mapping[str, float]  # milliseconds by phase

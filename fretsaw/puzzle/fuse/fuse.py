@@ -36,8 +36,8 @@ from fretsaw.puzzle.search.program import sum_of
 from fretsaw.puzzle.settings import FuseSettings
 from fretsaw.scenario.scenario import Scenario, parse_scenarios
 from fretsaw.scenario.target import Target
-from fretsaw.stage.artifact import write_json
 from fretsaw.stage.execute import StageRun
+from fretsaw.stage.whole import write_json
 
 SCENARIO = "batch=1/64,in=64,out=64,dtype=fp32"
 

@@ -21,9 +21,9 @@ from fretsaw.puzzle.library.runs import Group, find_runs, fused_shape
 from fretsaw.puzzle.scores.scoreboard import Scoreboard
 from fretsaw.puzzle.settings import FuseSettings
 from fretsaw.scenario.scenario import Scenario
-from fretsaw.stage.artifact import write_json
 from fretsaw.stage.execute import StageRun
 from fretsaw.stage.progress import say
+from fretsaw.stage.whole import write_json
 
 FUSION, DEPENDENCY = "fusion.json", "dependency.json"
 

@@ -44,8 +44,9 @@ from fretsaw.puzzle.scores.scorer import Scorer, heldout_rows
 from fretsaw.puzzle.scores.stability import unsettled
 from fretsaw.puzzle.settings import ScoreSettings
 from fretsaw.puzzle.space import layer_alternatives
-from fretsaw.stage.artifact import read_output, write_json
+from fretsaw.stage.artifact import read_output
 from fretsaw.stage.execute import StageRun
+from fretsaw.stage.whole import write_json
 
 SCORES = "scores.json"
 OWN_KL = 1e-4

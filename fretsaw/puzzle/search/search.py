@@ -32,9 +32,10 @@ from fretsaw.puzzle.search.table import Table
 from fretsaw.puzzle.search.table_json import write_table
 from fretsaw.puzzle.settings import Method, SearchSettings
 from fretsaw.scenario.target import parse_targets
-from fretsaw.stage.artifact import read_output, write_json
+from fretsaw.stage.artifact import read_output
 from fretsaw.stage.execute import StageRun
 from fretsaw.stage.progress import say
+from fretsaw.stage.whole import write_json
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from fretsaw.puzzle.search.rules import FIRST_ATTENTION, Rules, taken
 from fretsaw.puzzle.search.table import Table
 from fretsaw.puzzle.search.table_json import read_table
 from fretsaw.puzzle.settings import Method
-from fretsaw.stage.artifact import atomic_folder, read_output, write_json
+from fretsaw.stage.artifact import read_output
+from fretsaw.stage.whole import atomic_folder, write_json
 
 SOLUTIONS = "solutions.json"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from fretsaw.data.text_files import read_chunks
 from fretsaw.puzzle.search.table import Alternative, FusedSpan, Layer, Pair, Part, Table
-from fretsaw.stage.artifact import write_json
 from fretsaw.stage.json_text import parse_json
+from fretsaw.stage.whole import write_json
 
 
 def read_table(path: Path) -> Table:

@@ -21,7 +21,7 @@ from fretsaw.puzzle.children.assemble import assemble
 from fretsaw.puzzle.library.ranking import read_orders
 from fretsaw.puzzle.library.slices import alternative, sort_parent
 from fretsaw.puzzle.settings import AssembleSettings, BldSettings, SpaceSettings
-from fretsaw.stage.artifact import write_json
+from fretsaw.stage.whole import write_json
 from fretsaw.stage.workers import Workers
 from fretsaw.training.settings import UpdateSettings
 

@@ -17,7 +17,7 @@ from fretsaw.puzzle.search.bounds import join, parent_solution
 from fretsaw.puzzle.search.search import search
 from fretsaw.puzzle.search.solutions import Infeasible
 from fretsaw.puzzle.settings import AssembleSettings, SearchSettings
-from fretsaw.stage.artifact import write_json
+from fretsaw.stage.whole import write_json
 
 
 @pytest.fixture

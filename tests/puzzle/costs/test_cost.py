@@ -12,7 +12,7 @@ from fretsaw.model.size import kv_bytes, num_params
 from fretsaw.puzzle.costs.cost import cost
 from fretsaw.puzzle.settings import CostSettings, SpaceSettings
 from fretsaw.puzzle.space import default_alternatives
-from fretsaw.stage.artifact import write_json
+from fretsaw.stage.whole import write_json
 
 SMALL = SpaceSettings(kv_heads=(1,), ffn_percents=(50,))
 

@@ -7,7 +7,7 @@ import pytest
 from fretsaw.model.config import ModelConfig
 from fretsaw.puzzle.costs.measurements import Measurements, key_of
 from fretsaw.scenario.scenario import Scenario
-from fretsaw.stage.artifact import write_json
+from fretsaw.stage.whole import write_json
 
 CONFIG = ModelConfig.uniform(
     num_hidden_layers=2,

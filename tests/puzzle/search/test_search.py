@@ -10,7 +10,7 @@ from support import stage_run
 from fretsaw.puzzle.search.search import search
 from fretsaw.puzzle.search.solutions import Infeasible
 from fretsaw.puzzle.settings import SearchSettings
-from fretsaw.stage.artifact import write_json
+from fretsaw.stage.whole import write_json
 
 MS = {"gqa4": 2.0, "gqa2": 1.5, "attn_none": 0.0, "ffn64": 4.0, "ffn32": 2.0, "ffn_linear": 0.1}
 KV = {"gqa4": 4.0, "gqa2": 2.0}

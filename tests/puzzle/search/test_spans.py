@@ -41,7 +41,7 @@ from fretsaw.puzzle.settings import (
     VerifySettings,
 )
 from fretsaw.scenario.memory import gram_bytes
-from fretsaw.stage.artifact import write_json
+from fretsaw.stage.whole import write_json
 
 
 def with_spans(seed: int, num_layers: int, *, block: bool = False) -> Table:
