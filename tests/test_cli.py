@@ -141,6 +141,10 @@ def test_a_dry_run_prints_what_would_run_and_writes_nothing(
     assert [s["command"] for s in stages][:4] == ["corpus", "rank", "score", "cost"]
     assert all(s["would"].startswith("run") for s in stages)
     assert stages[-1]["settings"] == {"title": ""}
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"messages": []}')
+    command = compress(tiny / "parent", rows, tmp_path / "out", "--dry-run")
+    refuse(capsys, command, "rows.jsonl, line 1", "a conversation")
     assert not (tmp_path / "out").exists()
 
 

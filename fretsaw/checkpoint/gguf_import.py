@@ -12,6 +12,7 @@ from fretsaw.checkpoint.vocabulary_files import write_vocabulary
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.size import BYTES_PER_ELEMENT, num_params
 from fretsaw.stage.artifact import require_disk
+from fretsaw.stage.place import refuse_existing
 from fretsaw.stage.whole import atomic_folder, write_json
 
 _DTYPES = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
@@ -46,6 +47,7 @@ def import_gguf(path: Path, out: Path, *, dtype: str = "auto") -> Imported:
         from fretsaw.checkpoint.gguf_reader import GgufFile
     except ImportError:
         raise ValueError(f"{path}: reading GGUF needs `pip install 'fretsaw[gguf]'`") from None
+    refuse_existing(out)
     file = GgufFile(path)
     config, vocabulary = file.config(), file.vocabulary()
     tensors = file.tensors(config)

@@ -24,7 +24,7 @@ from fretsaw.checkpoint.vocabulary import Vocabulary, read_vocabulary
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.kinds import Precision
 from fretsaw.model.size import num_params
-from fretsaw.stage.place import Refused
+from fretsaw.stage.place import refuse_existing
 
 ExportDtype = Literal["fp32", "bf16", "fp16", "q8_0"]
 WeightPrecision = Literal["auto", "full", "fp8", "int8"]
@@ -127,8 +127,7 @@ def _settle_format(target: str, format: str, out: Path) -> tuple[ExportTarget, F
             "one file, so give --out NAME.gguf" if format == "gguf" else "a folder, not a .gguf"
         )
         raise ValueError(f"--out {out}: {format} for {target} is {wanted}")
-    if out.exists() and (out.is_file() or any(out.iterdir())):
-        raise Refused(f"{out}: already there; choose another --out or remove it first")
+    refuse_existing(out)
     if format == "gguf" and find_spec("gguf") is None:
         raise ValueError("--format gguf needs the gguf package; pip install 'fretsaw[gguf]'")
     return chosen, format  # type: ignore[return-value]

@@ -4,16 +4,19 @@ Stages meet on disk, so folders can be mixed up: text of another tokenizer, anot
 ranking, rows longer than a context. Each is a `ValueError` that names both folders. No torch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fretsaw.chat.tokenizer import hash_vocabulary
 from fretsaw.checkpoint.beside import read_layers
 from fretsaw.checkpoint.folder import check
+from fretsaw.data.rows import read_objects
+from fretsaw.data.sources import read_documents
 from fretsaw.model.config import ModelConfig
-from fretsaw.pipeline.kinds import CHECKPOINTS, STAGES, made_inputs
+from fretsaw.pipeline.kinds import CHECKPOINTS, FILES, STAGES, made_inputs
 from fretsaw.stage.artifact import MANIFEST, hash_path, read_manifest
+from fretsaw.tasks.problem import read_problems
 
 
 def check_inputs(stage: str, settings: Any, inputs: Mapping[str, Path]) -> None:
@@ -43,6 +46,25 @@ def check_inputs(stage: str, settings: Any, inputs: Mapping[str, Path]) -> None:
         (child,) = configs.keys() - {parent}
         needs_states = getattr(settings, "cosine_weight", 0.0) > 0 and "teacher" not in inputs
         _check_pair(parent, configs[parent], child, configs[child], needs_states=needs_states)
+
+
+def check_files(stage: str, inputs: Mapping[str, Path]) -> None:
+    """Raise where a file that a stage reads is not there, or its first row, or a problem, is none.
+
+    The rest of it is checked as it is read.
+    """
+    for key, path in inputs.items():
+        name = key.rstrip("0123456789")
+        if name not in FILES:
+            continue
+        if not path.exists():
+            raise ValueError(f"{stage}: its input {key} is not there ({path}); check the path")
+        if name == "problems":
+            rows: Iterator[Any] = iter(read_problems(path))
+        else:
+            rows = read_documents([str(path)]) if stage == "corpus" else read_objects(path)
+        if next(rows, None) is None:
+            raise ValueError(f"{path}: nothing in it; give a file with rows")
 
 
 def check_checkpoint(stage: str, name: str, path: Path) -> ModelConfig:

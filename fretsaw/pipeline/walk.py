@@ -13,6 +13,7 @@ from typing import Any
 from fretsaw.checkpoint.folder import check
 from fretsaw.checkpoint.hub import resolve
 from fretsaw.pipeline import launch
+from fretsaw.pipeline.agreement import check_files, check_inputs
 from fretsaw.pipeline.kinds import CHECKPOINTS, FILES, STAGES, StageKind
 from fretsaw.pipeline.recipe import Stage
 from fretsaw.stage import artifact, leftovers, own_file, place, whole
@@ -267,6 +268,8 @@ def _resolved(
 ) -> dict[str, Any]:
     inputs = resolve_inputs(stage, stages, options.out)
     request = artifact.StageRequest.of(stage.kind, stage.settings, inputs, options.seed)
+    if stage.name in chosen:
+        check_files(stage.kind, inputs)
     if stage.name not in chosen:
         would = "skip: not asked for"
     elif stage.name in _forced(stages, options):
@@ -274,6 +277,7 @@ def _resolved(
     elif not all(path.exists() for path in inputs.values()):
         would = "run: its inputs are made first"
     else:
+        check_inputs(stage.kind, stage.settings, inputs)
         reason = artifact.staleness(options.out / stage.name, request)
         would = f"run: {reason}" if reason else "skip: done"
         if reason and artifact.goes_on(options.out / stage.name, request):

@@ -5,10 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fretsaw.data.rows import read_objects
-from fretsaw.data.sources import read_documents
-from fretsaw.pipeline.agreement import check_inputs
-from fretsaw.pipeline.kinds import FILES, STAGES
+from fretsaw.pipeline.agreement import check_files, check_inputs
+from fretsaw.pipeline.kinds import STAGES
 from fretsaw.pipeline.recipe import Stage
 from fretsaw.plan.forecast import foresee
 from fretsaw.plan.render import render_forecast
@@ -17,7 +15,6 @@ from fretsaw.plan.work import Hardware
 from fretsaw.stage import artifact
 from fretsaw.stage.holder import refuse_held
 from fretsaw.stage.place import check_place
-from fretsaw.tasks.problem import read_problems
 
 
 def dry_run(
@@ -38,9 +35,7 @@ def dry_run(
         from fretsaw.training.precision import check_device
 
         check_device(device)
-    for key, path in inputs.items():
-        if key.rstrip("0123456789") in FILES:
-            _check_rows(name, key, path)
+    check_files(name, inputs)
     request = artifact.StageRequest.of(name, settings, inputs, seed)
     preview = kind.load_preview()
     parts = [
@@ -53,16 +48,6 @@ def dry_run(
         "nothing was written",
     ]
     return "\n".join(parts)
-
-
-def _check_rows(stage: str, key: str, path: Path) -> None:
-    """Raise where a file's first row, or a problem, is none; a preview reads its rows itself."""
-    if key == "problems":
-        rows = read_problems(path)
-    else:
-        rows = read_documents([str(path)]) if stage == "corpus" else read_objects(path)
-    if next(iter(rows), None) is None:
-        raise ValueError(f"{path}: nothing in it; give a file with rows")
 
 
 def _outlook(out: Path, request: artifact.StageRequest) -> str:

@@ -26,3 +26,9 @@ def check_place(out: Path) -> None:
             f"--out {out}: {around} is {'no folder' if around.exists() else 'a link to nothing'}, "
             "so nothing can stand in it; choose another --out"
         )
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise `Refused` where a file or a folder with something in it stands as `out`."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise Refused(f"{out}: already there; choose another --out or remove it first")

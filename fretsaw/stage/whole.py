@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fretsaw.stage.place import Refused
+from fretsaw.stage.place import refuse_existing
 
 
 def write_text(path: Path, text: str) -> None:
@@ -44,8 +44,7 @@ def replace_file(path: Path) -> Iterator[Path]:
 def atomic_folder(out: Path) -> Iterator[Path]:
     """Yield a fresh folder that takes the name `out` when the block ends without an error."""
     beside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise Refused(f"{out}: already there; choose another folder or remove it first")
+    refuse_existing(out)
     beside.mkdir(parents=True)
     try:
         yield beside
