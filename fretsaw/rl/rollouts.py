@@ -61,6 +61,16 @@ def read_rollout(
         ) from None
 
 
+def drop_damaged(folder: Path, purpose: str) -> None:
+    """Remove tables that are no longer what was sampled, and say so; their updates were made."""
+    for path in sorted(folder.glob("*.parquet")):
+        try:
+            read_rows(path, purpose=f"{purpose} {int(path.stem)}")
+        except DamagedRows as error:
+            say(f"rl: {error}: its updates were made, but the record of them is lost; removed")
+            path.unlink()
+
+
 def roll_out(
     sampler: Sampler,
     tokenizer: Tokenizer,

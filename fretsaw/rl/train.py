@@ -17,6 +17,7 @@ from fretsaw.engine.engine import Engine
 from fretsaw.model.decoder import Decoder
 from fretsaw.rl.rollouts import (
     check_signal,
+    drop_damaged,
     purpose_of,
     read_rollout,
     roll_out,
@@ -99,6 +100,7 @@ def reinforce(settings: RlSettings, inputs: Mapping[str, Path], run: StageRun) -
             state.scalars |= figures
         run.step(state.step, metrics, save=state.save, save_every_s=settings.save_every_s)
 
+    drop_damaged(folder, purpose)
     checkpoint.write(model, run.folder, like=inputs["model"], served_as=inputs["model"])
     return {**state.scalars, "rollouts": settings.num_rollouts}
 

@@ -17,6 +17,7 @@ from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.engine.engine import Engine
 from fretsaw.engine.sequence import Event, RequestFailed
 from fretsaw.rl import train
+from fretsaw.rl.rollouts import drop_damaged
 from fretsaw.rl.train import reinforce
 from fretsaw.rl.update import policy_gradient
 from fretsaw.rollout.rows import DamagedRows, Row, read_rows, write_rows
@@ -165,6 +166,22 @@ def test_tables_without_a_checksum_are_read_where_no_purpose_is_named(
     assert read_rows(path) == read_rows(whole)
     with pytest.raises(DamagedRows, match="not those that were written"):
         read_rows(path, purpose="any")
+
+
+def test_a_damaged_record_of_updates_made_is_removed_and_told(
+    finished: tuple[Path, dict], tmp_path: Path, capsys
+) -> None:
+    folder = tmp_path / "rollouts"
+    folder.mkdir()
+    rows = read_rows(finished[0] / "rollouts/00000.parquet")
+    for index in range(3):
+        write_rows(folder / f"{index:05d}.parquet", rows, purpose=f"mine {index}")
+    flipped = bytearray((folder / "00001.parquet").read_bytes())
+    flipped[len(flipped) // 3] ^= 8
+    (folder / "00001.parquet").write_bytes(flipped)
+    drop_damaged(folder, "mine")
+    assert [path.name for path in sorted(folder.iterdir())] == ["00000.parquet", "00002.parquet"]
+    assert "00001.parquet" in capsys.readouterr().err
 
 
 # --- what a run says and does ---------------------------------------------------------------------
