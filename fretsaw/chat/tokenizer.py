@@ -224,6 +224,15 @@ class Tokenizer:
         """Whether a token is one that text never encodes to."""
         return self.token(id) in self._special_ids
 
+    def special_tokens(self) -> dict[str, tokenizers.AddedToken]:
+        """Return the tokens that text never encodes to, by name, with the rules around them."""
+        added = self._inner.get_added_tokens_decoder().values()
+        return {token.content: token for token in added if token.special}
+
+    def to_json(self) -> str:
+        """Return what tokenizer.json says."""
+        return self._inner.to_str()
+
     def token_bytes(self, id: int) -> bytes:
         """Return what one token stands for, be it part of a character; a special token's name."""
         name = self.token(id)
