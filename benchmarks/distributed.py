@@ -31,7 +31,7 @@ from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.distributed import fsdp, mesh
 from fretsaw.model.config import blocks_from_names
 from fretsaw.model.decoder import Decoder
-from fretsaw.stage.peers import Peers
+from fretsaw.stage.peers import Peers, end_process
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 PYTHON = [sys.executable]
@@ -232,4 +232,4 @@ def words(result: dict) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    end_process(main)

@@ -1,7 +1,5 @@
 """`python -m fretsaw` is `fretsaw`."""
 
-import sys
+from fretsaw.cli import run
 
-from fretsaw.cli import main
-
-sys.exit(main())
+run()

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from fretsaw.stage.exit_codes import EXIT_INTERRUPTED, EXIT_USER
 
@@ -50,6 +51,13 @@ stages, each reading folders and writing one
 Every stage goes on after an interruption by the same command, and skips what is done.
 `fretsaw COMMAND --help` explains a command's settings.
 """
+
+
+def run() -> NoReturn:
+    """Be the command `fretsaw`, to the end of the process."""
+    from fretsaw.stage.peers import end_process
+
+    end_process(main)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

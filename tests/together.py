@@ -24,7 +24,7 @@ from fretsaw.model.decoder import Decoder
 from fretsaw.sft.settings import SftSettings
 from fretsaw.sft.train import tune
 from fretsaw.stage.execute import Interrupted, StageRun
-from fretsaw.stage.peers import ALONE, Peers
+from fretsaw.stage.peers import ALONE, Peers, end_process
 from fretsaw.training.blocks import prepare_blocks
 from fretsaw.training.settings import LoraSettings, UpdateSettings
 
@@ -162,12 +162,17 @@ def compiled(tiny: Path, out: Path, peers: Peers = ALONE) -> None:
     torch.save(found, out / "compiled.pt")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Do a part in this process, beside those that torchrun started with it."""
     torch.set_num_threads(1)
     part = {"first": first, "last": last, "compiled": compiled}[sys.argv[1]]
-    together = Peers.from_environment()
-    if together.size > 1:
-        mesh.join(together, "cpu")
-    part(Path(sys.argv[2]), Path(sys.argv[3]), together)
-    if together.size > 1:
+    peers = Peers.from_environment()
+    if peers.size > 1:
+        mesh.join(peers, "cpu")
+    part(Path(sys.argv[2]), Path(sys.argv[3]), peers)
+    if peers.size > 1:
         mesh.leave()
+
+
+if __name__ == "__main__":
+    end_process(main)

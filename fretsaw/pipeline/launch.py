@@ -114,11 +114,7 @@ def run_stage(
 
         mesh.join(peers, device)
     request = artifact.StageRequest.of(name, settings, inputs, seed)
-    try:
-        is_there = not force and peers.on_first(lambda: is_done(request, out, within=within))
-    except ValueError:  # of all of them; one that ends in a group can be aborted by its threads
-        _leave(peers)
-        raise
+    is_there = not force and peers.on_first(lambda: is_done(request, out, within=within))
     if is_there:
         say(f"{name}: done already in {out}")
         _leave(peers)

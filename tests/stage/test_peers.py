@@ -1,5 +1,9 @@
 """Peers: rows and rounds dealt out, alone and among several."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from fretsaw.stage.peers import ALONE, Peers, is_echo
@@ -40,3 +44,28 @@ def test_an_error_of_the_first_is_an_echo_on_the_others(
     with pytest.raises(ValueError, match="no") as error:
         Peers(rank, 2).on_first(lambda: None)
     assert is_echo(error.value) == (rank == 1)
+
+
+@pytest.mark.parametrize("size", ["1", "2"])
+@pytest.mark.parametrize(
+    ("body", "code", "told"),
+    [
+        ("lambda: None", 0, ""),
+        ("lambda: 75", 75, ""),
+        ("lambda: sys.exit('no')", 1, "no"),
+        ("lambda: [][0]", 1, "IndexError: list index out of range"),
+    ],
+)
+def test_a_process_ends_as_its_body_says_alone_and_among_others(
+    body: str, code: int, told: str, size: str
+) -> None:
+    program = "import sys; from fretsaw.stage.peers import end_process; print('done')"
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{program}; end_process({body})"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "WORLD_SIZE": size},
+    )
+    assert (ended.returncode, ended.stdout) == (code, "done\n")
+    assert ended.stderr.rpartition("\n\n")[2].strip().endswith(told)
