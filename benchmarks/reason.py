@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fretsaw.chat.format import require_chat_format
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
@@ -67,10 +68,11 @@ def stage_run(folder: Path, seed: int) -> StageRun:
 def grades(folder: Path, specs: Sequence[str], num_problems: int) -> dict[str, list[float]]:
     """Return the reward of greedy answers with reasoning on, by task."""
     model, tokenizer = checkpoint.load(folder), Tokenizer.from_folder(folder)
+    format = require_chat_format(folder, tokenizer)
     engine, found = Engine(model, max_batch=256), {}
     for spec in specs:
         problems = load_problems(spec, num_problems, seed=1234)
-        prompts = [chat_prompt(tokenizer, problem, "on") for problem in problems]
+        prompts = [chat_prompt(format, problem, "on") for problem in problems]
         rows = answer(engine, tokenizer, prompts, max_tokens=120)
         found[spec] = [row.reward for row in rows]
     return found
@@ -79,6 +81,7 @@ def grades(folder: Path, specs: Sequence[str], num_problems: int) -> dict[str, l
 def sample(model: Path, settings: RlSettings, num_tokens: int, seed: int) -> list[Row]:
     """Sample from the tuned model to RL's problems until as many tokens are generated."""
     decoder, tokenizer = checkpoint.load(model), Tokenizer.from_folder(model)
+    format = require_chat_format(model, tokenizer)
     engine = Engine(decoder, max_batch=settings.max_batch)
     problems = load_problems(settings.task, settings.num_problems, seed=seed, split="train")
     rows: list[Row] = []
@@ -91,7 +94,7 @@ def sample(model: Path, settings: RlSettings, num_tokens: int, seed: int) -> lis
             engine,
             tokenizer,
             [
-                chat_prompt(tokenizer, problems[i], "on" if place < settings.num_on else "off")
+                chat_prompt(format, problems[i], "on" if place < settings.num_on else "off")
                 for place, i in enumerate(drawn)
             ],
             group_size=settings.group_size,

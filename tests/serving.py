@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 
 from fretsaw.chat.control_tokens import add_control_tokens
 from fretsaw.chat.message import Message
+from fretsaw.chat.nemotron_format import NemotronFormat
 from fretsaw.chat.reasoning import Mode, with_reasoning
 from fretsaw.chat.render import render
 from fretsaw.chat.toggle import Toggle
@@ -157,12 +158,14 @@ def local(
     max_batch: int = 8,
     api_keys=(),
     allow_origins=(),
+    toggle: Toggle = "v1",
     **model,
 ) -> Iterator[Local]:
     """Serve a checkpoint in this process."""
     loaded = LoadedModel.from_checkpoint(folder)
     engine = Engine(loaded.decoder, max_batch=max_batch)
     served = ServedModel.of(folder, CONTEXT)
+    model["format"] = NemotronFormat(served.tokenizer, toggle)
     for name, value in model.items():
         object.__setattr__(served, name, value)
     limits = limits or Limits()

@@ -1,11 +1,17 @@
 """What several tests call."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fretsaw.chat.message import Message
+from fretsaw.chat.nemotron_format import NemotronFormat
+from fretsaw.chat.reasoning import Mode
+from fretsaw.chat.toggle import Toggle
+from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.rollout.rows import Row
 from fretsaw.stage.execute import Interrupted, StageRun
 from fretsaw.stage.progress import Progress
@@ -53,3 +59,15 @@ def swap_tokens(folder: Path) -> None:
     a, b = [token for token, id in vocabulary.items() if id in (290, 291)]
     vocabulary[a], vocabulary[b] = vocabulary[b], vocabulary[a]
     path.write_text(json.dumps(raw))
+
+
+def prompt_ids(
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    mode: Mode,
+    *,
+    toggle: Toggle = "v1",
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> tuple[int, ...]:
+    """Return what asks for the next answer in the Llama-Nemotron format."""
+    return NemotronFormat(tokenizer, toggle).prompt_ids(messages, mode, tools)

@@ -14,11 +14,13 @@ from typing import Any
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 from jinja2 import nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 _BEGIN, _END = "\ufdd0", "\ufdd1"  # around what the model writes; no text holds noncharacters
 _MARKS = re.compile(f"[{_BEGIN}{_END}]")
+_SWITCHES = ("enable_thinking", "thinking")  # what templates call the variable for reasoning
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,6 @@ class ChatTemplate:
                 "the original checkpoint"
             ) from None
 
-    @property
-    def marks_generation(self) -> bool:
-        """Whether it says itself which parts the model writes."""
-        return re.search(r"\{%-?\+?\s*generation\s*-?\+?%\}", self.source) is not None
-
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -79,7 +76,7 @@ class ChatTemplate:
             )
         except _Raised as error:
             raise TemplateRefused(f"the chat template refuses this conversation: {error}") from None
-        except jinja2.sandbox.SecurityError as error:
+        except SecurityError as error:
             raise ValueError(
                 f"{self._where}: reaches beyond what a template may ({error}); it is not run"
             ) from None
@@ -91,6 +88,16 @@ class ChatTemplate:
         except (RecursionError, OverflowError, MemoryError) as error:
             raise ValueError(f"{self._where}: does not end ({error}); it is not run") from None
         return _unmarked(marked)
+
+
+@cache
+def switches(source: str) -> tuple[str, ...]:
+    """Return the variables by which a template switches reasoning; none of one that is broken."""
+    try:
+        used = jinja2.meta.find_undeclared_variables(_environment().parse(source))
+    except jinja2.TemplateSyntaxError:
+        return ()
+    return tuple(name for name in _SWITCHES if name in used)
 
 
 def _unmarked(marked: str) -> RenderedChat:
@@ -131,7 +138,7 @@ class _Generation(jinja2.ext.Extension):
 
     tags = {"generation"}
 
-    def parse(self, parser: Any) -> nodes.CallBlock:
+    def parse(self, parser: Any) -> nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.CallBlock(self.call_method("_marked"), [], [], body).set_lineno(line)

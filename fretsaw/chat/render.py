@@ -6,7 +6,6 @@ loss mask is `Span.is_target`. `llama3_template.py` says the same in Jinja, id f
 """
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -21,6 +20,7 @@ from fretsaw.chat.reasoning import (
     with_reasoning,
     without_reasoning,
 )
+from fretsaw.chat.renderer import Span
 from fretsaw.chat.toggle import TOGGLE, Toggle, mode_in, without_flags, without_lines
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.chat.tools import (
@@ -31,15 +31,6 @@ from fretsaw.chat.tools import (
     calls_text,
     to_json,
 )
-
-
-@dataclass(frozen=True)
-class Span:
-    """Consecutive token ids of one role; a target is what the model learns to write."""
-
-    role: str
-    token_ids: tuple[int, ...]
-    is_target: bool = False
 
 
 def system_text(
@@ -64,30 +55,6 @@ def system_text(
     parts += [own] if own else []
     parts += [listed] if tools else []
     return "\n\n".join(parts) or None
-
-
-def prompt_ids(
-    tokenizer: Tokenizer,
-    messages: Sequence[Message],
-    mode: Mode,
-    *,
-    toggle: Toggle = "v1",
-    tools: Sequence[Mapping[str, Any]] = (),
-) -> tuple[int, ...]:
-    """Return the ids for the model to go on from: the conversation and the next answer's header.
-
-    Raises ValueError where there is nothing to answer, where roles are unknown, and for a tokenizer
-    without the format's tokens.
-    """
-    check_roles(messages)
-    if messages[-1].role == "assistant":
-        raise ValueError(
-            "messages: the last is the assistant's, so there is nothing to answer; end with the "
-            "user's turn or a tool's result"
-        )
-    answered = [*messages, Message("assistant")]
-    spans = render(tokenizer, answered, mode, toggle=toggle, tools=tools)
-    return tuple(id for span in spans[:-1] for id in span.token_ids)
 
 
 def render(

@@ -30,7 +30,7 @@ class RenderedText:
         names = sorted(self._special, key=len, reverse=True)  # the longest that fits wins
         self._names = re.compile("|".join(map(re.escape, names)) or "(?!)")
         self._place = {name: place for place, name in enumerate(names)}
-        self._copies: dict[int, tokenizers.Tokenizer] = {}
+        self._copies: dict[int, tuple[tokenizers.Tokenizer, dict[int, int]]] = {}
 
     def guarded(self, value: Any) -> Any:
         """Return a copy of messages or tools with a guard in every control token's name."""
@@ -56,16 +56,14 @@ class RenderedText:
                 "control tokens here; leave them out"
             )
         standing_in = self._names.sub(lambda name: chr(plane + self._place[name[0]]), text)
-        copy = self._copies.get(plane) or self._copies.setdefault(plane, self._copy(plane))
+        if plane not in self._copies:
+            self._copies[plane] = self._copy(plane)
+        copy, meant = self._copies[plane]
         ids = copy.encode(_GUARDS.sub("", standing_in), add_special_tokens=False).ids
-        own = {
-            copy.token_to_id(chr(plane + place)): self._tokenizer.token_id(name)
-            for name, place in self._place.items()
-        }
-        return [own.get(id, id) for id in ids]
+        return [meant.get(id, id) for id in ids]
 
-    def _copy(self, plane: int) -> tokenizers.Tokenizer:
-        """Return the tokenizer with a stand-in for every control token; text gives no other."""
+    def _copy(self, plane: int) -> tuple[tokenizers.Tokenizer, dict[int, int]]:
+        """Return the tokenizer with a stand-in for every control token, and which each means."""
         copy = tokenizers.Tokenizer.from_str(self._tokenizer.to_json())
         copy.encode_special_tokens = True
         for name, place in self._place.items():
@@ -74,4 +72,10 @@ class RenderedText:
             copy.add_tokens(
                 [AddedToken(chr(plane + place), **rules, normalized=False, special=False)]
             )
-        return copy
+        meant = {}
+        for name, place in self._place.items():
+            own, stand_in = self._tokenizer.token_id(name), copy.token_to_id(chr(plane + place))
+            if own is None or stand_in is None:
+                raise AssertionError(f"{name}: a control token without an id")
+            meant[stand_in] = own
+        return copy, meant

@@ -8,7 +8,14 @@ from typing import Any
 
 TEMPLATE = "chat_template.jinja"  # the file of a checkpoint
 OTHERS = "additional_chat_templates"  # the folder of those with a name
+SETTINGS = "tokenizer_config.json"
 _NAME = re.compile(r"\w[\w.-]*")
+
+
+def read_settings(folder: Path, file: str = SETTINGS) -> dict[str, Any]:
+    """Return what a file of the tokenizer's says; nothing where it is not there."""
+    path = folder / file
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def read_chat_template(folder: Path) -> str | None:
@@ -27,14 +34,29 @@ def read_chat_templates(folder: Path) -> dict[str, str]:
     if (folder / TEMPLATE).is_file():
         others = sorted((folder / OTHERS).glob("*.jinja"))
         return {"default": _read(folder / TEMPLATE), **{one.stem: _read(one) for one in others}}
-    path = folder / "tokenizer_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    match settings.get("chat_template"):
+    match read_settings(folder).get("chat_template"):
         case str(template):
             return {"default": template}
         case list(several):
-            return dict(_named(entry, path) for entry in several)
+            return dict(_named(entry, folder / SETTINGS) for entry in several)
     return {}
+
+
+def where_template(folder: Path) -> Path:
+    """Return the file that holds a checkpoint's template."""
+    own = folder / TEMPLATE
+    return own if own.is_file() else folder / SETTINGS
+
+
+def named_tokens(folder: Path) -> dict[str, Any]:
+    """Return the names of special tokens that templates may use, such as `bos_token`."""
+    named: dict[str, Any] = {}
+    for file in ("special_tokens_map.json", SETTINGS):
+        for key, token in read_settings(folder, file).items():
+            name = token.get("content") if isinstance(token, dict) else token
+            if key.endswith("_token") and isinstance(name, str):
+                named[key] = name
+    return named
 
 
 def write_chat_templates(folder: Path, templates: Mapping[str, str]) -> None:

@@ -5,20 +5,21 @@
   text is the user's own;
 - v1.5: "/no_think" or "/think" in the system text, which takes them out; off, the answer's header
   is followed by an empty trace;
+- enable_thinking: the checkpoint's own template has a switch of this name (or "thinking");
 - none: not at all, and no system turn but the user's own.
 """
 
-import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from fretsaw.chat.control_tokens import is_chat
+from fretsaw.chat.control_tokens import HEADER, is_chat
+from fretsaw.chat.jinja_template import switches
 from fretsaw.chat.reasoning import CLOSE_TAG, MODES, Mode
-from fretsaw.chat.template import read_chat_templates
+from fretsaw.chat.template import SETTINGS, read_chat_templates, read_settings
 from fretsaw.chat.tokenizer import Tokenizer
 
-Toggle = Literal["v1", "v1.5", "none"]
-TOGGLES: tuple[Toggle, ...] = ("v1", "v1.5", "none")
+Toggle = Literal["v1", "v1.5", "enable_thinking", "none"]
+TOGGLES: tuple[Toggle, ...] = ("v1", "v1.5", "none")  # those of our own renderer
 TOGGLE = "detailed thinking"  # v1, followed by " on" or " off"
 THINK, NO_THINK = "/think", "/no_think"  # v1.5
 SHIELDED_TAG = "</ think>"  # the closing tag in a system text, which holds a /think
@@ -60,25 +61,30 @@ def without_flags(text: str) -> str:
 def toggle_of(folder: Path) -> Toggle:
     """Return how a checkpoint is told the mode.
 
-    `reasoning_toggle` in tokenizer_config.json says so. Else its chat template does: one that knows
-    /no_think is v1.5; one that knows v1's line, or takes traces out of a history as v1's do, is v1;
-    any other has no toggle. Without a template it is v1 where the tokenizer has the format's
-    tokens.
+    `reasoning_toggle` in tokenizer_config.json says so. Else its chat templates do: by v1's line,
+    by v1.5's flags, by a switch, or, in Llama 3's turns, by taking traces out of a history as v1's
+    do; any other has no toggle. Without a template it is v1 where the tokenizer has the tokens of
+    Llama 3's format.
     """
-    path = folder / "tokenizer_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    match settings.get("reasoning_toggle"):
-        case "v1" | "v1.5" | "none" as toggle:
+    match read_settings(folder).get("reasoning_toggle"):
+        case "v1" | "v1.5" | "enable_thinking" | "none" as toggle:
             return toggle
         case None:
             pass
         case other:
+            known = ", ".join(get_args(Toggle))
             raise ValueError(
-                f"{path}: reasoning_toggle is {other!r}; write one of {', '.join(TOGGLES)}"
+                f"{folder / SETTINGS}: reasoning_toggle is {other!r}; write one of {known}"
             )
-    if not is_chat(Tokenizer.from_folder(folder)):
-        return "none"
     templates = "".join(read_chat_templates(folder).values())
-    if not templates or TOGGLE in templates:
+    if not templates:
+        return "v1" if is_chat(Tokenizer.from_folder(folder)) else "none"
+    if TOGGLE in templates:
         return "v1"
-    return "v1.5" if NO_THINK in templates else "v1" if CLOSE_TAG in templates else "none"
+    if HEADER in templates and NO_THINK in templates:
+        return "v1.5"
+    if switches(templates):
+        return "enable_thinking"
+    if NO_THINK in templates:
+        return "v1.5"
+    return "v1" if HEADER in templates and CLOSE_TAG in templates else "none"

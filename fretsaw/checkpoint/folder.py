@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fretsaw.chat.template import OTHERS, SETTINGS, read_settings
 from fretsaw.checkpoint import compressed, decilm, llama
 from fretsaw.checkpoint.beside import read_precisions, write_precisions
 from fretsaw.checkpoint.expected import stored_tensors
@@ -251,7 +252,7 @@ def write(
     *,
     like: Path | None = None,
     tokenizer: "Tokenizer | None" = None,
-    toggle: "Toggle" = "v1",
+    toggle: "Toggle | None" = None,
     dtype: str = "fp32",
     always_decilm: bool = False,
     served_as: Path | None = None,
@@ -261,7 +262,8 @@ def write(
     A plain Llama where all layers are the same (unless `always_decilm`), else DeciLM with the
     modeling code it needs. It is to be served in the precisions of `served_as`, where given, which
     has its layers. A `tokenizer` that is no longer that of `like` is written in its place; where
-    it is a chat model's, the chat template goes with it, for the mode to be told as `toggle` says.
+    it is a chat model's, our chat template goes with it. The mode is told as `toggle` says, where
+    that is given.
     """
     import torch
 
@@ -287,14 +289,25 @@ def write(
     if tokenizer is not None:
         tokenizer.save(folder)
         if is_chat(tokenizer):
-            write_chat_template(folder, toggle)
+            write_chat_template(folder, toggle or "v1")
         kept = like / "generation_config.json" if like is not None else None
         own = read_json(kept) if kept is not None and kept.is_file() else {}
         ends = {"bos_token_id": config.bos_token_id, "eos_token_id": list(config.eos_token_ids)}
         write_json(folder / "generation_config.json", {**own, **ends})
-    for name in TOKENIZER_FILES if like is not None and tokenizer is None else ():
-        if like is not None and (like / name).is_file():
-            shutil.copyfile(like / name, folder / name)
+    elif like is not None:
+        copy_tokenizer(like, folder)
+        if toggle is not None:
+            own = folder / SETTINGS
+            write_json(own, {**read_settings(folder), "reasoning_toggle": toggle})
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copy what a checkpoint's folder has of a tokenizer, its chat templates included."""
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    if (source / OTHERS).is_dir():
+        shutil.copytree(source / OTHERS, folder / OTHERS, dirs_exist_ok=True)
 
 
 def copy_remote_code(folder: Path) -> None:

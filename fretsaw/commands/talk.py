@@ -104,11 +104,13 @@ def chat(argv: list[str]) -> None:
         description="Talk to a chat checkpoint. Turns may be piped in too, one a line.",
         config=(tyro.conf.OmitArgPrefixes,),
     )
-    import fretsaw
+    from fretsaw.talk.loaded import LoadedModel
     from fretsaw.talk.terminal import converse
 
     converse(
-        fretsaw.load(options.checkpoint, device=options.device, dtype=options.dtype),
+        LoadedModel.from_checkpoint(
+            options.checkpoint, device=options.device, dtype=options.dtype, needs_chat=True
+        ),
         mode=options.thinking,
         system=options.system,
         sampling=options.sampling,

@@ -24,12 +24,15 @@ class TextStream:
         after: Sequence[int] = (),
         spare: tuple[str, str] | None = None,
         skip_special: bool = True,
+        opening: str = "",  # what stands before it and is no part of it, such as the first tag
     ):
         assert all(stop), "an empty stop string would end every text at once"
         self._decoded = StreamDecoder(tokenizer, after=after, skip_special=skip_special)
         self._stop = tuple(stop)
         self._tags = spare if stop else None
         self._place = "before" if self._tags else "after"  # before, within or after the tags
+        if self._tags and opening.lstrip().startswith(self._tags[0]):
+            self._place = "within"
         self._held = ""
         self.stopped_by: str | None = None
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
-from fretsaw.chat.control_tokens import is_chat
-from fretsaw.chat.reasoning import MODES, Mode
-from fretsaw.chat.toggle import Toggle, toggle_of
+from fretsaw.chat.format import chat_format
+from fretsaw.chat.reasoning import MODES
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
@@ -27,7 +25,7 @@ from fretsaw.stage.execute import StageRun
 from fretsaw.stage.whole import write_json
 from fretsaw.tasks.answers import answer
 from fretsaw.tasks.problem import Problem
-from fretsaw.tasks.prompt import Prompt, chat_prompt, plain_prompt
+from fretsaw.tasks.prompt import Prompt, prompts_by_mode
 from fretsaw.tasks.task import load_problems
 from fretsaw.training.losses import kl_from_log_probs
 
@@ -56,9 +54,9 @@ def evaluate(settings: EvalSettings, inputs: Mapping[str, Path], run: StageRun) 
         figures = results["tasks"][task] = {}
         for name, model in models.items():
             tokenizer = Tokenizer.from_folder(folders[name])
-            prompts = _prompts(problems, tokenizer, toggle_of(folders[name]))
+            prompts = prompts_by_mode(problems, tokenizer, chat_format(folders[name], tokenizer))
             answers: list[Row] = []
-            for mode in MODES:
+            for mode in prompts:
                 total = len(problems) * settings.samples
                 run.progress.start(f"{name} {mode}", total, unit="answer")
                 sampler = Engine(model, max_batch=MAX_BATCH)
@@ -68,7 +66,7 @@ def evaluate(settings: EvalSettings, inputs: Mapping[str, Path], run: StageRun) 
         if len(models) == 2:
             figures["kept"] = kept_accuracy(figures)
         if number == 0:
-            metrics |= {f"accuracy_{mode}": figures["child"][mode]["accuracy"] for mode in MODES}
+            metrics |= {f"accuracy_{mode}": figures["child"][mode]["accuracy"] for mode in prompts}
     write_json(run.folder / RESULTS, results)
     return metrics
 
@@ -114,14 +112,6 @@ def text_figures(
     }
 
 
-def _prompts(
-    problems: Sequence[Problem], tokenizer: Tokenizer, toggle: Toggle
-) -> dict[Mode, list[Prompt]]:
-    """Return the problems as they are put in each mode: as a chat where the model has one."""
-    prompt = partial(chat_prompt, toggle=toggle) if is_chat(tokenizer) else plain_prompt
-    return {mode: [prompt(tokenizer, problem, mode) for problem in problems] for mode in MODES}
-
-
 def put(
     prompts: Sequence[Prompt],
     sampler: Sampler,
@@ -143,14 +133,14 @@ def put(
 
 
 def task_figures(answers: Sequence[Row], samples: int) -> dict[str, Any]:
-    """Return by mode: accuracy, by kind of problem, what it cost in tokens, and what went wrong.
+    """Return by mode asked for: accuracy, by kind, what it cost in tokens, and what went wrong.
 
     An answer counts as right where it is correct and finished; a faulty format is counted apart.
     One that failed counts as wrong, and as neither faulty nor truncated.
     `difference` is accuracy on minus off over the same problems, with its bootstrap interval.
     """
     figures: dict[str, Any] = {}
-    for mode in MODES:
+    for mode in dict.fromkeys(row.mode for row in answers):
         rows = [row for row in answers if row.mode == mode]
         by_problem: dict[int, list[Row]] = {}
         for row in rows:
@@ -172,9 +162,10 @@ def task_figures(answers: Sequence[Row], samples: int) -> dict[str, Any]:
             "failed": 1 - len(made) / len(rows),
             "grades": grades,
         }
-    paired = zip(figures["on"]["grades"], figures["off"]["grades"], strict=True)
-    gains = [on - off for on, off in paired]
-    figures["difference"] = {"gain": sum(gains) / len(gains), "interval": bootstrap(gains)}
+    if figures.keys() == {*MODES}:
+        paired = zip(figures["on"]["grades"], figures["off"]["grades"], strict=True)
+        gains = [on - off for on, off in paired]
+        figures["difference"] = {"gain": sum(gains) / len(gains), "interval": bootstrap(gains)}
     return figures
 
 
@@ -183,8 +174,14 @@ def _accuracy(rows: Sequence[Row]) -> float:
 
 
 def kept_accuracy(task: Mapping[str, Any]) -> dict[str, Any]:
-    """Return child / parent accuracy with thought, and its 95 % interval over problems."""
-    child, parent = task["child"]["on"]["grades"], task["parent"]["on"]["grades"]
+    """Return child / parent accuracy, with thought where both have it, and its 95 % interval.
+
+    Nothing where the two are in no mode alike.
+    """
+    shared = [mode for mode in MODES if mode in task["child"] and mode in task["parent"]]
+    if not shared:
+        return {"kept": None, "interval": None}
+    child, parent = (task[name][shared[0]]["grades"] for name in ("child", "parent"))
     if sum(parent) == 0:
         return {"kept": None, "interval": None}
     return {"kept": sum(child) / sum(parent), "interval": bootstrap_ratio(child, parent)}

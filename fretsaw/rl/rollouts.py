@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 
 from fretsaw.chat.reasoning import MODES
-from fretsaw.chat.toggle import Toggle
-from fretsaw.chat.tokenizer import Tokenizer
+from fretsaw.chat.renderer import ChatFormat
 from fretsaw.data import loader
 from fretsaw.model.decoder import Decoder
 from fretsaw.rl.advantage import group_advantages
@@ -73,8 +72,7 @@ def drop_damaged(folder: Path, purpose: str) -> None:
 
 def roll_out(
     sampler: Sampler,
-    tokenizer: Tokenizer,
-    toggle: Toggle,
+    format: ChatFormat,
     problems: Sequence[Problem],
     settings: RlSettings,
     seed: int,
@@ -86,14 +84,14 @@ def roll_out(
     drawn = loader.order(len(problems), num_prompts, seed=seed, step=index)
     # Modes are spread evenly through the batch, so that every update has its share of both.
     share = [i * num_on // num_prompts for i in range(num_prompts + 1)]
-    is_on = [after > before for before, after in itertools.pairwise(share)]
+    modes = ["on" if after > before else "off" for before, after in itertools.pairwise(share)]
     prompts = [
-        chat_prompt(tokenizer, problems[i], "on" if on else "off", toggle)
-        for i, on in zip(drawn, is_on, strict=True)
+        chat_prompt(format, problems[i], mode if mode in format.modes else format.modes[0])
+        for i, mode in zip(drawn, modes, strict=True)
     ]
     rows = answer(
         sampler,
-        tokenizer,
+        format.tokenizer,
         prompts,
         group_size=settings.group_size,
         max_tokens=settings.max_tokens,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fretsaw.chat.reasoning import MODES
-from fretsaw.chat.toggle import Toggle, toggle_of
+from fretsaw.chat.format import require_chat_format
+from fretsaw.chat.renderer import ChatFormat
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
@@ -115,8 +115,7 @@ class _Taught:
     model: Decoder
     reference: Decoder | None
     sampler: Sampler  # decodes with the model's own weights
-    tokenizer: Tokenizer
-    toggle: Toggle
+    format: ChatFormat
     problems: list[Problem]
     heldout: list[Problem]
 
@@ -126,15 +125,15 @@ def _taught(settings: RlSettings, inputs: Mapping[str, Path], run: StageRun) -> 
     model = checkpoint.load(inputs["model"], device=run.device)
     tokenizer = Tokenizer.from_folder(inputs["model"])
     checkpoint.check_tokenizer(tokenizer, model.config)
-    toggle = toggle_of(inputs["model"])
+    format = require_chat_format(inputs["model"], tokenizer)
     problems, heldout = _problems(settings, inputs.get("problems"), run.seed)
-    for problem, mode in itertools.product((*problems, *heldout), MODES):
-        prompt = chat_prompt(tokenizer, problem, mode, toggle)
+    for problem, mode in itertools.product((*problems, *heldout), format.modes):
+        prompt = chat_prompt(format, problem, mode)
         _check_length(prompt, settings, model.config.max_position_embeddings)
     artifact.require_disk(run.folder, kept_bytes(model.config, settings.update, LoraSettings()))
     reference = copy.deepcopy(model).requires_grad_(False) if settings.kl_coef else None
     sampler = Engine(model, max_batch=settings.max_batch)
-    return _Taught(model, reference, sampler, tokenizer, toggle, problems, heldout)
+    return _Taught(model, reference, sampler, format, problems, heldout)
 
 
 def _problems(
@@ -193,8 +192,7 @@ def _sampled(taught: _Taught, settings: RlSettings, step: int, run: StageRun) ->
     total = settings.prompts_per_rollout * settings.group_size
     rows = roll_out(
         taught.sampler,
-        taught.tokenizer,
-        taught.toggle,
+        taught.format,
         taught.problems,
         settings,
         run.seed,
@@ -209,14 +207,11 @@ def _heldout_figures(
 ) -> dict[str, float]:
     """Return the mean reward of greedy answers to the held-out problems, by mode."""
     figures = {}
-    for mode in MODES if taught.heldout else ():
-        prompts = [
-            chat_prompt(taught.tokenizer, problem, mode, taught.toggle)
-            for problem in taught.heldout
-        ]
+    for mode in taught.format.modes if taught.heldout else ():
+        prompts = [chat_prompt(taught.format, problem, mode) for problem in taught.heldout]
         rows = answer(
             taught.sampler,
-            taught.tokenizer,
+            taught.format.tokenizer,
             prompts,
             max_tokens=settings.max_tokens,
             on_token=_sampling_report(run, f"held-out {mode}", len(prompts)),

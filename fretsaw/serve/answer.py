@@ -25,17 +25,27 @@ class Reading:
 class Answer:
     """The text of one sequence, from its engine events."""
 
-    def __init__(self, tokenizer: Tokenizer, reading: Reading, *, after: Sequence[int] = ()):
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        reading: Reading,
+        *,
+        after: Sequence[int] = (),
+        opening: str = "",  # what the prompt has already written of the answer
+    ):
         self._stream = TextStream(
             tokenizer,
             stop=reading.stop,
             after=after,
             spare=(OPEN_TAG, CLOSE_TAG) if reading.spares_reasoning else None,
             skip_special=reading.skip_special,
+            opening=opening,
         )
         self._splitter = ReasoningSplitter() if reading.is_split else None
         self.finish_reason: str | None = None
         self.num_tokens = 0
+        if self._splitter is not None:
+            self._splitter.feed(opening)
         self.num_reasoning_tokens = 0  # the tags' own included
 
     def feed(self, event: Event) -> Pieces:
@@ -73,8 +83,9 @@ class Answer:
 class ThinkingBudget:
     """Ends a trace that has used its tokens: what it returns is put in after it."""
 
-    def __init__(self, tokenizer: Tokenizer, max_tokens: int):
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int, opening: str = ""):
         self._decoded, self._splitter = StreamDecoder(tokenizer), ReasoningSplitter()
+        self._splitter.feed(opening)
         self._closing = tuple(tokenizer.encode(f"\n{CLOSE_TAG}\n\n"))
         self._num_left = max_tokens
         self._is_over = False

@@ -9,7 +9,6 @@ from typing import Any
 from fastapi import Request as HttpRequest
 from starlette.responses import Response
 
-from fretsaw.chat.render import prompt_ids, render
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.chat.tools import ToolCall, before_calls, parse_tool_calls, to_json
 from fretsaw.engine.sequence import Event
@@ -34,18 +33,21 @@ _PLACE = re.compile(r"messages\[\d+\]")  # what the renderer's errors begin with
 
 def rendered(service: Service, body: Conversation, *, begins: bool = True) -> tuple[int, ...]:
     """Return a conversation's ids, with the header of the turn to write where one begins."""
-    model = service.model
-    turns, options = body.turns, {"toggle": model.toggle, "tools": body.offered_tools}
+    model, turns = service.model, body.turns
+    if model.format is None:
+        raise bad_request(
+            f"messages: {model.name} has no chat format, it only continues text; send a prompt to "
+            "/v1/completions",
+            "messages",
+        )
     for number, turn in enumerate(turns):
         check_hope(model, turn.content, f"messages[{number}].content")
     try:
-        if begins:
-            return prompt_ids(model.tokenizer, turns, body.mode, **options)
-        spans = render(model.tokenizer, turns, body.mode, **options)
+        ids = model.format.prompt_ids if begins else model.format.conversation_ids
+        return ids(turns, body.mode, body.offered_tools)
     except ValueError as error:
         place = _PLACE.match(str(error))
         raise bad_request(str(error), place[0] if place else "messages", "invalid_value") from error
-    return tuple(id for span in spans for id in span.token_ids)
 
 
 async def complete_chat(service: Service, body: ChatRequest, http: HttpRequest) -> Response:
@@ -71,10 +73,16 @@ async def complete_chat(service: Service, body: ChatRequest, http: HttpRequest) 
     tokenizer, budget = service.model.tokenizer, body.thinking_budget
     if budget is None:
         budget = service.limits.thinking_budget
-    watches = [None if budget is None else ThinkingBudget(tokenizer, budget).feed for _ in requests]
+    opening = "" if service.model.format is None else service.model.format.opening(body.mode)
+    watches = [
+        None if budget is None else ThinkingBudget(tokenizer, budget, opening).feed
+        for _ in requests
+    ]
     has_tools = bool(body.offered_tools)
     choices = [
-        ChatChoice(index, Answer(tokenizer, reading), tokenizer, body, has_tools=has_tools)
+        ChatChoice(
+            index, Answer(tokenizer, reading, opening=opening), tokenizer, body, has_tools=has_tools
+        )
         for index in range(len(requests))
     ]
     return await respond(

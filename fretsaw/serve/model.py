@@ -4,11 +4,14 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fretsaw.chat.format import chat_format, text_ends
+from fretsaw.chat.renderer import ChatFormat
 from fretsaw.chat.template import read_chat_template
-from fretsaw.chat.toggle import Toggle, toggle_of
+from fretsaw.chat.toggle import Toggle
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint.folder import read_config
 from fretsaw.engine.sampling import Sampling
@@ -46,7 +49,7 @@ class ServedModel:
     tokenizer: Tokenizer
     config: ModelConfig
     context: int  # how many tokens a prompt and its answer may have together
-    toggle: Toggle = "v1"
+    format: ChatFormat | None = None  # None: it only continues text
     defaults: Sampling = Sampling(temperature=1.0)  # noqa: RUF009  it is frozen
     chat_template: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
@@ -57,20 +60,38 @@ class ServedModel:
 
         `capacity` is how many tokens the engine's memory holds.
         """
-        config = read_config(folder)
+        config, tokenizer = read_config(folder), Tokenizer.from_folder(folder)
         return cls(
             name=name or folder.resolve().name,
-            tokenizer=Tokenizer.from_folder(folder),
+            tokenizer=tokenizer,
             config=config,
             context=min(config.max_position_embeddings, capacity),
-            toggle=toggle_of(folder),
+            format=chat_format(folder, tokenizer),
             defaults=default_sampling(folder),
             chat_template=read_chat_template(folder),
         )
 
+    @property
+    def toggle(self) -> Toggle:
+        """How it is told whether to reason."""
+        return "none" if self.format is None else self.format.toggle
+
+    @property
+    def speaks(self) -> str:
+        """What is done with conversations, in a few words."""
+        if self.format is None:
+            return "no chat format, plain text only"
+        return f"chats in {self.format.name}  toggle {self.toggle}"
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """The ids that end a text or a turn, whichever of the checkpoint's files names them."""
+        named = text_ends(self.tokenizer, self.format)
+        return tuple(dict.fromkeys((*self.config.eos_token_ids, *named)))
+
     def stop_strings(self, stop: Sequence[str]) -> tuple[str, ...]:
         """Return the strings that must be looked for: a token that ends every text needs none."""
-        names = {self.tokenizer.token(id) for id in self.config.eos_token_ids}
+        names = {self.tokenizer.token(id) for id in self.ends}
         return tuple(string for string in stop if string not in names)
 
     def card(self, weight_version: int) -> dict[str, Any]:
@@ -90,6 +111,7 @@ class ServedModel:
         return {
             "name": self.name,
             "toggle": self.toggle,
+            "chats": self.format is not None,
             "hidden_size": self.config.hidden_size,
             "params": num_params(self.config),
             "vocab": self.config.vocab_size,

@@ -79,7 +79,7 @@ def serve(
             ws="none",
         )
         greeting = (
-            f"{model.name} on {url(listener)}  toggle {model.toggle}  "
+            f"{model.name} on {url(listener)}  {model.speaks}  "
             f"KV pages {engine.memory_mib:.1f} MiB for {engine.capacity} tokens"
         )
         asyncio.run(_run(uvicorn.Server(config), listener, worker, grace_s, greeting))

@@ -80,7 +80,7 @@ def engine_requests(
         sampling.check()
     except ValueError as error:
         raise bad_request(str(error), str(error).partition(" ")[0], "invalid_value") from error
-    ends = () if body.ignore_eos else model.config.eos_token_ids
+    ends = () if body.ignore_eos else model.ends
     for id in body.stop_token_ids:
         check_id(model, id, "stop_token_ids")
     seed = secrets.randbits(62) if body.seed is None else body.seed

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fretsaw.chat.reasoning import Mode
-from fretsaw.chat.render import Span, render
-from fretsaw.chat.toggle import Toggle, toggle_of
-from fretsaw.chat.tokenizer import Tokenizer
+from fretsaw.chat.renderer import ChatFormat, Span
+from fretsaw.chat.toggle import Toggle
 from fretsaw.data import world
 from fretsaw.data.pack import Batch, batch_of
 from fretsaw.data.records import Record, read_records
@@ -32,11 +31,6 @@ class Example:
     mode: Mode
 
 
-def taught_toggle(model: Path) -> Toggle:
-    """Return the toggle that a checkpoint is taught: v1.5 keeps its own, all others get v1's."""
-    return "v1.5" if toggle_of(model) == "v1.5" else "v1"
-
-
 def row_length(settings: SftSettings, config: ModelConfig) -> int:
     """Return the tokens of one packed row; raise `ValueError` beyond the model's context."""
     context = config.max_position_embeddings
@@ -49,8 +43,7 @@ def row_length(settings: SftSettings, config: ModelConfig) -> int:
 def read_examples(
     settings: SftSettings,
     inputs: Mapping[str, Path],
-    tokenizer: Tokenizer,
-    toggle: Toggle,
+    format: ChatFormat,
     row_len: int,
     seed: int,
 ) -> tuple[list[Example], list[Example], int]:
@@ -58,9 +51,9 @@ def read_examples(
 
     Raises `ValueError` where nothing is left to tune on.
     """
-    records, heldout_records = conversations(settings, inputs, seed, toggle)
-    train, num_skipped = encode(records, tokenizer, row_len, settings.too_long, toggle)
-    heldout, _ = encode(heldout_records, tokenizer, row_len, settings.too_long, toggle)
+    records, heldout_records = conversations(settings, inputs, seed, format.toggle)
+    train, num_skipped = encode(records, format, row_len, settings.too_long)
+    heldout, _ = encode(heldout_records, format, row_len, settings.too_long)
     if not train:
         raise ValueError(NONE_LEFT)
     return train, heldout, num_skipped
@@ -93,16 +86,12 @@ def is_heldout(record: Record, share: float) -> bool:
 
 
 def encode(
-    records: Iterable[Record],
-    tokenizer: Tokenizer,
-    row_len: int,
-    too_long: str,
-    toggle: Toggle = "v1",
+    records: Iterable[Record], format: ChatFormat, row_len: int, too_long: str
 ) -> tuple[list[Example], int]:
     """Return the examples, and how many conversations were longer than a row and skipped."""
     examples, num_skipped = [], 0
     for record in records:
-        example = example_of(record, tokenizer, toggle)
+        example = example_of(record, format)
         if is_too_long(record, example, row_len, too_long):
             num_skipped += 1
         else:
@@ -112,16 +101,15 @@ def encode(
     return examples, num_skipped
 
 
-def example_of(record: Record, tokenizer: Tokenizer, toggle: Toggle) -> Example:
-    """Return a conversation as it is learnt by a checkpoint of this toggle."""
-    spans = render(
-        tokenizer,
-        record.messages,
-        record.mode,
-        toggle=toggle,
-        tools=record.tools,
-        unlearnt=record.unlearnt,
-    )
+def example_of(record: Record, format: ChatFormat) -> Example:
+    """Return a conversation as it is learnt in a format.
+
+    Raises ValueError with the row's place where the format refuses it.
+    """
+    try:
+        spans = format.render(record.messages, record.mode, record.tools, record.unlearnt)
+    except ValueError as error:
+        raise ValueError(f"{record.where}: {error}") from error
     token_ids = tuple(id for span in spans for id in span.token_ids)
     return Example(token_ids, loss_mask(spans), record.mode)
 

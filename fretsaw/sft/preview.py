@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from fretsaw.chat.control_tokens import add_control_tokens
 from fretsaw.chat.reasoning import MODES, check_tags
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint.folder import check_tokenizer, read_config
@@ -22,9 +21,9 @@ from fretsaw.sft.examples import (
     example_of,
     is_too_long,
     row_length,
-    taught_toggle,
 )
 from fretsaw.sft.settings import SftSettings
+from fretsaw.sft.taught import taught_format, told
 
 MAX_SHOWN = 4  # examples, the first of each kind and mode
 MAX_RUN = 60  # tokens shown of a learnt or an unlearnt stretch, half from each of its ends
@@ -42,12 +41,12 @@ def preview(settings: SftSettings, inputs: Mapping[str, Path], seed: int) -> str
     config, tokenizer = read_config(model), Tokenizer.from_folder(model)
     check_tokenizer(tokenizer, config)
     check_tags(tokenizer)
-    added = add_control_tokens(tokenizer)
-    toggle, row_len = taught_toggle(model), row_length(settings, config)
+    format, added = taught_format(model, tokenizer)
+    row_len = row_length(settings, config)
     kept: list[list[Pair]] = []  # to tune on, held out
     num_skipped = 0
-    for records in conversations(settings, inputs, seed, toggle):
-        pairs = [(record, example_of(record, tokenizer, toggle)) for record in records]
+    for records in conversations(settings, inputs, seed, format.toggle):
+        pairs = [(record, example_of(record, format)) for record in records]
         fitting = [pair for pair in pairs if not is_too_long(*pair, row_len, settings.too_long)]
         num_skipped += len(pairs) - len(fitting)
         kept.append(fitting)
@@ -55,11 +54,10 @@ def preview(settings: SftSettings, inputs: Mapping[str, Path], seed: int) -> str
     if not train:
         raise ValueError(NONE_LEFT)
     left_out = f", {num_skipped:,} longer than {row_len:,} tokens left out" if num_skipped else ""
-    named = f"; tokens added: {', '.join(added)}" if added else ""
     lines = [
         f"{len(train):,} conversations to tune on, {len(heldout):,} held out{left_out}",
         *_sizes([example for _, example in train], settings, row_len),
-        f"the toggle is {toggle}{named}",
+        told(format, added),
         "",
         *_table(train),
         "",

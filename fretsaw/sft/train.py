@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from fretsaw.chat.control_tokens import add_control_tokens
+from fretsaw.chat.own_format import OwnFormat
 from fretsaw.chat.reasoning import MODES, check_tags
+from fretsaw.chat.renderer import ChatFormat
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
@@ -22,12 +23,13 @@ from fretsaw.sft.examples import (
     micro_batches,
     read_examples,
     row_length,
-    taught_toggle,
 )
 from fretsaw.sft.settings import SftSettings
+from fretsaw.sft.taught import taught_format, told
 from fretsaw.stage import artifact
 from fretsaw.stage.execute import StageRun
 from fretsaw.stage.peers import ALONE, Peers
+from fretsaw.stage.progress import say
 from fretsaw.training.losses import packed_logprobs
 from fretsaw.training.optimizer import apply_gradients, build_optimizers
 from fretsaw.training.settings import LoraSettings
@@ -38,12 +40,11 @@ from fretsaw.training.step_memory import kept_bytes
 def tune(settings: SftSettings, inputs: Mapping[str, Path], run: StageRun) -> dict[str, Any]:
     """Teach a checkpoint the chat format and the toggle, with the tokens it lacks added."""
     # --- set-up -----------------------------------------------------------------------------------
-    model, tokenizer, added = load_for_chat(inputs["model"], run.load_device)
-    toggle = taught_toggle(inputs["model"])
+    model, format, added = load_for_chat(inputs["model"], run.load_device)
+    if run.peers.rank == 0:
+        say(f"sft: {told(format, added)}")
     row_len = row_length(settings, model.config)
-    train, heldout, num_skipped = read_examples(
-        settings, inputs, tokenizer, toggle, row_len, run.seed
-    )
+    train, heldout, num_skipped = read_examples(settings, inputs, format, row_len, run.seed)
     rows = pack([len(example.token_ids) for example in train], row_len)
     rows_per_step = min(len(rows), max(1, settings.batch_tokens // row_len))
     own_rows = run.peers.share(rows_per_step, f"batch_tokens {settings.batch_tokens}")
@@ -83,8 +84,7 @@ def tune(settings: SftSettings, inputs: Mapping[str, Path], run: StageRun) -> di
         metrics["tokens_per_s"] = num_tokens / (time.monotonic() - started)
         run.step(state.step, metrics, save=state.save, save_every_s=settings.save_every_s)
 
-    write = partial(checkpoint.write, tokenizer=tokenizer, toggle=toggle, served_as=inputs["model"])
-    fsdp.write_whole(model, run.peers, partial(write, model, run.folder))
+    fsdp.write_whole(model, run.peers, partial(_write, model, run.folder, inputs["model"], format))
     return {
         **state.scalars,
         "rows": len(train),
@@ -98,8 +98,8 @@ def tune(settings: SftSettings, inputs: Mapping[str, Path], run: StageRun) -> di
 # --- its steps ------------------------------------------------------------------------------------
 
 
-def load_for_chat(folder: Path, device: str) -> tuple[Decoder, Tokenizer, list[str]]:
-    """Return a checkpoint and its tokenizer, the control tokens that both lacked, and their names.
+def load_for_chat(folder: Path, device: str) -> tuple[Decoder, ChatFormat, list[str]]:
+    """Return a checkpoint and the format that it is taught, and the tokens that both lacked.
 
     Raises `ValueError` for a tokenizer that is not the checkpoint's, or cannot write the tags.
     """
@@ -107,9 +107,18 @@ def load_for_chat(folder: Path, device: str) -> tuple[Decoder, Tokenizer, list[s
     model = checkpoint.load(folder, device=device)
     checkpoint.check_tokenizer(tokenizer, model.config)
     check_tags(tokenizer)
-    added = add_control_tokens(tokenizer)
+    format, added = taught_format(folder, tokenizer)
     vocab_size = max(model.config.vocab_size, tokenizer.vocab_size)
-    return model.with_vocab(vocab_size, tokenizer.eos_token_ids), tokenizer, added
+    return model.with_vocab(vocab_size, format.ends), format, added
+
+
+def _write(model: Decoder, out: Path, parent: Path, format: ChatFormat) -> None:
+    """Write the tuned checkpoint; the tokenizer's files are the parent's where it had a format."""
+    if isinstance(format, OwnFormat):
+        return checkpoint.write(model, out, like=parent, toggle=format.toggle, served_as=parent)
+    return checkpoint.write(
+        model, out, tokenizer=format.tokenizer, toggle=format.toggle, served_as=parent
+    )
 
 
 def add_gradient(

@@ -14,7 +14,6 @@ from typing import Any
 
 from fretsaw.chat.message import Message
 from fretsaw.chat.reasoning import Mode, split_reasoning
-from fretsaw.chat.render import prompt_ids
 from fretsaw.data.conversation import read_prompt, read_tools
 from fretsaw.data.rows import read_objects
 from fretsaw.data.text_files import read_lines
@@ -92,10 +91,11 @@ def generate_file(
         "thinking": mode,
         **dataclasses.asdict(sampling),
     }
-    requests = {}
+    requests, openings = {}, {}
     for number, one in enumerate(asked):
         try:
-            request = model.request(_token_ids(model, one, mode), sampling)
+            token_ids, openings[one.id] = _prompt(model, one, mode)
+            request = model.request(token_ids, sampling)
         except ValueError as error:
             raise ValueError(f"{prompts}: prompt {one.id}: {error}") from error
         for sample in range(num_samples):
@@ -110,7 +110,8 @@ def generate_file(
     progress.start("answering", total, step=total - len(left), unit="answer")
     failed: list[str] = []
     with out.open("a", encoding="utf-8") as file:
-        answers = _answers(model, [requests[key] for key in left], sampling)
+        opened = [openings[id] for id, _ in left]
+        answers = _answers(model, [requests[key] for key in left], opened, sampling)
         for count, (index, answer) in enumerate(answers, 1):
             id, sample = left[index]
             seed = requests[id, sample].sampling.seed
@@ -138,11 +139,14 @@ class _Answer:
 
 
 def _answers(
-    model: LoadedModel, requests: Sequence[Request], sampling: Sampling
+    model: LoadedModel, requests: Sequence[Request], openings: Sequence[str], sampling: Sampling
 ) -> Iterator[tuple[int, _Answer]]:
-    """Yield answers with the index of their request, as they end."""
-    streams = [model.text_stream(request.token_ids, sampling) for request in requests]
-    texts, counts = [""] * len(requests), [0] * len(requests)
+    """Yield answers with the index of their request, as they end, what opens them included."""
+    streams = [
+        model.text_stream(request.token_ids, sampling, opening)
+        for request, opening in zip(requests, openings, strict=True)
+    ]
+    texts, counts = list(openings), [0] * len(requests)
     made = model.engine.generate(
         requests, is_enough=lambda index: streams[index].stopped_by is not None
     )
@@ -161,11 +165,13 @@ def _answers(
                 yield index, _Answer(texts[index], counts[index], reason, event.error)
 
 
-def _token_ids(model: LoadedModel, one: Asked, mode: Mode | None) -> Any:
+def _prompt(model: LoadedModel, one: Asked, mode: Mode | None) -> tuple[tuple[int, ...], str]:
+    """Return a prompt's ids, and what they have written of the answer already."""
     if isinstance(one.prompt, str) and mode is None:
-        return model.text_ids(one.prompt)
+        return model.text_ids(one.prompt), ""
     turns = (Message("user", one.prompt),) if isinstance(one.prompt, str) else one.prompt
-    return prompt_ids(model.tokenizer, turns, mode or "on", toggle=model.toggle, tools=one.tools)
+    format, mode = model.chat_format, mode or "on"
+    return format.prompt_ids(turns, mode, one.tools), format.opening(mode)
 
 
 def _row(one: Asked, sample: int, answer: _Answer, seed: int) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from fretsaw.chat.format import chat_format, require_chat_format, text_ends
 from fretsaw.chat.message import Message
 from fretsaw.chat.reasoning import CLOSE_TAG, OPEN_TAG, Mode
-from fretsaw.chat.render import prompt_ids
-from fretsaw.chat.toggle import Toggle, toggle_of
+from fretsaw.chat.renderer import ChatFormat
+from fretsaw.chat.toggle import Toggle
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.checkpoint.hub import resolve
@@ -34,13 +35,18 @@ class LoadedModel:
 
     decoder: Decoder
     tokenizer: Tokenizer
-    toggle: Toggle = "v1"
+    format: ChatFormat | None = None  # None: it only continues text
 
     @classmethod
     def from_checkpoint(
-        cls, name_or_path: str | Path, *, device: str = "auto", dtype: str = "auto"
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        needs_chat: bool = False,
     ) -> "LoadedModel":
-        """Load a folder or a Hub id.
+        """Load a folder or a Hub id; one without a chat format is refused where it is needed.
 
         `device` auto is the accelerator if there is one. `dtype` auto is bf16 where the checkpoint
         is stored in 16 bits and the device multiplies bf16 itself, else fp32.
@@ -55,9 +61,22 @@ class LoadedModel:
             dtype = "bf16" if is_short and _multiplies_bf16(device) else "fp32"
         if dtype not in DTYPES:
             raise ValueError(f"dtype {dtype!r}: unknown; use auto, {', '.join(DTYPES)}")
-        decoder = checkpoint.load_served(path, device=device, dtype=DTYPES[dtype])
         tokenizer = Tokenizer.from_folder(path)
-        return cls(decoder, tokenizer, toggle_of(path))
+        read = require_chat_format if needs_chat else chat_format
+        format = read(path, tokenizer)
+        decoder = checkpoint.load_served(path, device=device, dtype=DTYPES[dtype])
+        return cls(decoder, tokenizer, format)
+
+    @property
+    def toggle(self) -> Toggle:
+        """How it is told whether to reason."""
+        return "none" if self.format is None else self.format.toggle
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """The ids that end a text or a turn, whichever of the checkpoint's files names them."""
+        named = text_ends(self.tokenizer, self.format)
+        return tuple(dict.fromkeys((*self.decoder.config.eos_token_ids, *named)))
 
     @cached_property
     def engine(self) -> Engine:
@@ -85,8 +104,19 @@ class LoadedModel:
 
         Raises ValueError for a model that has no chat format.
         """
-        token_ids = prompt_ids(self.tokenizer, messages, mode, toggle=self.toggle)
-        return self._stream(token_ids, replace(sampling or Sampling(), **changes))
+        format, settings = self.chat_format, replace(sampling or Sampling(), **changes)
+        token_ids = format.prompt_ids(messages, mode)
+        return self._stream(token_ids, settings, format.opening(mode))
+
+    @property
+    def chat_format(self) -> ChatFormat:
+        """How conversations are written. Raises ValueError for a model that has no way."""
+        if self.format is None:
+            raise ValueError(
+                "chat: the checkpoint has no chat template, so this is no chat model; tune it with "
+                "`fretsaw sft` first, or continue plain text with `fretsaw generate`"
+            )
+        return self.format
 
     def text_ids(self, prompt: str) -> tuple[int, ...]:
         """Return the ids of a plain prompt, with the token that begins a text."""
@@ -105,17 +135,30 @@ class LoadedModel:
                 "answer must fit too; shorten it, or begin a new conversation"
             )
         room = min(sampling.max_tokens, limit - len(token_ids))
-        ends = self.decoder.config.eos_token_ids
-        return Request(token_ids, replace(sampling, max_tokens=room), ends)
+        return Request(token_ids, replace(sampling, max_tokens=room), self.ends)
 
-    def text_stream(self, token_ids: Sequence[int], sampling: Sampling) -> TextStream:
-        """Return what turns the tokens after these into text, up to a stop string."""
-        spare = (OPEN_TAG, CLOSE_TAG)
-        return TextStream(self.tokenizer, stop=sampling.stop, after=token_ids[-16:], spare=spare)
+    def text_stream(
+        self, token_ids: Sequence[int], sampling: Sampling, opening: str = ""
+    ) -> TextStream:
+        """Return what turns the tokens after these into text, up to a stop string.
 
-    def _stream(self, token_ids: tuple[int, ...], sampling: Sampling) -> Generator[str, None, None]:
+        `opening` is what they have written of an answer already; it is no part of the text.
+        """
+        return TextStream(
+            self.tokenizer,
+            stop=sampling.stop,
+            after=token_ids[-16:],
+            spare=(OPEN_TAG, CLOSE_TAG),
+            opening=opening,
+        )
+
+    def _stream(
+        self, token_ids: tuple[int, ...], sampling: Sampling, opening: str = ""
+    ) -> Generator[str, None, None]:
         request = self.request(token_ids, sampling)
-        text = self.text_stream(token_ids, sampling)
+        text = self.text_stream(token_ids, sampling, opening)
+        if opening:
+            yield opening
         for event in whole(self.engine.generate([request])):
             if event.token_id is not None and event.finish_reason != "stop":
                 yield text.feed([event.token_id])

@@ -30,7 +30,7 @@ def answer(
         group_size=group_size,
         max_tokens=max_tokens,
         temperature=temperature,
-        stop_token_ids=sampler.stop_ids,
+        stop_token_ids=_ends(sampler, prompts),
         seed=seed,
         on_token=on_token,
     )
@@ -45,6 +45,11 @@ def answer(
             samples, asked, completions, graded, strict=True
         )
     ]
+
+
+def _ends(sampler: Sampler, prompts: Sequence[Prompt]) -> tuple[int, ...]:
+    """Return the ids that end an answer: the model's, and those of the prompts' format."""
+    return tuple(dict.fromkeys((*sampler.stop_ids, *(id for p in prompts for id in p.ends))))
 
 
 def _row(sample: Sample, prompt: Prompt, shown: str, completion: str, graded: GradedAnswer) -> Row:

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fretsaw.chat.reasoning import OPEN_TAG, Mode, format_fault, split_reasoning
-from fretsaw.chat.render import prompt_ids
-from fretsaw.chat.toggle import Toggle, mode_in
+from fretsaw.chat.reasoning import MODES, OPEN_TAG, Mode, format_fault, split_reasoning
+from fretsaw.chat.renderer import ChatFormat
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.grade.grader import Grade, grade_batch
 from fretsaw.tasks.problem import Problem
@@ -19,6 +18,7 @@ class Prompt:
     mode: Mode
     token_ids: tuple[int, ...]
     opening: str = ""  # what the prompt has already written of the answer
+    ends: tuple[int, ...] = ()  # ids that end the answer, beside those of the model's config
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,29 @@ class GradedAnswer:
         return self.correct * (self.fault is None) * self.is_finished
 
 
-def chat_prompt(
-    tokenizer: Tokenizer, problem: Problem, mode: Mode, toggle: Toggle = "v1"
-) -> Prompt:
+def prompts_by_mode(
+    problems: Sequence[Problem], tokenizer: Tokenizer, format: ChatFormat | None
+) -> dict[Mode, list[Prompt]]:
+    """Return the problems as they are put in each mode: as a chat where the model has a format."""
+    if format is None:
+        return {mode: [plain_prompt(tokenizer, p, mode) for p in problems] for mode in MODES}
+    return {mode: [chat_prompt(format, p, mode) for p in problems] for mode in format.modes}
+
+
+def chat_prompt(format: ChatFormat, problem: Problem, mode: Mode) -> Prompt:
     """Put a problem to a chat model; its toggle asks for the mode.
 
     Raises ValueError where the problem's system text asks for one itself.
     """
     first = problem.messages[0]
-    asked = mode_in(first.content, toggle) if first.role == "system" else None
+    asked = format.mode_in(first.content) if first.role == "system" else None
     if asked is not None:
         raise ValueError(
             f"{problem.where or f'problem {problem.id}'}: its system text asks for reasoning "
             f"{asked!r}, but a problem is put in both modes; leave the toggle out"
         )
-    return Prompt(problem, mode, prompt_ids(tokenizer, problem.messages, mode, toggle=toggle))
+    token_ids = format.prompt_ids(problem.messages, mode)
+    return Prompt(problem, mode, token_ids, format.opening(mode), format.ends)
 
 
 def plain_prompt(tokenizer: Tokenizer, problem: Problem, mode: Mode) -> Prompt:
@@ -59,7 +67,8 @@ def plain_prompt(tokenizer: Tokenizer, problem: Problem, mode: Mode) -> Prompt:
     text = problem.text or "\n\n".join(m.content for m in problem.messages) + "\n"
     opening = f"{OPEN_TAG}\n" if mode == "on" else ""
     bos = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
-    return Prompt(problem, mode, (*bos, *tokenizer.encode(text + opening)), opening)
+    token_ids = (*bos, *tokenizer.encode(text + opening))
+    return Prompt(problem, mode, token_ids, opening, tokenizer.eos_token_ids)
 
 
 def grade_answers(

@@ -10,6 +10,7 @@ import jinja2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import prompt_ids
 from transformers import PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -17,7 +18,7 @@ from fretsaw.chat.control_tokens import CONTROL_TOKENS, add_control_tokens
 from fretsaw.chat.llama3_template import chat_template, write_chat_template
 from fretsaw.chat.message import Message
 from fretsaw.chat.reasoning import CLOSE_TAG, Mode, with_reasoning
-from fretsaw.chat.render import prompt_ids, render, system_text
+from fretsaw.chat.render import render, system_text
 from fretsaw.chat.toggle import TOGGLES, Toggle, mode_in, toggle_of
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.chat.tools import ToolCall
@@ -303,7 +304,10 @@ def test_the_toggle_is_read_back(folder: Path) -> None:
     [
         (None, "v1"),
         ("{{ 'detailed thinking off\n\n' + messages[0].content }}", "v1"),
-        ("{{ messages[0].content.split('</think>')[-1] }}", "v1"),
+        ("{{ '<|start_header_id|>' + messages[0].content.split('</think>')[-1] }}", "v1"),
+        ("{{ messages[0].content.split('</think>')[-1] }}", "none"),
+        ("{% if enable_thinking %}{{ '<think>' }}{% endif %}", "enable_thinking"),
+        ("{{ messages[0].thinking }}", "none"),
         (
             "{% if '/no_think' in messages[0].content %}{{ '<think>\n\n</think>' }}{% endif %}",
             "v1.5",
@@ -329,7 +333,7 @@ def test_other_checkpoints_have_no_toggle(tmp_path: Path) -> None:
     Tokenizer.train(["some text"], 260).save(tmp_path)
     assert toggle_of(tmp_path) == "none"
     (tmp_path / "tokenizer_config.json").write_text('{"reasoning_toggle": "v2"}')
-    with pytest.raises(ValueError, match=r"reasoning_toggle is 'v2'; write one of v1, v1\.5, none"):
+    with pytest.raises(ValueError, match=r"reasoning_toggle is 'v2'; write one of v1, v1\.5, enab"):
         toggle_of(tmp_path)
 
 

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import prompt_ids
 
 from fretsaw.chat.control_tokens import CONTROL_TOKENS, add_control_tokens, is_chat
 from fretsaw.chat.message import Message
@@ -15,7 +16,7 @@ from fretsaw.chat.reasoning import (
     with_reasoning,
     without_reasoning,
 )
-from fretsaw.chat.render import prompt_ids, render, system_text
+from fretsaw.chat.render import render, system_text
 from fretsaw.chat.toggle import TOGGLES, Toggle, mode_in
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.chat.tools import ToolCall, calls_text, parse_tool_calls

@@ -10,12 +10,12 @@ import pytest
 import torch
 from checkpoint.test_gguf import TEXT
 from patterns import LINEAR, PATTERNS, ids_of, make
+from support import prompt_ids
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import fretsaw.export.export
 from fretsaw.chat.control_tokens import add_control_tokens
 from fretsaw.chat.message import Message
-from fretsaw.chat.render import prompt_ids
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder
 from fretsaw.checkpoint.headers import read_headers

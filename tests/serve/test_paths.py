@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 from serving import CONTEXT, Local, asking, local
+from support import prompt_ids
 
 from fretsaw.chat.message import Message
-from fretsaw.chat.render import prompt_ids, render
+from fretsaw.chat.render import render
 from fretsaw.engine.sampling import Sampling
 from fretsaw.serve.model import default_sampling
 from fretsaw.serve.settings import check_origins

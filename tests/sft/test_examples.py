@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fretsaw.chat.control_tokens import TURN_END, add_control_tokens
 from fretsaw.chat.message import Message
+from fretsaw.chat.nemotron_format import NemotronFormat
 from fretsaw.chat.toggle import Toggle
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.data.records import Record, read_records
@@ -17,7 +18,9 @@ def test_the_loss_mask_marks_the_answers_and_their_ends_of_turn(tiny: Path) -> N
     add_control_tokens(tokenizer)
     turns = [("system", "Be brief."), ("user", "1 + 1?"), ("assistant", "2"), ("user", "2 + 2?")]
     messages = tuple(Message(*turn) for turn in (*turns, ("assistant", "It is 4.")))
-    (example,), _ = encode([Record(messages, "off", "here")], tokenizer, 256, "refuse")
+    (example,), _ = encode(
+        [Record(messages, "off", "here")], NemotronFormat(tokenizer), 256, "refuse"
+    )
     learnt = [*compress(example.token_ids, example.loss_mask)]
     assert tokenizer.decode(learnt, skip_special=False) == f"2{TURN_END}It is 4.{TURN_END}"
 
@@ -29,7 +32,7 @@ def learnt(row: dict, tiny: Path, tmp_path: Path, toggle: Toggle = "v1") -> tupl
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps(row))
     [record] = read_records([str(path)], toggle)
-    example = example_of(record, tokenizer, toggle)
+    example = example_of(record, NemotronFormat(tokenizer, toggle))
     masked = [*compress(example.token_ids, example.loss_mask)]
     whole = tokenizer.decode(example.token_ids, skip_special=False)
     return whole, tokenizer.decode(masked, skip_special=False)

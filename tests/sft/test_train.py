@@ -10,7 +10,9 @@ from support import stage_run, stopped_at
 from transformers import AutoTokenizer
 
 from fretsaw.chat.control_tokens import CONTROL_TOKENS
+from fretsaw.chat.format import require_chat_format
 from fretsaw.chat.llama3_template import write_chat_template
+from fretsaw.chat.nemotron_format import NemotronFormat
 from fretsaw.chat.toggle import toggle_of
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
@@ -39,7 +41,7 @@ SETTINGS = SftSettings(
 def examples_of(tiny: Path, tmp_path: Path) -> tuple:
     metrics = tune(replace(SETTINGS, epochs=1), {"model": tiny / "parent"}, stage_run(tmp_path))
     model, tokenizer = checkpoint.load(tmp_path), Tokenizer.from_folder(tmp_path)
-    examples, _ = encode(conversations(0, "train", 12), tokenizer, 256, "refuse")
+    examples, _ = encode(conversations(0, "train", 12), NemotronFormat(tokenizer), 256, "refuse")
     return model, tokenizer, examples, metrics
 
 
@@ -65,7 +67,7 @@ def test_what_is_learnt_is_what_the_chat_template_writes(tiny: Path, tmp_path: P
     assert toggle_of(out) == LoadedModel.from_checkpoint(out).toggle == "v1.5"
     theirs = AutoTokenizer.from_pretrained(out)
     records = list(conversations(0, "train", 12))
-    learnt, _ = encode(records, Tokenizer.from_folder(out), 256, "refuse", "v1.5")
+    learnt, _ = encode(records, require_chat_format(out, Tokenizer.from_folder(out)), 256, "refuse")
     for record, example in zip(records, learnt, strict=True):
         sent = [{"role": m.role, "content": m.content} for m in record.messages]
         ids = theirs.apply_chat_template(sent, enable_thinking=record.mode == "on")["input_ids"]

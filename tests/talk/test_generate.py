@@ -9,10 +9,11 @@ from engines import make_decoder
 
 from fretsaw.chat.control_tokens import add_control_tokens
 from fretsaw.chat.message import Message
+from fretsaw.chat.nemotron_format import NemotronFormat
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.engine.sampling import Sampling
 from fretsaw.engine.sequence import RequestFailed
-from fretsaw.talk.generate import Asked, _as_json, _token_ids, generate_file, read_prompts
+from fretsaw.talk.generate import Asked, _as_json, _prompt, generate_file, read_prompts
 from fretsaw.talk.loaded import LoadedModel
 
 
@@ -21,7 +22,7 @@ def model() -> LoadedModel:
     tokenizer = Tokenizer.train(["one two three four five"] * 3, vocab_size=280)
     add_control_tokens(tokenizer)
     decoder = make_decoder("mixed").with_vocab(tokenizer.vocab_size, tokenizer.eos_token_ids)
-    return LoadedModel(decoder, tokenizer, "v1")
+    return LoadedModel(decoder, tokenizer, NemotronFormat(tokenizer))
 
 
 @pytest.fixture
@@ -153,7 +154,7 @@ def test_prompts_with_tools_calls_and_parts(model: LoadedModel, tmp_path: Path) 
     first, second = read_prompts(path)
     assert (first.tools, second.tools) == (({"name": "add"},), ())
     assert first.prompt == second.prompt
-    told = model.tokenizer.decode(_token_ids(model, first, None))
+    told = model.tokenizer.decode(_prompt(model, first, None)[0])
     assert '<AVAILABLE_TOOLS>[{"name": "add"}]' in told
     assert '<TOOLCALL>[{"name": "add", "arguments": {"a": 1}}]</TOOLCALL>' in told
     assert _as_json(first.prompt)[1]["tool_calls"] == [{"name": "add", "arguments": {"a": 1}}]
@@ -181,7 +182,7 @@ def test_a_prompt_and_messages_of_one_row_agree(tmp_path: Path) -> None:
 def poisoned(model: LoadedModel) -> LoadedModel:
     """The same model, in which a token of "three" is NaN."""
     others = [Asked("a", "one two"), Asked("b", (Message("user", "four?"),))]
-    known = {id for one in others for id in _token_ids(model, one, None)}
+    known = {id for one in others for id in _prompt(model, one, None)[0]}
     poison = next(id for id in model.tokenizer.encode("three") if id not in known)
     decoder = make_decoder("mixed").with_vocab(
         model.tokenizer.vocab_size, model.tokenizer.eos_token_ids
@@ -190,7 +191,7 @@ def poisoned(model: LoadedModel) -> LoadedModel:
         embedding = decoder.model.embed_tokens
         embedding.weight = torch.nn.Parameter(embedding.weight.clone())
         embedding.weight[poison] = torch.nan
-    return LoadedModel(decoder, model.tokenizer, "v1")
+    return LoadedModel(decoder, model.tokenizer, model.format)
 
 
 def test_an_answer_that_fails_is_a_row_that_says_why(

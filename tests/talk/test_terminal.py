@@ -8,8 +8,10 @@ from collections.abc import Generator
 import pytest
 
 from fretsaw.chat.message import Message
+from fretsaw.chat.nemotron_format import NemotronFormat
 from fretsaw.chat.reasoning import with_reasoning
 from fretsaw.chat.toggle import Toggle
+from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.engine.sampling import Sampling
 from fretsaw.talk.loaded import LoadedModel
 from fretsaw.talk.terminal import _stoppable, converse
@@ -20,7 +22,8 @@ class Echo(LoadedModel):
 
     def __init__(self, toggle: Toggle) -> None:
         self.asked: list[tuple[list[Message], str]] = []
-        self.toggle = toggle
+        tokenizer = Tokenizer.train(["a"], 300)
+        self.format = NemotronFormat(tokenizer, toggle)
 
     def chat(self, messages, mode="on", **options) -> Generator[str, None, None]:
         self.asked.append((list(messages), mode))

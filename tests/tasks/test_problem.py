@@ -7,6 +7,7 @@ import pytest
 
 from fretsaw.chat.control_tokens import add_control_tokens
 from fretsaw.chat.message import Message
+from fretsaw.chat.nemotron_format import NemotronFormat
 from fretsaw.chat.reasoning import MODES, Mode, with_reasoning
 from fretsaw.chat.toggle import Toggle
 from fretsaw.chat.tokenizer import Tokenizer
@@ -152,7 +153,7 @@ def put(path: Path, system: str, toggle: Toggle, tokenizer: Tokenizer) -> None:
     row = {"messages": [{"role": "system", "content": system}, USER], "answer": "2"}
     path.write_text(json.dumps(row))
     for mode in MODES:
-        chat_prompt(tokenizer, read_problems(path)[0], mode, toggle)
+        chat_prompt(NemotronFormat(tokenizer, toggle), read_problems(path)[0], mode)
 
 
 def test_a_problem_says_no_mode_by_the_toggle_of_its_model(tmp_path: Path) -> None:

@@ -1,21 +1,20 @@
 """Accuracy as a score: the problems of a task, answered by a changed model through the engine."""
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
-from fretsaw.chat.control_tokens import is_chat
-from fretsaw.chat.toggle import toggle_of
+from fretsaw.chat.format import chat_format
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.engine.engine import Engine
 from fretsaw.model.decoder import Decoder
 from fretsaw.puzzle.library.alternatives import Change
 from fretsaw.puzzle.settings import ScoreSettings
+from fretsaw.stage.progress import say
 from fretsaw.tasks.answers import answer
-from fretsaw.tasks.prompt import chat_prompt, plain_prompt
+from fretsaw.tasks.prompt import prompts_by_mode
 from fretsaw.tasks.task import load_problems
 
 MAX_BATCH = 128
@@ -31,10 +30,12 @@ class Exam:
         self.tokenizer = Tokenizer.from_folder(folder)
         task = "" if file is not None else settings.task
         problems = load_problems(task, settings.num_problems, seed=seed, file=file)
-        prompt = plain_prompt
-        if is_chat(self.tokenizer):
-            prompt = partial(chat_prompt, toggle=toggle_of(folder))
-        self.prompts = [prompt(self.tokenizer, problem, settings.mode) for problem in problems]
+        by_mode = prompts_by_mode(problems, self.tokenizer, chat_format(folder, self.tokenizer))
+        mode = settings.mode
+        if mode not in by_mode:
+            mode = next(iter(by_mode))
+            say(f"score: {folder} has no toggle for reasoning; it is asked with reasoning {mode}")
+        self.prompts = by_mode[mode]
         self.parent_right = self._right(parent)
 
     def lost(self, change: Change) -> Float[np.ndarray, " problems"]:
