@@ -165,7 +165,7 @@ def local(
     loaded = LoadedModel.from_checkpoint(folder)
     engine = Engine(loaded.decoder, max_batch=max_batch)
     served = ServedModel.of(folder, CONTEXT)
-    model["format"] = NemotronFormat(served.tokenizer, toggle)
+    model = {"format": NemotronFormat(served.tokenizer, toggle), **model}
     for name, value in model.items():
         object.__setattr__(served, name, value)
     limits = limits or Limits()

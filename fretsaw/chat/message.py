@@ -11,12 +11,17 @@ ROLES = ("system", "user", "assistant", "tool")
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation; an answer's reasoning is its own field or inline in content."""
+    """One turn of a conversation; an answer's reasoning is its own field or inline in content.
+
+    A tool's result may say which call it answers and which tool it is of; some templates write it.
+    """
 
     role: str
     content: str = ""
     reasoning: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
 
 
 def check_roles(messages: Sequence[Message]) -> None:

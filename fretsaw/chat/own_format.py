@@ -13,7 +13,14 @@ from typing import Any
 
 from fretsaw.chat.jinja_template import ChatTemplate, switches
 from fretsaw.chat.message import Message, check_roles
-from fretsaw.chat.reasoning import CLOSE_TAG, OPEN_TAG, Mode, with_reasoning, without_reasoning
+from fretsaw.chat.reasoning import (
+    CLOSE_TAG,
+    OPEN_TAG,
+    Mode,
+    split_reasoning,
+    with_reasoning,
+    without_reasoning,
+)
 from fretsaw.chat.render import system_text
 from fretsaw.chat.rendered_text import RenderedText
 from fretsaw.chat.renderer import ChatFormat, Span, Tools
@@ -97,7 +104,14 @@ class OwnFormat(ChatFormat):
             asked = self._ids(messages[:at], mode, tools, asks=True) if at else []
             answered = self._ids(messages[: at + 1], mode, tools)
             end = self._turn_end(answered, len(asked))
-            if end and answered[: len(asked)] == asked and whole[:end] == answered[:end]:
+            starts_alike = answered[: len(asked)] == asked
+            if (
+                at == last
+                and starts_alike
+                and self._drops_reasoning(message, answered[len(asked) :])
+            ):
+                raise ValueError(_cannot_be_learnt("leaves out the reasoning of an answer"))
+            if end and starts_alike and whole[:end] == answered[:end]:
                 learnt.append((len(asked), end))
             elif at == last:
                 raise ValueError(self._why_not(asked, answered))
@@ -197,10 +211,19 @@ class OwnFormat(ChatFormat):
             why = "ends an answer with no control token, so that no end could be learnt"
         else:
             why = "writes an answer otherwise when more turns follow"
-        return (
-            f"the chat template {why}; such a checkpoint can be served, but not tuned in its own "
-            "format: give it another chat_template.jinja"
-        )
+        return _cannot_be_learnt(why)
+
+    def _drops_reasoning(self, message: Message, answered: Sequence[int]) -> bool:
+        inline, _ = split_reasoning(message.content)
+        reasoning = (message.reasoning or inline or "").strip()
+        return reasoning not in self.tokenizer.decode(answered, skip_special=False)
+
+
+def _cannot_be_learnt(why: str) -> str:
+    return (
+        f"the chat template {why}; such a checkpoint can be served, but not tuned in its own "
+        "format: give it another chat_template.jinja"
+    )
 
 
 def _as_history(turn: Message) -> Message:
@@ -217,6 +240,8 @@ def as_dict(message: Message, *, reasoning_as: str | None = "reasoning_content")
         turn["content"] = with_reasoning(message.reasoning.strip(), message.content)
     elif message.reasoning and reasoning_as is not None:
         turn[reasoning_as] = message.reasoning
+    named = {"tool_call_id": message.tool_call_id, "name": message.name}
+    turn |= {key: value for key, value in named.items() if value}
     if message.tool_calls:
         turn["tool_calls"] = [
             {

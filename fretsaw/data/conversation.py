@@ -150,7 +150,11 @@ def _message(turn: Mapping[str, Any], where: str) -> Message:
     if role != "assistant":
         if calls:
             raise ValueError(f"{where}: the {role}'s turn calls tools; only the assistant's may")
-        return Message(role, _text("" if content is None and role == "tool" else content, where))
+        text = _text("" if content is None and role == "tool" else content, where)
+        named = {
+            key: turn[key] for key in ("tool_call_id", "name") if isinstance(turn.get(key), str)
+        }
+        return Message(role, text, **named)
     text = _text("" if content is None and calls else content, where)
     return Message(role, text, _trace(turn, text, where), calls)
 

@@ -22,10 +22,11 @@ from fretsaw.model.decoder import Decoder
 from fretsaw.rollout.rows import Row, write_rows
 from fretsaw.rollout.sampler import Sampler
 from fretsaw.stage.execute import StageRun
+from fretsaw.stage.progress import say
 from fretsaw.stage.whole import write_json
 from fretsaw.tasks.answers import answer
 from fretsaw.tasks.problem import Problem
-from fretsaw.tasks.prompt import Prompt, prompts_by_mode
+from fretsaw.tasks.prompt import Prompt, manner, prompts_by_mode
 from fretsaw.tasks.task import load_problems
 from fretsaw.training.losses import kl_from_log_probs
 
@@ -54,7 +55,10 @@ def evaluate(settings: EvalSettings, inputs: Mapping[str, Path], run: StageRun) 
         figures = results["tasks"][task] = {}
         for name, model in models.items():
             tokenizer = Tokenizer.from_folder(folders[name])
-            prompts = prompts_by_mode(problems, tokenizer, chat_format(folders[name], tokenizer))
+            format = chat_format(folders[name], tokenizer)
+            if number == 0:
+                say(f"eval: {name}: {manner(format)}")
+            prompts = prompts_by_mode(problems, tokenizer, format)
             answers: list[Row] = []
             for mode in prompts:
                 total = len(problems) * settings.samples

@@ -30,10 +30,10 @@ from fretsaw.rollout.rows import Row, read_rows, write_rows
 from fretsaw.rollout.sampler import Sampler
 from fretsaw.stage import artifact
 from fretsaw.stage.execute import StageRun
-from fretsaw.stage.progress import format_seconds
+from fretsaw.stage.progress import format_seconds, say
 from fretsaw.tasks.answers import answer
 from fretsaw.tasks.problem import Problem
-from fretsaw.tasks.prompt import Prompt, chat_prompt
+from fretsaw.tasks.prompt import Prompt, chat_prompt, manner
 from fretsaw.tasks.task import load_problems
 from fretsaw.training.optimizer import apply_gradients, build_optimizers
 from fretsaw.training.settings import LoraSettings
@@ -126,6 +126,7 @@ def _taught(settings: RlSettings, inputs: Mapping[str, Path], run: StageRun) -> 
     tokenizer = Tokenizer.from_folder(inputs["model"])
     checkpoint.check_tokenizer(tokenizer, model.config)
     format = require_chat_format(inputs["model"], tokenizer)
+    say(f"rl: {manner(format)}")
     problems, heldout = _problems(settings, inputs.get("problems"), run.seed)
     for problem, mode in itertools.product((*problems, *heldout), format.modes):
         prompt = chat_prompt(format, problem, mode)

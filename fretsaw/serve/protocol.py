@@ -204,6 +204,8 @@ class Turn(_Told):
     reasoning: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[CallOfTool] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
     function_call: None = None  # the older form of a call, which would be lost
 
     @field_validator("content")
@@ -216,7 +218,9 @@ class Turn(_Told):
         role = "system" if self.role == "developer" else self.role
         reasoning = self.reasoning_content if self.reasoning is None else self.reasoning
         calls = tuple(call.typed() for call in self.tool_calls or ())
-        return Message(role, self.content, reasoning, calls)
+        return Message(
+            role, self.content, reasoning, calls, self.tool_call_id or "", self.name or ""
+        )
 
 
 class Function(_Told):

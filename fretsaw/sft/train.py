@@ -41,8 +41,7 @@ def tune(settings: SftSettings, inputs: Mapping[str, Path], run: StageRun) -> di
     """Teach a checkpoint the chat format and the toggle, with the tokens it lacks added."""
     # --- set-up -----------------------------------------------------------------------------------
     model, format, added = load_for_chat(inputs["model"], run.load_device)
-    if run.peers.rank == 0:
-        say(f"sft: {told(format, added)}")
+    say(f"sft: {told(format, added)}")
     row_len = row_length(settings, model.config)
     train, heldout, num_skipped = read_examples(settings, inputs, format, row_len, run.seed)
     rows = pack([len(example.token_ids) for example in train], row_len)

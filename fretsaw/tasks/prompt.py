@@ -46,6 +46,15 @@ def prompts_by_mode(
     return {mode: [chat_prompt(format, p, mode) for p in problems] for mode in format.modes}
 
 
+def manner(format: ChatFormat | None) -> str:
+    """Return how problems are put to a model, for the screen."""
+    if format is None:
+        return "problems are put as plain text, for it has no chat format"
+    modes = f"reasoning {' and '.join(format.modes)}"
+    switch = "" if format.toggle != "none" else ", for it has no toggle"
+    return f"problems are put in {format.name}, {modes}{switch}"
+
+
 def chat_prompt(format: ChatFormat, problem: Problem, mode: Mode) -> Prompt:
     """Put a problem to a chat model; its toggle asks for the mode.
 

@@ -1,10 +1,14 @@
 """Chat completions: the toggle's three switches, the reasoning apart, streams, budgets, stops."""
 
 import json
+from pathlib import Path
 
 import pytest
 from serving import LESSONS, Local, asking, lesson, local
 
+from fretsaw.chat.llama3_template import chat_template
+from fretsaw.chat.own_format import OwnFormat
+from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.engine.sequence import Event
 from fretsaw.serve.answer import Answer, Reading
 from fretsaw.serve.chat_completions import ChatChoice
@@ -414,3 +418,38 @@ def test_tools_and_their_results_are_rendered(server: Local) -> None:
     text = server.service.model.tokenizer.decode(ids, skip_special=False)
     assert '<TOOLCALL>[{"name": "add", "arguments": {"a": 2}}]</TOOLCALL>' in text
     assert "<TOOL_RESPONSE>[5]</TOOL_RESPONSE>" in text
+
+
+def test_a_trace_that_the_template_opens_is_told_apart(toggled: Path) -> None:
+    tokenizer = Tokenizer.from_folder(toggled)
+    opened = chat_template("v1") + "{%- if add_generation_prompt -%}{{ '<think>\n' }}{%- endif -%}"
+    format = OwnFormat(
+        tokenizer, {"default": opened}, variables={"bos_token": "<s>"}, toggle="none"
+    )
+    with local(toggled, format=format) as server:
+        message = server.chat()["message"]
+        assert (message["content"], message["reasoning"]) == (ANSWER, REASONING)
+        chunks, found = deltas(server)
+        assert (joined(found, "content"), joined(found, "reasoning")) == (ANSWER, REASONING)
+        assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+        spared = server.chat(stop=["Two"])["message"]
+        assert (spared["content"], spared["reasoning"]) == (ANSWER, REASONING)
+        short = server.chat(thinking_token_budget=3)["message"]
+        assert len(short["reasoning"]) < len(REASONING)
+
+
+def test_a_template_refuses_a_conversation_in_its_own_words(toggled: Path) -> None:
+    template = "{{ raise_exception('user and assistant must take turns') }}"
+    format = OwnFormat(Tokenizer.from_folder(toggled), {"default": template}, variables={})
+    with local(toggled, format=format) as server:
+        response = server.client.post("/v1/chat/completions", json=asking())
+        assert response.status_code == 400
+        assert "user and assistant must take turns" in response.json()["error"]["message"]
+
+
+def test_a_model_without_a_chat_format_says_so(toggled: Path) -> None:
+    with local(toggled, format=None) as server:
+        response = server.client.post("/v1/chat/completions", json=asking())
+        assert response.status_code == 400
+        assert "it only continues text; send a prompt" in response.json()["error"]["message"]
+        assert server.client.get("/architecture").json()["chats"] is False

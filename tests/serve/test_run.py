@@ -90,7 +90,9 @@ def test_the_greeting_and_keys_from_the_command_line_and_the_environment(
 ) -> None:
     monkeypatch.setenv("FRETSAW_API_KEY", "three")
     with remote(toggled, "--api-key", "one", "--api-key", "two", "--name", "tiny") as server:
-        assert server.greeting.startswith(f"tiny on {server.url}  toggle v1  KV")
+        assert server.greeting.startswith(
+            f"tiny on {server.url}  chats in the Llama-Nemotron format  toggle v1  KV"
+        )
         url = f"{server.url}/v1/models"
         assert httpx.get(url).status_code == 401
         for key in ("one", "two", "three"):

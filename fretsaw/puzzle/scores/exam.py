@@ -14,7 +14,7 @@ from fretsaw.puzzle.library.alternatives import Change
 from fretsaw.puzzle.settings import ScoreSettings
 from fretsaw.stage.progress import say
 from fretsaw.tasks.answers import answer
-from fretsaw.tasks.prompt import prompts_by_mode
+from fretsaw.tasks.prompt import manner, prompts_by_mode
 from fretsaw.tasks.task import load_problems
 
 MAX_BATCH = 128
@@ -30,12 +30,10 @@ class Exam:
         self.tokenizer = Tokenizer.from_folder(folder)
         task = "" if file is not None else settings.task
         problems = load_problems(task, settings.num_problems, seed=seed, file=file)
-        by_mode = prompts_by_mode(problems, self.tokenizer, chat_format(folder, self.tokenizer))
-        mode = settings.mode
-        if mode not in by_mode:
-            mode = next(iter(by_mode))
-            say(f"score: {folder} has no toggle for reasoning; it is asked with reasoning {mode}")
-        self.prompts = by_mode[mode]
+        format = chat_format(folder, self.tokenizer)
+        say(f"score: {manner(format)}")
+        by_mode = prompts_by_mode(problems, self.tokenizer, format)
+        self.prompts = by_mode.get(settings.mode) or next(iter(by_mode.values()))
         self.parent_right = self._right(parent)
 
     def lost(self, change: Change) -> Float[np.ndarray, " problems"]:

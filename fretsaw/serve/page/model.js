@@ -3,6 +3,7 @@
 const TOGGLES = {
   "v1": "“detailed thinking on” or “off” in the system text",
   "v1.5": "“/think” or “/no_think” in the system text",
+  "enable_thinking": "a switch of the model’s own chat template",
   "none": "none: the model answers as it does",
 };
 
@@ -25,12 +26,15 @@ async function readArchitecture() {
 }
 
 function showModel() {
-  const { name, params, context, blocks, toggle } = architecture;
+  const { name, params, context, blocks, toggle, chats } = architecture;
   document.title = `${name} · Fretsaw`;
   write($("name"), name);
   write($("welcome-name"), name);
   write($("lede"), `A language model of ${shortCount(params)} parameters in ${plural(blocks.length, "layer")}, ` +
-    `with room for ${plural(context, "token")}.` + (toggle === "none" ? "" : " Its reasoning can be switched on and off."));
+    `with room for ${plural(context, "token")}.` + (toggle === "none" ? "" : " Its reasoning can be switched on and off.") +
+    (chats ? "" : " It has no chat format: it only continues text, which programs send to /v1/completions."));
+  $("prompt").disabled = !chats;
+  $("examples").hidden = !chats;
   $("skyline-picture").replaceChildren(skyline(architecture));
   $("skyline").hidden = false;
   for (const kind of ["linear", "none"]) $(`key-${kind}`).hidden = !hasKind(architecture, kind);
