@@ -21,7 +21,7 @@ from fretsaw.talk.loaded import LoadedModel
 SETTINGS = SftSettings(
     source="world", num_rows=12, seq_len=256, batch_tokens=1024, micro_batch_tokens=512
 )
-EVAL = EvalSettings(task="world", num_problems=4, max_new_tokens=4)
+EVAL = EvalSettings(task="word_problems", num_problems=4, max_new_tokens=4)
 
 
 @pytest.fixture(scope="module")
