@@ -70,7 +70,8 @@ def evaluate(settings: EvalSettings, inputs: Mapping[str, Path], run: StageRun) 
         if len(models) == 2:
             figures["kept"] = kept_accuracy(figures)
         if number == 0:
-            metrics |= {f"accuracy_{mode}": figures["child"][mode]["accuracy"] for mode in prompts}
+            own = figures["child"]
+            metrics |= {f"accuracy_{mode}": own[mode]["accuracy"] for mode in MODES if mode in own}
     write_json(run.folder / RESULTS, results)
     return metrics
 
