@@ -1,7 +1,8 @@
 """Text <-> token ids: `tokenizer.json` read, trained and written through the tokenizers library.
 
-`encode` gives the ids of the text and nothing else: no begin-of-text is added, and text that
-happens to spell a special token stays text, so what a user types never becomes a control token.
+`encode` gives the ids of the text and nothing else: no begin-of-text is added (`text_ids` does),
+and text that happens to spell a special token stays text, so what a user types never becomes a
+control token.
 """
 
 import functools
@@ -153,6 +154,31 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """How many tokens there are, added ones included."""
         return self._inner.get_vocab_size(with_added_tokens=True)
+
+    @functools.cached_property
+    def begin_ids(self) -> tuple[int, ...]:
+        """What begins a plain text: what tokenizer.json's post-processor puts before it.
+
+        That alone counts, as in transformers 5; a begin-of-text token that has a name begins texts
+        only where it is put before them.
+        """
+        return self._around[0]
+
+    @functools.cached_property
+    def end_ids(self) -> tuple[int, ...]:
+        """What the post-processor puts after a text."""
+        return self._around[1]
+
+    @functools.cached_property
+    def _around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        alone = self._inner.encode("a", add_special_tokens=False).ids
+        whole = self._inner.encode("a", add_special_tokens=True).ids
+        at = next(i for i in range(len(whole)) if whole[i : i + len(alone)] == alone)
+        return tuple(whole[:at]), tuple(whole[at + len(alone) :])
+
+    def text_ids(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a plain text to go on from, with what begins it."""
+        return (*self.begin_ids, *self.encode(text))
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of the text alone; raise ValueError where it is no Unicode text."""

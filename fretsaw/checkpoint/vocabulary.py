@@ -81,10 +81,19 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
 
     names = [tokenizer.token(id) for id in range(size)]
     bos = tokenizer.bos_token_id
+    begin, end = tokenizer.begin_ids, tokenizer.end_ids
+    if begin not in ((), (bos,)) or end not in ((), tokenizer.eos_token_ids[:1]):
+        around = [tokenizer.token(id) for id in (*begin, *end)]
+        raise ValueError(
+            f"{folder / 'tokenizer.json'}: its post-processor puts {', '.join(map(repr, around))} "
+            "around a text, but llama.cpp only its begin and end tokens; export with --format "
+            "decilm"
+        )
     shared: dict[str, Any] = {
         "tokens": tuple(f"[PAD{i}]" if name is None else name for i, name in enumerate(names)),
         "types": tuple(kind(id, name) for id, name in enumerate(names)),
-        "adds_bos": bos is not None and bool(own.get("add_bos_token", True)),
+        "adds_bos": bool(begin),
+        "adds_eos": bool(end),
         "bos_token_id": bos,
         "eos_token_ids": tokenizer.eos_token_ids,
         "unk_token_id": unknown,

@@ -7,6 +7,7 @@ source's logits, rounded as the file's precision rounds.
 
 import contextlib
 import math
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fretsaw.chat.llama3_template import write_chat_template
+from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.checkpoint.export_targets import (
     QUANTISED_WIDTHS,
@@ -42,6 +44,19 @@ from fretsaw.stage.whole import atomic_folder, replace_file
 
 TOLERANCE = 1e-4  # of a logit, and of the largest one where that is above 1
 MAX_FP16 = 65504.0
+TEXTS = (  # on which a tokenizer that was rewritten must give the same ids
+    *(
+        "",
+        " ",
+        "a",
+        " a  b",
+        "\n\n\tx = 12345.67;\r\n",
+        "It's we'll I'd CAN'T",
+        "...!?\u2026\u2014",
+    ),
+    *("caf\u00e9 e\u0301 \u6771\u4eac \U0001f642", "def f(x):\n    return x ** 2  # 100%"),
+    *("<s>[INST]</s><|im_end|>", "1234567890 12 3"),
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +117,8 @@ def export(
         _round(decoder, precision, form)
         expected = _logits(decoder, ids)
         del decoder
+        if form == "gguf":
+            _refuse_other_ids(written, source)
         max_difference = _largest_difference(expected, _logits(_reopen(written, form), ids))
         allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
         if not max_difference <= allowed:  # NaN too
@@ -161,6 +178,23 @@ def _write(
 
 
 # --- checking -------------------------------------------------------------------------------------
+
+
+def _refuse_other_ids(written: Path, source: Path) -> None:
+    """Raise where the tokenizer in a GGUF file gives a text other ids than the source's does."""
+    from fretsaw.checkpoint.gguf_reader import GgufFile
+    from fretsaw.checkpoint.vocabulary_files import write_vocabulary
+
+    own = Tokenizer.from_folder(source)
+    with tempfile.TemporaryDirectory() as folder:
+        write_vocabulary(GgufFile(written).vocabulary(), Path(folder), max_len=1)
+        back = Tokenizer.from_folder(Path(folder))
+    for text in TEXTS:
+        if (ids := back.text_ids(text)) != (expected := own.text_ids(text)):
+            raise RuntimeError(
+                f"{written}: read back, its tokenizer gives {text!r} the ids {list(ids)}, but the "
+                f"source's {list(expected)}, so it was not kept; this is a fault of fretsaw's"
+            )
 
 
 def _reopen(written: Path, format: Format) -> Decoder:

@@ -77,7 +77,7 @@ def begun(
         echoed = prompt
         if body.logprobs is not None:
             places = tokenizer.places(prompt, parse_special=body.parse_special)
-            places = [0] * (len(ids) - len(places)) + places  # a bos that is not in the text
+            places = [0] * (len(ids) - len(places)) + places  # what begins it is not in the text
     elif body.echo:
         echoed = tokenizer.decode(ids, skip_special)
     answer = Answer(tokenizer, reading, after=ids)
@@ -92,7 +92,7 @@ def begun(
 def encoded(
     model: ServedModel, body: Any, prompt: str | Sequence[int], *, is_limited: bool = True
 ) -> tuple[int, ...]:
-    """Return a prompt's ids: a text's with bos before it, given ids as they are.
+    """Return a prompt's ids: a text's with what begins texts, given ids as they are.
 
     The names of special tokens in a text stand for these tokens, as a prompt is all that the model
     reads; `parse_special: false` keeps them text.
@@ -105,9 +105,9 @@ def encoded(
     if is_limited:
         check_hope(model, prompt, "prompt")
     ids = tokenizer.encode_raw(prompt) if body.parse_special else tokenizer.encode(prompt)
-    bos = tokenizer.bos_token_id
-    if body.add_special_tokens and bos is not None and ids[:1] != [bos]:
-        ids = [bos, *ids]
+    begin = list(tokenizer.begin_ids)
+    if body.add_special_tokens and ids[: len(begin)] != begin:
+        ids = begin + ids
     if not ids:
         raise bad_request("prompt: empty; give at least one token", "prompt", "invalid_value")
     return tuple(ids)

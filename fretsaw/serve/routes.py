@@ -152,11 +152,6 @@ def _token_ids(service: Service, body: TokenizeRequest) -> Sequence[int]:
         raise bad_request("prompt: send either prompt or messages", "prompt", "invalid_value")
     if body.prompt is not None:
         if not body.prompt:
-            return _bos(service, body)
+            return service.model.tokenizer.begin_ids if body.add_special_tokens else ()
         return encoded(service.model, body, body.prompt, is_limited=False)
     return rendered(service, body, begins=body.add_generation_prompt)
-
-
-def _bos(service: Service, body: TokenizeRequest) -> list[int]:
-    bos = service.model.tokenizer.bos_token_id
-    return [bos] if body.add_special_tokens and bos is not None else []

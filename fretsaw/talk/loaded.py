@@ -119,9 +119,8 @@ class LoadedModel:
         return self.format
 
     def text_ids(self, prompt: str) -> tuple[int, ...]:
-        """Return the ids of a plain prompt, with the token that begins a text."""
-        bos = self.tokenizer.bos_token_id
-        return ((bos,) if bos is not None else ()) + tuple(self.tokenizer.encode(prompt))
+        """Return the ids of a plain prompt, with what begins a text."""
+        return self.tokenizer.text_ids(prompt)
 
     def request(self, token_ids: tuple[int, ...], sampling: Sampling) -> Request:
         """Return what to ask of the engine; an answer ends where the context does.

@@ -75,8 +75,7 @@ def plain_prompt(tokenizer: Tokenizer, problem: Problem, mode: Mode) -> Prompt:
     """Put a problem to a model that only continues text; an opening tag asks for reasoning."""
     text = problem.text or "\n\n".join(m.content for m in problem.messages) + "\n"
     opening = f"{OPEN_TAG}\n" if mode == "on" else ""
-    bos = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
-    token_ids = (*bos, *tokenizer.encode(text + opening))
+    token_ids = tokenizer.text_ids(text + opening)
     return Prompt(problem, mode, token_ids, opening, tokenizer.eos_token_ids)
 
 
