@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fretsaw.checkpoint.adapter import read_applied, with_whole
 from fretsaw.checkpoint.headers import StoredTensor, read_headers
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.kinds import MODULES, Precision
@@ -47,6 +48,8 @@ def stored_tensors(folder: Path, config: ModelConfig) -> dict[str, StoredTensor]
     A head beside tied embeddings is among them: whether it equals them only its values tell.
     """
     stored = read_headers(folder)
+    if (adapter := read_applied(folder)) is not None:
+        stored = with_whole(adapter, stored)
     stored = {name: entry for name, entry in stored.items() if not _DERIVED.search(name)}
     expected = expected_tensors(config)
     if config.tie_word_embeddings and "lm_head.weight" in stored:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fretsaw.chat.template import OTHERS, SETTINGS, read_settings
 from fretsaw.checkpoint import compressed, decilm, llama
+from fretsaw.checkpoint.adapter import read_applied
 from fretsaw.checkpoint.beside import read_precisions, write_precisions
 from fretsaw.checkpoint.expected import stored_tensors
 from fretsaw.checkpoint.headers import StoredTensor, has_weights, read_headers
@@ -207,8 +208,12 @@ def _load(
     if config.tie_word_embeddings and "lm_head.weight" in stored:
         _check_tied(folder, stored)
         del stored["lm_head.weight"]
+    adapter = read_applied(folder)
+    updates = adapter.updates if adapter is not None else {}
     weights, kept_as = {}, {name: buffer.dtype for name, buffer in decoder.named_buffers()}
     for name, tensor in shards.read_tensors(stored, kept_as):
+        if name in updates:
+            tensor = updates[name].added_to(tensor)
         kept = kept_as.get(name, dtype or torch.float32)
         weights[name] = tensor.to(device, kept, copy=True)
         if not torch.isfinite(weights[name].float() if kept.itemsize == 1 else weights[name]).all():

@@ -32,6 +32,7 @@ class StoredTensor:
     file: Path
     shape: tuple[int, ...]
     dtype: str  # safetensors' name, such as "BF16"
+    key: str  # its name in the file
 
 
 def has_weights(folder: Path) -> bool:
@@ -105,7 +106,7 @@ def read_headers(folder: Path) -> dict[str, StoredTensor]:
     """
     stored: dict[str, StoredTensor] = {}
     for file in weight_files(folder):
-        for name, entry in _read_header(file).items():
+        for name, entry in read_header(file).items():
             if name in stored:
                 raise ValueError(
                     f"{folder}: {name} is stored twice, in {stored[name].file.name} and "
@@ -122,7 +123,7 @@ def read_headers(folder: Path) -> dict[str, StoredTensor]:
     return stored
 
 
-def _read_header(file: Path) -> dict[str, StoredTensor]:
+def read_header(file: Path) -> dict[str, StoredTensor]:
     """Return what one file's header says, checked against the file's size."""
     size = file.stat().st_size
     with file.open("rb") as opened:
@@ -162,7 +163,7 @@ def _entry(file: Path, name: str, entry: Any) -> tuple[StoredTensor, tuple[int, 
     wanted = _ITEM_BYTES.get(dtype, 0) * math.prod(shape)
     if dtype in _ITEM_BYTES and last - first != wanted:
         _refuse(file, f"{name!r} takes {last - first} bytes, and {dtype} {shape} is {wanted}")
-    return StoredTensor(file, tuple(shape), dtype), (first, last)
+    return StoredTensor(file, tuple(shape), dtype, name), (first, last)
 
 
 def _check_ranges(file: Path, ranges: list[tuple[int, int, str]], size: int) -> None:

@@ -37,7 +37,7 @@ def read_tensors(
                         f"{file}: {name} is stored as {entry.dtype}, which is not one of "
                         f"{', '.join(wanted)}; save the checkpoint in bf16 or fp32 first"
                     )
-                yield name, opened.get_tensor(name)
+                yield name, opened.get_tensor(entry.key)
 
 
 def _open(file: Path) -> safe_open:

@@ -31,7 +31,7 @@ def outside(name_or_path: str) -> ModelConfig:
     Of a folder whatever is there is checked: a plan of a broken checkpoint helps nobody.
     """
     folder = resolve(name_or_path, weights=False)
-    if Path(name_or_path).expanduser() == folder:
+    if Path(name_or_path).expanduser().is_dir():
         return check(folder, needs_weights=False)
     return read_config(folder)
 

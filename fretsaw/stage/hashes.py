@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from fretsaw.stage.cache import cache_folder
 from fretsaw.stage.whole import write_text
 
 
@@ -28,7 +29,7 @@ def _sha256(text: str) -> str:
 def hash_file(path: Path) -> str:
     """Return the sha256 of a file's content, streamed once and cached by size and mtime."""
     stat = path.stat()
-    folder = _hash_cache_folder()
+    folder = cache_folder("hashes")
     if folder is None or stat.st_size <= 1 << 20:  # quicker to read than to look up
         return read_hash(path)
     key = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
@@ -48,9 +49,3 @@ def read_hash(path: Path) -> str:
     """Return the sha256 of a file's content, whatever is known of it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _hash_cache_folder() -> Path | None:
-    """Return where hashes are kept, None for a user without a home."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    return root / "fretsaw" / "hashes" if root.is_absolute() else None
