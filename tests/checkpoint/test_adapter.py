@@ -24,7 +24,7 @@ from fretsaw.cli import main
 from fretsaw.export.export import export
 from fretsaw.model.config import ModelConfig, blocks_from_names
 from fretsaw.model.decoder import Decoder
-from fretsaw.stage.artifact import hash_path
+from fretsaw.stage.artifact import hash_path, read_manifest
 
 CONFIG = ModelConfig.uniform(
     num_hidden_layers=2,
@@ -51,10 +51,14 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) / 4
 
 
-def make_base(path: Path, config: ModelConfig = CONFIG, dtype: str = "fp32") -> Path:
+def make(config: ModelConfig, seed: int = 0) -> Decoder:
     decoder = Decoder(config)
-    decoder.init_weights(0)
-    folder.save(decoder, path, dtype=dtype)
+    decoder.init_weights(seed)
+    return decoder
+
+
+def make_base(path: Path, config: ModelConfig = CONFIG, dtype: str = "fp32") -> Path:
+    folder.save(make(config), path, dtype=dtype)
     return path
 
 
@@ -293,6 +297,29 @@ def test_commands_take_an_adapter(
     for command in (["export", str(path), "--out", str(tmp_path / "x"), "--dry-run"],):
         assert main(command) == 2
         assert "use_dora" in capfd.readouterr().err
+
+
+def test_a_stage_knows_an_adapter_by_its_base_too(
+    tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny / "parent", base)
+    tensors = {f"{Q}.lora_A.weight": random(4, 32), f"{Q}.lora_B.weight": random(32, 4)}
+    path = write_adapter(tmp_path / "adapter", tensors)
+    sizes = ["--tokens", "128", "--seq-len", "64"]
+    inputs = ["--parent", str(path), "--corpus", str(tiny / "corpus")]
+    command = ["rank", *inputs, *sizes, "--out", str(tmp_path / "ranking")]
+    assert main([*command, "--dry-run"]) == 0
+    assert main(command) == 0
+    made_of = read_manifest(tmp_path / "ranking")["inputs"]["parent"]
+    assert made_of["hash"] == hash_path(resolve(path)) != hash_path(base)
+    folder.save(make(folder.read_config(base), seed=1), tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "model.safetensors", base)
+    assert made_of["hash"] != hash_path(resolve(path))
+    write_adapter(path, {f"{Q}.lora_A.weight": random(4, 32)})
+    capfd.readouterr()
+    assert main([*command, "--dry-run"]) == 2
+    assert "one factor of" in capfd.readouterr().err
 
 
 # --- what is refused -----------------------------------------------------------------------------
