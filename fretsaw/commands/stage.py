@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 from fretsaw.commands.options import Checkpoint, Common
+from fretsaw.data.sources import split_weights
 from fretsaw.pipeline.kinds import STAGES, StageKind, made_inputs
 from fretsaw.stage.workers import HERE, Workers
 
@@ -28,6 +29,10 @@ def stage(name: str, argv: list[str]) -> None:
     settings, files = options.settings, {}
     if "problems" in kind.inputs:
         settings, files = _task_files(settings)
+    if name == "corpus":
+        options.data, weights = split_weights(options.data)
+        if weights:
+            settings = dataclasses.replace(settings, weights=weights)
     common, inputs = options.common, {**files, **_inputs_in(options, kind)}
     if options.dry_run:
         from fretsaw.plan.dry_run import dry_run

@@ -1,37 +1,33 @@
 """The tokens of a corpus as rows to train on.
 
 A corpus is a folder with `train.npy` and `heldout.npy`: token ids as one flat array, documents
-laid end to end, each starting with bos. It is cut into windows of `seq_len` tokens; a row is a
-window and the one token after it, so that row[:-1] are the inputs and row[1:] the targets. Which
-rows a step sees depends on (seed, step) alone: resuming needs no state.
+laid end to end in an order of which every beginning is a sample. It is cut into windows of
+`seq_len` tokens; a row is a window and the one token after it, so that row[:-1] are the inputs and
+row[1:] the targets. Which rows a step sees depends on (seed, step) alone: resuming needs no state.
 """
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64, Integer, UInt32
 
 Tokens = Integer[np.ndarray, " tokens"]
+SOURCES = "sources.json"  # what each source gave to each part
+HELDOUT_SOURCES = "heldout_sources.npy"  # for each held-out token, the number of its source
 
 
-def tokenize(
-    documents: Iterator[str],
-    encode: Callable[[str], list[int]],
-    bos_token_id: int,
-    max_tokens: int,
-) -> UInt32[np.ndarray, " tokens"]:
-    """Lay documents end to end, each after a bos, up to `max_tokens`; the last may be cut there.
+def tokenize(documents: Iterator[list[int]], max_tokens: int) -> UInt32[np.ndarray, " tokens"]:
+    """Lay documents end to end up to `max_tokens`; the last may be cut there.
 
-    `encode` adds no special tokens. Fewer tokens come back where the documents run out.
+    Fewer tokens come back where the documents run out.
     """
     if max_tokens < 1:
         raise ValueError(f"max_tokens {max_tokens}: nothing would be read; give at least 1")
     token_ids = array("I")
     while len(token_ids) < max_tokens and (document := next(documents, None)) is not None:
-        token_ids.append(bos_token_id)
-        token_ids.extend(encode(document))
+        token_ids.extend(document)
     if not token_ids:
         raise ValueError("data: no documents, so no tokens; give a source with text in it")
     return np.array(token_ids[:max_tokens], dtype=np.uint32)
@@ -48,7 +44,12 @@ def write_tokens(path: Path, token_ids: Iterable[int] | Tokens, vocab_size: int)
             f"{path}: token ids {ids.min()}..{ids.max()} do not fit a vocabulary of {vocab_size}; "
             "tokenize with the model's own tokenizer"
         )
-    np.save(path, ids.astype(np.uint16 if vocab_size <= 1 << 16 else np.uint32))
+    np.save(path, ids.astype(token_dtype(vocab_size)))
+
+
+def token_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
+    """Return the smallest type that holds every id."""
+    return np.uint16 if vocab_size <= 1 << 16 else np.uint32
 
 
 def read_tokens(path: Path) -> Tokens:
@@ -110,6 +111,12 @@ def first_rows(path: Path, seq_len: int, max_tokens: int) -> Int64[np.ndarray, "
     """Return the first rows of a corpus file, up to `max_tokens` and at least one."""
     tokens = read_tokens(path)
     return rows(tokens, seq_len, min(max(1, max_tokens // seq_len), num_windows(tokens, seq_len)))
+
+
+def source_rows(corpus: Path, seq_len: int, num_rows: int) -> Int64[np.ndarray, "rows {seq_len}"]:
+    """Return the source of every target of the first held-out rows."""
+    sources = np.load(corpus / HELDOUT_SOURCES, mmap_mode="r")
+    return gather(sources, range(num_rows), seq_len)[:, 1:]
 
 
 def gather(

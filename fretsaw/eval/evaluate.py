@@ -22,6 +22,7 @@ from fretsaw.model.decoder import Decoder
 from fretsaw.rollout.rows import Row, write_rows
 from fretsaw.rollout.sampler import Sampler
 from fretsaw.stage.execute import StageRun
+from fretsaw.stage.own_file import read_json
 from fretsaw.stage.progress import say
 from fretsaw.stage.whole import write_json
 from fretsaw.tasks.answers import answer
@@ -47,7 +48,9 @@ def evaluate(settings: EvalSettings, inputs: Mapping[str, Path], run: StageRun) 
     if "corpus" in inputs:
         heldout = inputs["corpus"] / "heldout.npy"
         rows = torch.from_numpy(loader.first_rows(heldout, settings.seq_len, settings.tokens))
-        results |= text_figures(models, rows.to(run.device), settings.batch_rows, run)
+        rows = rows.to(run.device)
+        results |= text_figures(models, rows, settings.batch_rows, run)
+        results["by_source"] = _by_source(models, rows, inputs["corpus"], settings.batch_rows, run)
     metrics = {name: value for name, value in results.items() if isinstance(value, float)}
     tasks = tasks_of(settings, inputs.get("problems"), run.seed)
     results["tasks"] = {}
@@ -85,36 +88,69 @@ def tasks_of(settings: EvalSettings, file: Path | None, seed: int) -> dict[str, 
     return tasks
 
 
-@torch.inference_mode()
 def text_figures(
     models: Mapping[str, Decoder], rows: Int[Tensor, "rows seq_plus_1"], batch: int, run: StageRun
 ) -> dict[str, float]:
     """Return loss and perplexity of each model, KL from the parent, and top-1 agreement with it."""
-    sums: dict[str, float] = {}
+    return figures_by_source(models, rows, torch.zeros_like(rows[:, 1:]), batch, run)[0]
 
-    def add(name: str, value: Tensor) -> None:
-        sums[name] = sums.get(name, 0.0) + value.double().sum().item()
+
+@torch.inference_mode()
+def figures_by_source(
+    models: Mapping[str, Decoder],
+    rows: Int[Tensor, "rows seq_plus_1"],
+    sources: Int[Tensor, "rows seq"],
+    batch: int,
+    run: StageRun,
+) -> dict[int, dict[str, float]]:
+    """Return the text's figures over the targets of each source."""
+    num_sources = int(sources.max()) + 1
+    sums: dict[str, Tensor] = {}
+
+    def add(name: str, value: Tensor, of: Tensor) -> None:
+        total = torch.bincount(of, weights=value.flatten().double().cpu(), minlength=num_sources)
+        sums[name] = sums[name] + total if name in sums else total
 
     run.progress.start("held-out text", len(rows), unit="row")
     for at in range(0, len(rows), batch):
         token_ids, targets = rows[at : at + batch, :-1], rows[at : at + batch, 1:]
+        of = sources[at : at + batch].flatten().cpu()
         log_probs = {n: m(token_ids).float().log_softmax(-1) for n, m in models.items()}
+        add("tokens", torch.ones(of.shape), of)
         for name, values in log_probs.items():
-            add(
-                f"{name}_loss",
-                F.nll_loss(values.flatten(0, 1), targets.flatten(), reduction="none"),
-            )
+            loss = F.nll_loss(values.flatten(0, 1), targets.flatten(), reduction="none")
+            add(f"{name}_loss", loss, of)
         if "parent" in log_probs:
             parent, child = log_probs["parent"], log_probs["child"]
-            add("kl", kl_from_log_probs(parent.flatten(0, 1), child.flatten(0, 1)))
-            add("top1_agreement", parent.argmax(-1) == child.argmax(-1))
+            add("kl", kl_from_log_probs(parent.flatten(0, 1), child.flatten(0, 1)), of)
+            add("top1_agreement", parent.argmax(-1) == child.argmax(-1), of)
         run.step(min(at + batch, len(rows)), row=False)
-    num_tokens = rows[:, 1:].numel()
-    figures = {name: value / num_tokens for name, value in sums.items()}
-    losses = [name for name in figures if name.endswith("_loss")]
-    return figures | {
-        f"{name.removesuffix('_loss')}_perplexity": math.exp(figures[name]) for name in losses
-    }
+    tokens = sums.pop("tokens")
+    figures = {}
+    for source in tokens.nonzero().flatten().tolist():
+        own = {name: (value[source] / tokens[source]).item() for name, value in sums.items()}
+        losses = [name for name in own if name.endswith("_loss")]
+        figures[source] = own | {
+            f"{name.removesuffix('_loss')}_perplexity": math.exp(own[name]) for name in losses
+        }
+    return figures
+
+
+def _by_source(
+    models: Mapping[str, Decoder],
+    rows: Int[Tensor, "rows seq_plus_1"],
+    corpus: Path,
+    batch: int,
+    run: StageRun,
+) -> dict[str, dict[str, float]]:
+    """Return the figures of each source of a corpus by its name; nothing where it has but one."""
+    table = corpus / loader.SOURCES
+    names = [row["name"] for row in read_json(table, [{"name": str}])] if table.is_file() else []
+    if len(names) < 2:
+        return {}
+    sources = torch.from_numpy(loader.source_rows(corpus, rows.shape[1] - 1, len(rows)))
+    figures = figures_by_source(models, rows, sources, batch, run)
+    return {names[source]: own for source, own in figures.items()}
 
 
 def put(

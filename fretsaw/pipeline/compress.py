@@ -7,7 +7,7 @@ from pathlib import Path
 from fretsaw.checkpoint.folder import check, refuse_8_bits
 from fretsaw.checkpoint.hub import resolve
 from fretsaw.corpus.settings import CorpusSettings
-from fretsaw.data.sources import is_hub_name
+from fretsaw.data.sources import is_hub_name, split_weights
 from fretsaw.distill.settings import DistillSettings, TrainSettings
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.model.config import ModelConfig
@@ -131,7 +131,7 @@ def _healing(config: ModelConfig, tokens: int, seq_len: int) -> TrainSettings:
 
 
 def _corpus(parent: Path, data: Sequence[str | Path], tokens: int, seq_len: int) -> Stage:
-    sources = [str(one) for one in data]
+    sources, weights = split_weights([str(one) for one in data])
     if not sources:
         raise ValueError("--data: nothing given; give text files, a Hub dataset, or self")
     if sources == ["self"]:
@@ -147,5 +147,5 @@ def _corpus(parent: Path, data: Sequence[str | Path], tokens: int, seq_len: int)
     for one in sources:
         if not Path(one).is_file():
             raise ValueError(f"--data {one}: no such file; give text files, a Hub dataset, or self")
-    settings = CorpusSettings(seq_len=seq_len, source="files", max_tokens=tokens)
+    settings = CorpusSettings(seq_len=seq_len, source="files", max_tokens=tokens, weights=weights)
     return Stage("corpus", settings, {"parent": parent, "data": list(sources)})

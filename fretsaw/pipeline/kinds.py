@@ -98,7 +98,10 @@ STAGES: dict[str, StageKind] = {
         "text -> token ids, with a held-out part",
         "fretsaw.corpus.build:build",
         CorpusSettings,
-        {"parent": "whose tokenizer is used; without it one is trained", "data": "text files"},
+        {
+            "parent": "whose tokenizer is used; without it one is trained",
+            "data": "text files, each with a weight if need be: a.txt b.jsonl:0.3",
+        },
         optional=frozenset({"parent", "data"}),
         plan="fretsaw.plan.stages.corpus:CORPUS",
         page="corpus.md",

@@ -19,26 +19,18 @@ def step_rows(tokens, step, seed=0, batch_size=5):
     return loader.batch(tokens, seed=seed, step=step, batch_size=batch_size, seq_len=SEQ_LEN)
 
 
-def encode(text):
-    return [ord(character) for character in text]
-
-
-def test_tokenize_starts_every_document_with_bos():
-    tokens = loader.tokenize(iter(["ab", "c"]), encode, bos_token_id=1, max_tokens=100)
-    assert tokens.tolist() == [1, 97, 98, 1, 99]
-
-
 def test_tokenize_stops_at_max_tokens_and_reads_no_further():
-    documents = itertools.repeat("abc")
-    tokens = loader.tokenize(documents, encode, bos_token_id=1, max_tokens=6)
+    documents = itertools.repeat([1, 97, 98, 99])
+    tokens = loader.tokenize(documents, max_tokens=6)
     assert tokens.tolist() == [1, 97, 98, 99, 1, 97]
+    assert loader.tokenize(iter([[1, 2], [3]]), max_tokens=6).tolist() == [1, 2, 3]
 
 
 def test_tokenize_errors():
     with pytest.raises(ValueError, match="no documents, so no tokens"):
-        loader.tokenize(iter([]), encode, bos_token_id=1, max_tokens=6)
+        loader.tokenize(iter([]), max_tokens=6)
     with pytest.raises(ValueError, match="max_tokens 0: "):
-        loader.tokenize(iter(["a"]), encode, bos_token_id=1, max_tokens=0)
+        loader.tokenize(iter([[1]]), max_tokens=0)
 
 
 @pytest.mark.parametrize(

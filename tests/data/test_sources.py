@@ -100,9 +100,9 @@ def test_the_byte_of_a_bad_character_counts_what_went_before(tmp_path, monkeypat
     ("line", "message"),
     [
         (b'{"text": "cut', "a.jsonl, line 2: not JSON (Unterminated string"),
-        (b'{"txt": "typo", "id": 3}', "line 2: no 'text' field (found 'txt', 'id'); rename"),
+        (b'{"txt": "typo", "id": 3}', "line 2: no 'text' field (found 'txt', 'id'), and no"),
         (b"{}", "line 2: no 'text' field (found none)"),
-        (b'{"messages": []}', "line 2: a conversation ('messages'), which is not read"),
+        (b'{"messages": []}', "line 2: messages is []; write a list of role and content"),
         (b'["text"]', "line 2: list, not an object"),
         (b'{"text": 3}', "line 2: 'text' is int, not a string"),
         (b'{"text": " "}', "line 2: 'text' is empty; leave the row out"),
