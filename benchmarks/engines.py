@@ -4,8 +4,8 @@
 
 A job names a model, a row of token ids, texts and how many tokens to go on with; the answer is
 written beside it as .npz: `logprobs` (tokens, vocab), `greedy` (the ids that follow) and
-`tokens_per_s` of decoding, for llama.cpp also the ids of the texts; or as .error. Knows nothing
-of fretsaw.
+`tokens_per_s` of decoding, for llama.cpp also the ids of the texts and of conversations; or as
+.error. Knows nothing of fretsaw.
 """
 
 import json
@@ -20,6 +20,26 @@ import numpy as np
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def chat_ids(model: Any, conversations: Any) -> list[list[int]]:
+    """Return the ids of conversations by the chat template that the file carries."""
+    if not conversations:
+        return []
+    from llama_cpp.llama_chat_format import (  # pyright: ignore[reportMissingImports]
+        Jinja2ChatFormatter,
+    )
+
+    def name(id: int) -> str:
+        return model._model.token_get_text(id) if id >= 0 else ""
+
+    template = Jinja2ChatFormatter(
+        template=model.metadata["tokenizer.chat_template"],
+        eos_token=name(model.token_eos()),
+        bos_token=name(model.token_bos()),
+    )
+    prompts = [template(messages=turns).prompt for turns in conversations]
+    return [model.tokenize(p.encode(), add_bos=False, special=True) for p in prompts]
 
 
 def llama_cpp(job: dict[str, Any]) -> dict[str, Any]:
@@ -45,12 +65,14 @@ def llama_cpp(job: dict[str, Any]) -> dict[str, Any]:
         greedy.append(int(np.argmax(model.scores[model.n_tokens - 1])))
         model.eval([greedy[-1]])
     seconds = time.perf_counter() - started
-    texts = [model.tokenize(t.encode(), add_bos=False, special=False) for t in job["texts"]]
+    # add_bos asks for what the file says belongs there, which may be nothing.
+    texts = [model.tokenize(t.encode(), add_bos=True, special=False) for t in job["texts"]]
     return {
         "logprobs": logprobs,
         "greedy": greedy,
         "tokens_per_s": len(greedy) / seconds,
         "text_ids": np.array(json.dumps(texts)),
+        "chat_ids": np.array(json.dumps(chat_ids(model, job.get("conversations", ())))),
     }
 
 

@@ -27,6 +27,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from fretsaw.chat.format import chat_format
+from fretsaw.chat.message import Message
+from fretsaw.chat.own_format import OwnFormat
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder
 from fretsaw.export.asked import WeightPrecision
@@ -218,15 +221,44 @@ def compare_tokenizers(models: dict[str, Path], data: Path, work: Path) -> None:
         tokenizer, tried = Tokenizer.from_folder(path), texts(data, 300)
         out = work / f"tokenizer-{name}.gguf"
         export(path, out)
+        format, asked = chat_format(path, tokenizer), conversations(data)
         job = {"model": str(out), "ids": [1, 2], "num_new": 1, "texts": tried}
+        job |= {"conversations": asked} if isinstance(format, OwnFormat) else {}
         answer = ask("llama.cpp", {name: job}, work)[name]
         if isinstance(answer, str):
             print(f"tokenizer of {name}: {answer}")
             continue
         theirs = json.loads(str(answer["text_ids"]))
-        wrong = [t for t, ids in zip(tried, theirs, strict=True) if ids != tokenizer.encode(t)]
+        pairs = zip(tried, theirs, strict=True)
+        wrong = [text for text, ids in pairs if tuple(ids) != tokenizer.text_ids(text)]
         shown = f", first {wrong[0]!r}" if wrong else ""
         print(f"tokenizer of {name}: {len(tried) - len(wrong)}/{len(tried)} texts the same{shown}")
+        theirs = json.loads(str(answer["chat_ids"]))
+        if format is None or not theirs:
+            continue
+        wrong = [
+            turns
+            for turns, ids in zip(asked, theirs, strict=True)
+            if tuple(ids)
+            != format.prompt_ids([Message(turn["role"], turn["content"]) for turn in turns], "off")
+        ]
+        print(f"chat template of {name}: {len(asked) - len(wrong)}/{len(asked)} the same")
+
+
+def conversations(data: Path) -> list[list[dict[str, str]]]:
+    """Turns of user and assistant, half of them after a system turn.
+
+    None spells a control token: with us it stays text, elsewhere it becomes one.
+    """
+    said = [text for text in texts(data, 300) if text.strip() and "<|" not in text]
+    chooser, found = random.Random(1), []
+    for number in range(200):
+        num_turns = 2 * chooser.randint(0, 2) + 1
+        roles = [("user", "assistant")[turn % 2] for turn in range(num_turns)]
+        turns = [{"role": role, "content": chooser.choice(said)} for role in roles]
+        system = [{"role": "system", "content": chooser.choice(said)}] if number % 2 else []
+        found.append(system + turns)
+    return found
 
 
 def byte_level_models(data: Path, work: Path) -> dict[str, Path]:
@@ -315,6 +347,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, action="append", default=[])
     parser.add_argument("--parent", type=Path, default=PARENT)
     parser.add_argument("--only", choices=ENVIRONMENTS)
+    parser.add_argument("--words", type=Path, nargs="+", help="the words of these alone")
     options = parser.parse_args()
     torch.set_num_threads(1)
     data = Path(os.environ.get("FRETSAW_DATA", ROOT.parent / "shared/data"))
@@ -326,6 +359,9 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory(prefix="fretsaw-interop-") as temporary:
         work = Path(temporary)
+        if options.words:
+            named = {path.absolute().name: path for path in options.words}
+            return compare_tokenizers(named, data, work)
         paths = save_patterns(work)
         paths |= {"/".join(path.absolute().parts[-3:]): path for path in children}
         models = [reference(name.replace("/", "."), path) for name, path in paths.items()]

@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+from fretsaw.chat.format import chat_format, text_ends
 from fretsaw.chat.template import read_chat_templates
 from fretsaw.chat.tokenizer import Tokenizer
 
@@ -95,7 +96,7 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
         "adds_bos": bool(begin),
         "adds_eos": bool(end),
         "bos_token_id": bos,
-        "eos_token_ids": tokenizer.eos_token_ids,
+        "eos_token_ids": text_ends(tokenizer, chat_format(folder, tokenizer)),
         "unk_token_id": unknown,
         "pad_token_id": _named(tokenizer, own.get("pad_token")),
         "chat_templates": read_chat_templates(folder),

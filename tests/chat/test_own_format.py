@@ -1,6 +1,7 @@
 """Checkpoints' own templates: ids and masks as transformers gives them, and what is refused."""
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from fretsaw.chat.own_format import OwnFormat
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.chat.tools import ToolCall
 
+NUM_CONVERSATIONS = int(os.environ.get("FRETSAW_CONVERSATIONS", 100))  # of each template
 CONTROL = [
     *("<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
     *("<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>"),
@@ -100,7 +102,7 @@ def test_prompts_have_the_ids_that_transformers_gives(
     folder = byte_level if vocabulary == "bytes" else request.getfixturevalue("stories_folder")
     own, peer = opened(folder, TEMPLATES[kind])
     rng = random.Random(kind)
-    for _ in range(150):
+    for _ in range(NUM_CONVERSATIONS):
         has_tools = kind == "llama 3.1" and rng.random() < 0.5
         turns = conversation(rng, tools=has_tools)[:-1]
         tools = [TOOL] if has_tools else []
@@ -113,7 +115,7 @@ def test_prompts_have_the_ids_that_transformers_gives(
 def test_what_is_learnt_is_what_the_template_marks(byte_level: Path) -> None:
     own, peer = opened(byte_level, foreign.HERMES)
     rng = random.Random(0)
-    for _ in range(150):
+    for _ in range(NUM_CONVERSATIONS):
         turns = conversation(rng, tools=False)
         theirs = peer.apply_chat_template(
             as_peer(turns), return_dict=True, return_assistant_tokens_mask=True

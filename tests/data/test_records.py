@@ -321,7 +321,7 @@ def test_tool_calls_of_an_answer(tmp_path: Path) -> None:
     turns = [TURNS[0], legacy, result, TURNS[1]]
     [record] = records(tmp_path, {"messages": turns, "functions": [TOOL["function"]]})
     assert record.messages[1].tool_calls == CALLED
-    assert record.messages[2] == Message("tool", "2")
+    assert record.messages[2] == Message("tool", "2", name="add")
 
 
 def test_tags_in_the_arguments_of_a_call_are_text(tmp_path: Path) -> None:
