@@ -144,7 +144,7 @@ def test_a_dry_run_prints_what_would_run_and_writes_nothing(
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"messages": []}')
     command = compress(tiny / "parent", rows, tmp_path / "out", "--dry-run")
-    refuse(capsys, command, "rows.jsonl, line 1", "a conversation")
+    refuse(capsys, command, "rows.jsonl, line 1", "messages is []")
     assert not (tmp_path / "out").exists()
 
 

@@ -56,12 +56,17 @@ class StageRequest:
     settings: dict[str, Any]
     inputs: dict[str, Path]
     seed: int
+    defaults: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, stage: str, settings: Any, inputs: Mapping[str, Path], seed: int) -> "StageRequest":
         """Build from a settings dataclass; paths are made absolute."""
         paths = {name: Path(path).absolute() for name, path in sorted(inputs.items())}
-        return cls(stage, json.loads(json.dumps(dataclasses.asdict(settings))), paths, seed)
+        own, plain = (
+            json.loads(json.dumps(values))
+            for values in (dataclasses.asdict(settings), _defaults(type(settings)))
+        )
+        return cls(stage, own, paths, seed, plain)
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the result: everything but paths, which never enter a hash."""
@@ -193,7 +198,8 @@ def _refuse_other_settings(
             "choose another --out"
         )
     wanted = {**request.settings, "seed": request.seed}
-    before = {**made["settings"], "seed": made["seed"]}
+    # What an earlier version had no setting for, it did as the default does.
+    before = {**_filled(made["settings"], request.defaults), "seed": made["seed"]}
     changed = [
         f"{key} {before.get(key)!r} -> {wanted.get(key)!r}"
         for key in sorted(wanted.keys() | before.keys())
@@ -204,6 +210,31 @@ def _refuse_other_settings(
             f"{found}: made with other settings ({'; '.join(changed)}); choose another --out, or "
             f"make it again {_remedy(out)}"
         )
+
+
+def _defaults(kind: type) -> dict[str, Any]:
+    """Return the defaults of a settings class, its parts' among them."""
+    found = {}
+    for field in dataclasses.fields(kind):
+        value: Any = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        if value is not dataclasses.MISSING:
+            found[field.name] = dataclasses.asdict(value) if _is_part(value) else value
+    return found
+
+
+def _is_part(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _filled(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with those that they do not name at their defaults, in their parts too."""
+    filled = {**defaults, **settings}
+    for key, part in defaults.items():
+        if isinstance(part, dict) and isinstance(filled[key], dict):
+            filled[key] = _filled(filled[key], part)
+    return filled
 
 
 def _remedy(out: Path) -> str:

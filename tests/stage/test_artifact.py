@@ -203,6 +203,32 @@ def test_a_manifest_of_another_schema_is_refused(tmp_path: Path) -> None:
         artifact.read_manifest(tmp_path / "a")
 
 
+def test_a_setting_that_an_earlier_version_had_not_was_at_its_default(tmp_path: Path) -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Part:
+        rate: float = 0.5
+        momentum: float = 0.9  # new
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Grown(Settings):
+        part: Part = Part()
+        weights: tuple[float, ...] = ()  # new
+
+    out = tmp_path / "out"
+    make(out, Settings(), {})
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["settings"]["part"] = {"rate": 0.5}
+    (out / "manifest.json").write_text(json.dumps(manifest))
+
+    def ask(settings: Grown) -> str | None:
+        return artifact.staleness(out, StageRequest.of("numbers", settings, {}, seed=0))
+
+    assert ask(Grown()) is None
+    for other in (Grown(weights=(1.0,)), Grown(part=Part(momentum=0.8)), Grown(part=Part(rate=1))):
+        with pytest.raises(Refused, match="made with other settings"):
+            ask(other)
+
+
 def tree(folder: Path) -> dict[str, int]:
     return {str(p.relative_to(folder)): p.lstat().st_mtime_ns for p in folder.rglob("*")}
 
