@@ -273,15 +273,20 @@ class Tokenizer:
     def _is_byte_level(self) -> bool:
         return b'"ByteLevel"' in self._inner.decoder.__getstate__()
 
-    def save(self, folder: Path) -> None:
-        """Write tokenizer.json and what transformers' AutoTokenizer needs to open it."""
+    def save(self, folder: Path, kept: Mapping[str, Any] = {}) -> None:
+        """Write tokenizer.json and what transformers' AutoTokenizer needs to open it.
+
+        `kept` are settings that stand in tokenizer_config.json besides, such as a padding token.
+        """
         named = {"bos_token": self.bos_token_id}
         named["eos_token"] = self.eos_token_ids[0] if self.eos_token_ids else None
         names = {key: self.token(id) for key, id in named.items() if id is not None}
         self._inner.save(str(folder / "tokenizer.json"))
-        write_json(folder / "special_tokens_map.json", names)
+        others = {key: value for key, value in kept.items() if key.endswith("_token")}
+        others = {key: value for key, value in others.items() if isinstance(value, str | dict)}
+        write_json(folder / "special_tokens_map.json", others | names)
         own = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        write_json(folder / "tokenizer_config.json", {**own, **names})
+        write_json(folder / "tokenizer_config.json", {**own, **kept, **names})
 
 
 class StreamDecoder:

@@ -266,9 +266,9 @@ def write(
 
     A plain Llama where all layers are the same (unless `always_decilm`), else DeciLM with the
     modeling code it needs. It is to be served in the precisions of `served_as`, where given, which
-    has its layers. A `tokenizer` that is no longer that of `like` is written in its place; where
-    it is a chat model's, our chat template goes with it. The mode is told as `toggle` says, where
-    that is given.
+    has its layers. A `tokenizer` that is no longer that of `like` is written in its place, with the
+    settings of `like`; where it is a chat model's, our chat template goes with it. The mode is told
+    as `toggle` says, where that is given.
     """
     import torch
 
@@ -292,7 +292,10 @@ def write(
     if layout is decilm:
         copy_remote_code(folder)
     if tokenizer is not None:
-        tokenizer.save(folder)
+        settings = read_settings(like) if like is not None else {}
+        for made_anew in ("chat_template", "added_tokens_decoder"):
+            settings.pop(made_anew, None)
+        tokenizer.save(folder, settings)
         if is_chat(tokenizer):
             write_chat_template(folder, toggle or "v1")
         kept = like / "generation_config.json" if like is not None else None

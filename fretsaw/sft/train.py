@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from fretsaw.chat.own_format import OwnFormat
 from fretsaw.chat.reasoning import MODES, check_tags
 from fretsaw.chat.renderer import ChatFormat
+from fretsaw.chat.template import read_chat_templates
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
@@ -83,7 +83,12 @@ def tune(settings: SftSettings, inputs: Mapping[str, Path], run: StageRun) -> di
         metrics["tokens_per_s"] = num_tokens / (time.monotonic() - started)
         run.step(state.step, metrics, save=state.save, save_every_s=settings.save_every_s)
 
-    fsdp.write_whole(model, run.peers, partial(_write, model, run.folder, inputs["model"], format))
+    # A checkpoint that has its format keeps the files that say so.
+    has_format = not added and bool(read_chat_templates(inputs["model"]))
+    tokenizer = None if has_format else format.tokenizer
+    write = partial(checkpoint.write, like=inputs["model"], served_as=inputs["model"])
+    write = partial(write, tokenizer=tokenizer, toggle=format.toggle)
+    fsdp.write_whole(model, run.peers, partial(write, model, run.folder))
     return {
         **state.scalars,
         "rows": len(train),
@@ -109,15 +114,6 @@ def load_for_chat(folder: Path, device: str) -> tuple[Decoder, ChatFormat, list[
     format, added = taught_format(folder, tokenizer)
     vocab_size = max(model.config.vocab_size, tokenizer.vocab_size)
     return model.with_vocab(vocab_size, format.ends), format, added
-
-
-def _write(model: Decoder, out: Path, parent: Path, format: ChatFormat) -> None:
-    """Write the tuned checkpoint; the tokenizer's files are the parent's where it had a format."""
-    if isinstance(format, OwnFormat):
-        return checkpoint.write(model, out, like=parent, toggle=format.toggle, served_as=parent)
-    return checkpoint.write(
-        model, out, tokenizer=format.tokenizer, toggle=format.toggle, served_as=parent
-    )
 
 
 def add_gradient(

@@ -99,3 +99,23 @@ def test_a_template_that_cannot_be_learnt_from_is_refused_before_any_step(
     (tmp_path / "parent" / "chat_template.jinja").write_text(template)
     with pytest.raises(ValueError, match="can be served, but not tuned in its own format"):
         tune(SETTINGS, {"model": tmp_path / "parent"}, stage_run(tmp_path / "out"))
+
+
+def test_a_checkpoint_without_a_format_keeps_its_other_settings(tiny: Path, tmp_path: Path) -> None:
+    """Llama 3's tokens and template come to it; its padding token and length stay, again too."""
+    shutil.copytree(tiny / "parent", tmp_path / "parent")
+    path = tmp_path / "parent" / "tokenizer_config.json"
+    own = json.loads(path.read_text()) | {"pad_token": "<s>", "model_max_length": 77}
+    path.write_text(json.dumps(own))
+    before = tmp_path / "parent"
+    for name in ("once", "again"):
+        tune(SETTINGS, {"model": before}, stage_run(tmp_path / name))
+        before = tmp_path / name
+        told = json.loads((before / "tokenizer_config.json").read_text())
+        assert (told["pad_token"], told["model_max_length"]) == ("<s>", 77)
+        assert (told["eos_token"], told["reasoning_toggle"]) == ("<|eot_id|>", "v1")
+        assert AutoTokenizer.from_pretrained(before).pad_token == "<s>"
+    once, again = (
+        (tmp_path / name / "chat_template.jinja").read_bytes() for name in ("once", "again")
+    )
+    assert once == again
