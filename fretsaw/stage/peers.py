@@ -100,7 +100,7 @@ def end_process(body: Callable[[], int | None]) -> NoReturn:
     """Run what this process is for, and end it with the exit code that this returns or raises.
 
     Among peers the interpreter is not torn down: a thread of gloo's that lets go of a tensor
-    meanwhile would abort the process, its work done (PyTorch 2.13: about one end in ten).
+    meanwhile would abort the process, its work done (PyTorch 2.13; docs/log/distributed.md).
     """
     if Peers.from_environment().size == 1:
         sys.exit(body())
