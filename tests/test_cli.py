@@ -145,6 +145,9 @@ def test_a_dry_run_prints_what_would_run_and_writes_nothing(
     rows.write_text('{"messages": []}')
     command = compress(tiny / "parent", rows, tmp_path / "out", "--dry-run")
     refuse(capsys, command, "rows.jsonl, line 1", "messages is []")
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    rows.write_text(json.dumps({"messages": turns}))
+    refuse(capsys, command, "rows.jsonl, line 1", "a conversation, but there is no chat format")
     assert not (tmp_path / "out").exists()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from fretsaw.chat.format import chat_format
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint.folder import check_tokenizer, read_config
-from fretsaw.corpus.documents import Writer, plain_record, writer
+from fretsaw.corpus.documents import Writer, plain_record, without_format, writer
 from fretsaw.corpus.mixture import (
     choose_heldout,
     fingerprint,
@@ -223,10 +223,7 @@ def _asked(record: Record) -> str:
 def _plain_text(document: str | Record) -> str:
     if isinstance(document, str):
         return document
-    raise ValueError(
-        f"{document.where}: a conversation, but without --parent there is no chat format to write "
-        "it in; give rows with a 'text' field, or a --parent that is a chat model"
-    )
+    raise without_format(document)
 
 
 def _num_characters(document: str | Record) -> int:

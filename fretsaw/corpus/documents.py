@@ -31,12 +31,17 @@ class Writer:
         if isinstance(document, str):
             return [*self.begin, *self.tokenizer.encode(document), *self.end]
         if self.format is None:
-            raise ValueError(
-                f"{document.where}: a conversation, but the tokenizer's checkpoint has no chat "
-                "format to write it in; give rows with a 'text' field, or --parent a chat model"
-            )
+            raise without_format(document)
         ids = self.format.conversation_ids(document.messages, document.mode, document.tools)
         return [*ids] if self.end == ids[-1:] else [*ids, *self.end]
+
+
+def without_format(record: Record) -> ValueError:
+    """Return the refusal of a conversation where there is no format for it."""
+    return ValueError(
+        f"{record.where}: a conversation, but there is no chat format to write it in; give rows "
+        "with a 'text' field, or a --parent that is a chat model"
+    )
 
 
 def writer(tokenizer: Tokenizer, format: ChatFormat | None) -> Writer:

@@ -8,9 +8,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fretsaw.chat.tokenizer import hash_vocabulary
+from fretsaw.chat.format import chat_format
+from fretsaw.chat.tokenizer import Tokenizer, hash_vocabulary
 from fretsaw.checkpoint.beside import read_layers
 from fretsaw.checkpoint.folder import check
+from fretsaw.corpus.documents import without_format
+from fretsaw.data.records import Record
 from fretsaw.data.rows import read_objects
 from fretsaw.data.sources import read_documents
 from fretsaw.model.config import ModelConfig
@@ -63,8 +66,18 @@ def check_files(stage: str, inputs: Mapping[str, Path]) -> None:
             rows: Iterator[Any] = iter(read_problems(path))
         else:
             rows = read_documents([str(path)]) if stage == "corpus" else read_objects(path)
-        if next(rows, None) is None:
+        first = next(rows, None)
+        if first is None:
             raise ValueError(f"{path}: nothing in it; give a file with rows")
+        if isinstance(first, Record) and not _chats(inputs.get("parent")):
+            raise without_format(first)
+
+
+def _chats(parent: Path | None) -> bool:
+    """Whether a checkpoint has a chat format; one that is yet to be made may have."""
+    if parent is None or not (parent / "tokenizer.json").is_file():
+        return parent is not None
+    return chat_format(parent, Tokenizer.from_folder(parent)) is not None
 
 
 def check_checkpoint(stage: str, name: str, path: Path) -> ModelConfig:

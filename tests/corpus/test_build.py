@@ -205,7 +205,7 @@ def test_conversations_are_written_in_the_parents_chat_format(tiny: Path, tmp_pa
     assert any(found[at : at + len(wanted)] == wanted for at in range(len(found)))
     with pytest.raises(ValueError, match=r"chat\.jsonl, line \d+: a conversation, but"):
         _built(tmp_path / "plain", inputs | {"parent": tiny / "parent"})
-    with pytest.raises(ValueError, match="a conversation, but without --parent"):
+    with pytest.raises(ValueError, match="a conversation, but there is no chat format"):
         _built(tmp_path / "none", {"data": tmp_path / "chat.jsonl"})
 
 
