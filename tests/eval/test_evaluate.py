@@ -4,11 +4,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support import answer_row, stage_run
 
 from fretsaw.chat.reasoning import with_reasoning
 from fretsaw.checkpoint import folder as checkpoint
+from fretsaw.corpus.build import build
+from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.eval.evaluate import evaluate, task_figures
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.rollout.rows import read_rows
@@ -93,3 +96,28 @@ def test_settings_say_what_is_wrong(change: dict, match: str) -> None:
 def test_several_greedy_answers_are_refused() -> None:
     with pytest.raises(ValueError, match="4 at temperature 0 are all the same"):
         EvalSettings(samples=4)
+
+
+def test_figures_by_source_are_those_of_its_tokens(tiny: Path, tmp_path: Path) -> None:
+    """The whole is the mean over the sources, each weighed by its tokens."""
+    inputs = {"parent": tiny / "parent"}
+    for key, text in (
+        ("data", "Ben met fox number {} in the wood."),
+        ("data1", "{} plus 1 is it."),
+    ):
+        path = inputs[key] = tmp_path / f"{key}.jsonl"
+        rows = (json.dumps({"text": text.format(number)}) for number in range(600))
+        path.write_text("\n".join(rows))
+    corpus = CorpusSettings(max_tokens=20_000, heldout_tokens=3000, seq_len=64)
+    build(corpus, inputs, stage_run(tmp_path / "corpus"))
+    evaluated = {"model": tiny / "parent", "corpus": tmp_path / "corpus"}
+    evaluate(SETTINGS, evaluated, stage_run(tmp_path / "out"))
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    figures = results["by_source"]
+    assert figures.keys() == {"data", "data1"}
+    losses = sorted(own["child_loss"] for own in figures.values())
+    assert losses[0] < results["child_loss"] < losses[1]
+    of_token = np.load(tmp_path / "corpus" / "heldout_sources.npy")[1 : SETTINGS.tokens + 1]
+    share = float((of_token == 0).mean())
+    mean = share * figures["data"]["child_loss"] + (1 - share) * figures["data1"]["child_loss"]
+    assert results["child_loss"] == pytest.approx(mean, rel=0.02)
