@@ -5,9 +5,7 @@ and write text; what it raises, and what it must not reach for, comes back as a 
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -18,17 +16,7 @@ import jinja2.meta
 from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
-_BEGIN, _END = "\ufdd0", "\ufdd1"  # around what the model writes; no text holds noncharacters
-_MARKS = re.compile(f"[{_BEGIN}{_END}]")
 _SWITCHES = ("enable_thinking", "thinking")  # what templates call the variable for reasoning
-
-
-@dataclass(frozen=True)
-class RenderedChat:
-    """A conversation as text, and which parts `{% generation %}` says that the model writes."""
-
-    text: str
-    generated: tuple[tuple[int, int], ...]  # characters: from, up to
 
 
 class TemplateRefused(ValueError):
@@ -59,14 +47,14 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] = (),
         add_generation_prompt: bool = False,
         **variables: Any,
-    ) -> RenderedChat:
+    ) -> str:
         """Return a conversation as the template writes it.
 
         Raises `TemplateRefused` with the template's own words where it raises one, and ValueError
         where it fails or reaches beyond the sandbox.
         """
         try:
-            marked = self._template.render(
+            return self._template.render(
                 **self._variables,
                 **variables,
                 messages=_plain(messages),
@@ -85,9 +73,8 @@ class ChatTemplate:
                 f"the chat template fails on this conversation ({type(error).__name__}: {error}); "
                 "give the turns in the order and with the fields that it knows"
             ) from None
-        except (RecursionError, OverflowError, MemoryError) as error:
+        except (RecursionError, MemoryError) as error:
             raise ValueError(f"{self._where}: does not end ({error}); it is not run") from None
-        return _unmarked(marked)
 
 
 @cache
@@ -100,23 +87,13 @@ def switches(source: str) -> tuple[str, ...]:
     return tuple(name for name in _SWITCHES if name in used)
 
 
-def _unmarked(marked: str) -> RenderedChat:
-    pieces = _MARKS.split(marked)
-    generated, at = [], 0
-    for number, piece in enumerate(pieces):
-        if number % 2:
-            generated.append((at, at + len(piece)))
-        at += len(piece)
-    return RenderedChat("".join(pieces), tuple(generated))
-
-
 def _plain(value: Any) -> Any:
     """Return a copy of plain lists and dicts, which a template can't use to change ours."""
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
-    return _MARKS.sub("", value) if isinstance(value, str) else value
+    return value
 
 
 class _Raised(jinja2.TemplateError):
@@ -134,17 +111,14 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %}...{% endgeneration %}`: its body, marked as what the model writes."""
+    """`{% generation %}...{% endgeneration %}`: around what the model writes, as it stands."""
 
     tags = {"generation"}
 
     def parse(self, parser: Any) -> nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.CallBlock(self.call_method("_marked"), [], [], body).set_lineno(line)
-
-    def _marked(self, caller: Any) -> str:
-        return f"{_BEGIN}{caller()}{_END}"
+        return nodes.Scope(body).set_lineno(line)
 
 
 def _to_json(

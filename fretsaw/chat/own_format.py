@@ -118,7 +118,7 @@ class OwnFormat(ChatFormat):
         return _cut(whole, learnt)
 
     @cached_property
-    def ends(self) -> tuple[int, ...]:  # type: ignore[override]
+    def ends(self) -> tuple[int, ...]:
         """The ids that end a turn: the tokenizer's, and the one that the template writes last."""
         turns = [Message("user", "1"), Message("assistant", "2")]
         try:
@@ -186,7 +186,7 @@ class OwnFormat(ChatFormat):
             tools=self._text.guarded(list(tools)),
             add_generation_prompt=asks,
             **dict.fromkeys(switches(template.source), mode == "on"),
-        ).text
+        )
 
     def _whole(self, ids: Sequence[int]) -> tuple[int, ...]:
         if not ids:

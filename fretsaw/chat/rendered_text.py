@@ -33,12 +33,15 @@ class RenderedText:
         self._copies: dict[int, tuple[tokenizers.Tokenizer, dict[int, int]]] = {}
 
     def guarded(self, value: Any) -> Any:
-        """Return a copy of messages or tools with a guard in every control token's name."""
+        """Return a copy of messages or tools with a guard in every control token's name.
+
+        The names of fields are the client's too, where they are a tool's parameters.
+        """
         if isinstance(value, str):
             bare = value.replace(GUARD, "")
             return self._names.sub(lambda name: name[0][:1] + GUARD + name[0][1:], bare)
         if isinstance(value, Mapping):
-            return {key: self.guarded(inner) for key, inner in value.items()}
+            return {self.guarded(key): self.guarded(inner) for key, inner in value.items()}
         return (
             [self.guarded(inner) for inner in value] if isinstance(value, list | tuple) else value
         )

@@ -25,12 +25,14 @@ class Span:
 class ChatFormat(ABC):
     """How one checkpoint's conversations are written.
 
-    `toggle` is how it is told the mode, and `name` says in a few words what it is.
+    `toggle` is how it is told the mode, `ends` are the ids that end a turn or a text, the
+    tokenizer's own first, and `name` says in a few words what it is.
     """
 
     tokenizer: Tokenizer
     toggle: Toggle
     name: str
+    ends: tuple[int, ...]
 
     def prompt_ids(
         self, messages: Sequence[Message], mode: Mode, tools: Tools = ()
@@ -72,11 +74,6 @@ class ChatFormat(ABC):
         With reasoning on the last answer alone is learnt, and never those that `unlearnt` numbers.
         Raises ValueError where the format can't be learnt from.
         """
-
-    @property
-    @abstractmethod
-    def ends(self) -> tuple[int, ...]:
-        """The ids that end a turn or a text, the tokenizer's own first."""
 
     @abstractmethod
     def opening(self, mode: Mode) -> str:

@@ -171,10 +171,12 @@ class Tokenizer:
 
     @functools.cached_property
     def _around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        alone = self._inner.encode("a", add_special_tokens=False).ids
+        added = self._inner.encode("", add_special_tokens=True).ids
+        text = self._inner.encode("a", add_special_tokens=False).ids  # may have no ids
         whole = self._inner.encode("a", add_special_tokens=True).ids
-        at = next(i for i in range(len(whole)) if whole[i : i + len(alone)] == alone)
-        return tuple(whole[:at]), tuple(whole[at + len(alone) :])
+        places = range(len(added), -1, -1)
+        at = next((i for i in places if whole == [*added[:i], *text, *added[i:]]), len(added))
+        return tuple(added[:at]), tuple(added[at:])
 
     def text_ids(self, text: str) -> tuple[int, ...]:
         """Return the ids of a plain text to go on from, with what begins it."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
-from fretsaw.chat.reasoning import MODES
+from fretsaw.chat.format import text_ends
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.corpus.documents import Writer, turn_frame
 from fretsaw.corpus.settings import CorpusSettings
@@ -30,10 +30,11 @@ def sampled_texts(
     """
     decoder = checkpoint.load(parent, device=run.device)
     engine, format = Engine(decoder, max_batch=SAMPLES_A_BATCH), writes.format
-    frames = [turn_frame(format, mode) for mode in MODES] if format else [(writes.begin, ())]
+    start = writes.begin or writes.end  # where nothing begins a text, it follows another's end
+    frames = [turn_frame(format, mode) for mode in format.modes] if format else [(start, ())]
     if not all(before for before, _ in frames):
-        raise ValueError(f"{parent}: names no bos token to start sampling from; give --data FILES")
-    stop = format.ends if format else decoder.config.eos_token_ids
+        raise ValueError(f"{parent}: names no token to start sampling from; give --data FILES")
+    stop = text_ends(writes.tokenizer, format)
     around = max(len(before) + len(after) for before, after in frames)
     length = min(settings.sample_length, decoder.config.max_position_embeddings - 1 - around)
     if length < 1 + bool(format):

@@ -48,9 +48,15 @@ def evaluate(settings: EvalSettings, inputs: Mapping[str, Path], run: StageRun) 
     if "corpus" in inputs:
         heldout = inputs["corpus"] / "heldout.npy"
         rows = torch.from_numpy(loader.first_rows(heldout, settings.seq_len, settings.tokens))
+        names, sources = source_names(inputs["corpus"]), None
+        if names:
+            sources = torch.from_numpy(
+                loader.source_rows(inputs["corpus"], settings.seq_len, len(rows))
+            )
         rows = rows.to(run.device)
-        results |= text_figures(models, rows, settings.batch_rows, run)
-        results["by_source"] = _by_source(models, rows, inputs["corpus"], settings.batch_rows, run)
+        whole, *parts = text_figures(models, rows, settings.batch_rows, run, sources)
+        by_source = {name: own for name, own in zip(names, parts, strict=False) if own}
+        results |= {**whole, "by_source": by_source}
     metrics = {name: value for name, value in results.items() if isinstance(value, float)}
     tasks = tasks_of(settings, inputs.get("problems"), run.seed)
     results["tasks"] = {}
@@ -88,23 +94,20 @@ def tasks_of(settings: EvalSettings, file: Path | None, seed: int) -> dict[str, 
     return tasks
 
 
-def text_figures(
-    models: Mapping[str, Decoder], rows: Int[Tensor, "rows seq_plus_1"], batch: int, run: StageRun
-) -> dict[str, float]:
-    """Return loss and perplexity of each model, KL from the parent, and top-1 agreement with it."""
-    return figures_by_source(models, rows, torch.zeros_like(rows[:, 1:]), batch, run)[0]
-
-
 @torch.inference_mode()
-def figures_by_source(
+def text_figures(
     models: Mapping[str, Decoder],
     rows: Int[Tensor, "rows seq_plus_1"],
-    sources: Int[Tensor, "rows seq"],
     batch: int,
     run: StageRun,
-) -> dict[int, dict[str, float]]:
-    """Return the text's figures over the targets of each source."""
-    num_sources = int(sources.max()) + 1
+    sources: Int[Tensor, "rows seq"] | None = None,
+) -> list[dict[str, float]]:
+    """Return loss and perplexity of each model, KL from the parent, and top-1 agreement with it.
+
+    First those of all targets, then those of each source that `sources` numbers.
+    """
+    of_target = torch.zeros_like(rows[:, 1:]) if sources is None else sources
+    num_sources = int(of_target.max()) + 1
     sums: dict[str, Tensor] = {}
 
     def add(name: str, value: Tensor, of: Tensor) -> None:
@@ -114,7 +117,7 @@ def figures_by_source(
     run.progress.start("held-out text", len(rows), unit="row")
     for at in range(0, len(rows), batch):
         token_ids, targets = rows[at : at + batch, :-1], rows[at : at + batch, 1:]
-        of = sources[at : at + batch].flatten().cpu()
+        of = of_target[at : at + batch].flatten().cpu()
         log_probs = {n: m(token_ids).float().log_softmax(-1) for n, m in models.items()}
         add("tokens", torch.ones(of.shape), of)
         for name, values in log_probs.items():
@@ -125,32 +128,28 @@ def figures_by_source(
             add("kl", kl_from_log_probs(parent.flatten(0, 1), child.flatten(0, 1)), of)
             add("top1_agreement", parent.argmax(-1) == child.argmax(-1), of)
         run.step(min(at + batch, len(rows)), row=False)
-    tokens = sums.pop("tokens")
-    figures = {}
-    for source in tokens.nonzero().flatten().tolist():
-        own = {name: (value[source] / tokens[source]).item() for name, value in sums.items()}
-        losses = [name for name in own if name.endswith("_loss")]
-        figures[source] = own | {
-            f"{name.removesuffix('_loss')}_perplexity": math.exp(own[name]) for name in losses
-        }
-    return figures
+    parts = [{name: value.sum().item() for name, value in sums.items()}]
+    if sources is not None:
+        parts += [{n: value[i].item() for n, value in sums.items()} for i in range(num_sources)]
+    return [_means(own) for own in parts]
 
 
-def _by_source(
-    models: Mapping[str, Decoder],
-    rows: Int[Tensor, "rows seq_plus_1"],
-    corpus: Path,
-    batch: int,
-    run: StageRun,
-) -> dict[str, dict[str, float]]:
-    """Return the figures of each source of a corpus by its name; nothing where it has but one."""
+def _means(sums: Mapping[str, float]) -> dict[str, float]:
+    """Return sums over tokens as figures of one; nothing where there are no tokens."""
+    if not sums["tokens"]:
+        return {}
+    own = {name: value / sums["tokens"] for name, value in sums.items() if name != "tokens"}
+    losses = [name for name in own if name.endswith("_loss")]
+    return own | {
+        f"{name.removesuffix('_loss')}_perplexity": math.exp(own[name]) for name in losses
+    }
+
+
+def source_names(corpus: Path) -> list[str]:
+    """Return what a corpus's sources are called; nothing where it has but one."""
     table = corpus / loader.SOURCES
     names = [row["name"] for row in read_json(table, [{"name": str}])] if table.is_file() else []
-    if len(names) < 2:
-        return {}
-    sources = torch.from_numpy(loader.source_rows(corpus, rows.shape[1] - 1, len(rows)))
-    figures = figures_by_source(models, rows, sources, batch, run)
-    return {names[source]: own for source, own in figures.items()}
+    return names if len(names) > 1 else []
 
 
 def put(
@@ -215,7 +214,7 @@ def _accuracy(rows: Sequence[Row]) -> float:
 
 
 def kept_accuracy(task: Mapping[str, Any]) -> dict[str, Any]:
-    """Return child / parent accuracy, with thought where both have it, and its 95 % interval.
+    """Return child / parent accuracy in a mode of both, on if they have it; and its 95 % interval.
 
     Nothing where the two are in no mode alike.
     """
@@ -225,4 +224,5 @@ def kept_accuracy(task: Mapping[str, Any]) -> dict[str, Any]:
     child, parent = (task[name][shared[0]]["grades"] for name in ("child", "parent"))
     if sum(parent) == 0:
         return {"kept": None, "interval": None}
-    return {"kept": sum(child) / sum(parent), "interval": bootstrap_ratio(child, parent)}
+    kept = sum(child) / sum(parent)
+    return {"kept": kept, "interval": bootstrap_ratio(child, parent), "mode": shared[0]}

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
+from fretsaw.chat.reasoning import Mode
 from fretsaw.checkpoint.decilm import MODEL_TYPE as DECILM
 from fretsaw.checkpoint.folder import read_served_config
 from fretsaw.model.config import ModelConfig
@@ -122,6 +123,11 @@ class Findings:
     def task(self) -> dict[str, Any]:
         """The first task's figures by model; empty without a task."""
         return next(iter(self.results.get("tasks", {}).values()), {})
+
+    @cached_property
+    def task_mode(self) -> Mode:
+        """The mode that a model's one figure stands for: with reasoning, where the child has it."""
+        return "on" if "on" in self.task["child"] else "off"
 
     @cached_property
     def score(self) -> float:

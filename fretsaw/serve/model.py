@@ -86,8 +86,7 @@ class ServedModel:
     @cached_property
     def ends(self) -> tuple[int, ...]:
         """The ids that end a text or a turn, whichever of the checkpoint's files names them."""
-        named = text_ends(self.tokenizer, self.format)
-        return tuple(dict.fromkeys((*self.config.eos_token_ids, *named)))
+        return text_ends(self.tokenizer, self.format)
 
     def stop_strings(self, stop: Sequence[str]) -> tuple[str, ...]:
         """Return the strings that must be looked for: a token that ends every text needs none."""

@@ -75,8 +75,7 @@ class LoadedModel:
     @cached_property
     def ends(self) -> tuple[int, ...]:
         """The ids that end a text or a turn, whichever of the checkpoint's files names them."""
-        named = text_ends(self.tokenizer, self.format)
-        return tuple(dict.fromkeys((*self.decoder.config.eos_token_ids, *named)))
+        return text_ends(self.tokenizer, self.format)
 
     @cached_property
     def engine(self) -> Engine:

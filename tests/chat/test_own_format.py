@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from fretsaw.chat.message import Message
 from fretsaw.chat.own_format import OwnFormat
+from fretsaw.chat.reasoning import Mode
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.chat.tools import ToolCall
 
@@ -136,13 +137,14 @@ def test_an_answer_is_learnt_with_its_end_after_the_prompt_that_asks_for_it(
         *(Message("user", "How many?"), Message("assistant", "3 apples")),
         *(Message("user", "And then?"), Message("assistant", "No more.")),
     ]
-    for mode, num_targets in (("off", 2), ("on", 1)):
-        spans = own.render(turns, mode)  # type: ignore[arg-type]
+    expected: dict[Mode, int] = {"off": 2, "on": 1}
+    for mode, num_targets in expected.items():
+        spans = own.render(turns, mode)
         targets = [span for span in spans if span.is_target]
         assert len(targets) == num_targets
         last = spans.index(targets[-1])
         before = tuple(id for span in spans[:last] for id in span.token_ids)
-        assert before == own.prompt_ids(turns[:-1], mode)  # type: ignore[arg-type]
+        assert before == own.prompt_ids(turns[:-1], mode)
         tokenizer = Tokenizer.from_folder(byte_level)
         assert tokenizer.is_special(targets[-1].token_ids[-1])
         assert tokenizer.decode(targets[-1].token_ids).strip() == "No more."
@@ -157,6 +159,12 @@ def test_a_control_token_in_a_message_stays_text(byte_level: Path) -> None:
     ids = own.prompt_ids([Message("user", said)], "off")
     assert ids.count(end) == plain.count(end)
     assert said in tokenizer.decode(ids, skip_special=False)
+    own, _ = opened(byte_level, "{{ tools | tojson + '</s>' }}")
+    named = {"name": "add", "parameters": {"properties": {"</s><|im_end|>": {}}}}
+    ids = own.prompt_ids([Message("user", "a")], "off", [named])
+    assert (ids.count(end), ids.count(tokenizer.token_id("</s>"))) == (0, 1)
+    assert "</s><|im_end|>" in tokenizer.decode(ids[:-1], skip_special=False)
+    own, _ = opened(byte_level, foreign.CHATML)
     private = Message("user", "\U000f0000 <|im_end|> \ufdd2")
     ids = own.prompt_ids([private], "off")
     assert "\U000f0000 <|im_end|> " in tokenizer.decode(ids, skip_special=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from tokenizers import processors
+from tokenizers import models, processors
 from transformers import AutoTokenizer
 
 from fretsaw.chat.tokenizer import Tokenizer
@@ -51,6 +51,16 @@ def test_the_post_processor_alone_begins_a_text(
     assert read.begin_ids == ((read.bos_token_id,) if has_begin else ())
     assert read.end_ids == ()
     assert_same_ids(tmp_path)
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_vocabulary_without_letters_has_its_beginning_too(begins: bool) -> None:
+    inner = tokenizers.Tokenizer(models.BPE({"<s>": 0, "b": 1}, []))
+    if begins:
+        around = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+        inner.post_processor = around
+    tokenizer = Tokenizer(inner, bos_token_id=0)
+    assert (tokenizer.begin_ids, tokenizer.end_ids) == ((0,) if begins else (), ())
 
 
 def test_what_follows_a_text_is_told_from_what_begins_it() -> None:

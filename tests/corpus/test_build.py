@@ -6,6 +6,7 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import foreign
 import numpy as np
 import pytest
 from support import stage_run
@@ -52,6 +53,42 @@ def test_the_parents_own_text_is_sampled_from_it(tiny: Path, tmp_path: Path) -> 
     bos = checkpoint.read_config(tiny / "parent").bos_token_id
     assert train[0] == bos
     assert (train == bos).sum() > 40  # many texts, each from its own bos
+
+
+def test_a_parent_whose_texts_nothing_begins_goes_on_from_the_end_of_another(
+    tiny: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny / "parent", tmp_path / "parent")
+    path = tmp_path / "parent" / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": None}))
+    settings = CorpusSettings(
+        source="self", max_tokens=2000, heldout_tokens=200, seq_len=64, sample_length=40
+    )
+    build(settings, {"parent": tmp_path / "parent"}, stage_run(tmp_path / "out"))
+    tokenizer = Tokenizer.from_folder(tmp_path / "parent")
+    assert tokenizer.begin_ids == ()
+    train = loader.read_tokens(tmp_path / "out" / "train.npy")
+    assert (train == tokenizer.token_id("</s>")).sum() > 20
+
+
+def test_a_chat_model_asks_itself_in_its_own_format(tiny: Path, tmp_path: Path) -> None:
+    parent = tmp_path / "parent"
+    shutil.copytree(tiny / "parent", parent)
+    tokenizer = Tokenizer.from_folder(parent)
+    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    model = checkpoint.load(parent).with_vocab(tokenizer.vocab_size, tokenizer.eos_token_ids)
+    checkpoint.write(model, parent, tokenizer=tokenizer)
+    (parent / "chat_template.jinja").write_text(foreign.CHATML)
+    settings = CorpusSettings(
+        source="self", max_tokens=3000, heldout_tokens=300, seq_len=64, sample_length=24
+    )
+    build(settings, {"parent": parent}, stage_run(tmp_path / "out"))
+    train = loader.read_tokens(tmp_path / "out" / "train.npy").tolist()
+    documents = tokenizer.decode(train, skip_special=False).split("<|im_start|>system\n")[1:-1]
+    assert len(documents) > 10
+    for document in documents:
+        assert document.startswith("You help.<|im_end|><|im_start|>user\n")
+        assert "<|im_end|>\n<|im_start|>assistant\n" in document
 
 
 def test_texts_that_fail_are_left_out_unless_all_do(

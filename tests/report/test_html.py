@@ -16,6 +16,7 @@ from fretsaw.checkpoint.beside import write_precisions
 from fretsaw.checkpoint.folder import read_config
 from fretsaw.report.findings import read_findings
 from fretsaw.report.html import report
+from fretsaw.report.model_card import model_card
 from fretsaw.report.settings import ReportSettings
 from fretsaw.stage.execute import StageRun
 from fretsaw.stage.progress import Progress
@@ -297,6 +298,7 @@ import sys
 from pathlib import Path
 sys.modules["torch"] = None
 from fretsaw.report.html import report
+from fretsaw.report.model_card import model_card
 from fretsaw.report.settings import ReportSettings
 from fretsaw.stage.execute import StageRun
 from fretsaw.stage.progress import Progress
@@ -374,3 +376,25 @@ def test_an_evaluation_that_is_not_the_parents_in_8_bits_is_refused(
     inputs = {**with_8_bits, "quantised": with_8_bits["eval"]}
     with pytest.raises(ValueError, match="no evaluation of the parent in 8 bits on text"):
         make(inputs, tmp_path / "out")
+
+
+@pytest.mark.parametrize("mode", ["on", "off"])
+def test_models_of_one_mode_have_its_figures_alone(
+    finished: dict[str, Path], tmp_path: Path, mode: str
+) -> None:
+    """A chat model without a toggle is asked in the one mode that it has."""
+    other = "off" if mode == "on" else "on"
+
+    def leave_one(results: dict) -> None:
+        for figures in results["tasks"].values():
+            for model in ("child", "parent"):
+                figures[model] = {mode: figures[model][mode]}
+
+    edit(finished["eval"] / "results.json", leave_one)
+    page = make(finished, tmp_path / "out")
+    assert f"Task, reasoning {mode}" in page
+    assert f"<tr><td>{mode}</td>" in page
+    assert f"<tr><td>{other}</td>" not in page
+    card = model_card(read_findings(finished))
+    assert f"task accuracy, reasoning {mode}" in card
+    assert f"task accuracy, reasoning {other}" not in card

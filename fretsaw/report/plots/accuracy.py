@@ -15,15 +15,17 @@ LOOKS = {"parent": ("s", PARENT), "child": ("o", CHILD)}
 
 
 def draw_accuracy(findings: Findings) -> Figure | None:
-    """Draw the share of right answers with reasoning on and off; None without a task."""
+    """Draw the share of right answers in every mode that was asked for; None without a task."""
     models = {name: findings.task[name] for name in LOOKS if name in findings.task}
     if not models:
         return None
     figure = sheet(2.8, "Task accuracy by kind of problem, parent and child")
-    grid = figure.subplots(1, len(MODES), sharey=True)
-    for axes, mode in zip(grid, MODES, strict=True):
+    modes = [mode for mode in MODES if any(mode in own for own in models.values())]
+    [grid] = figure.subplots(1, len(modes), sharey=True, squeeze=False)
+    for axes, mode in zip(grid, modes, strict=True):
         for name, own in models.items():
-            _draw_kinds(axes, name, own[mode]["by_kind"])
+            if mode in own:
+                _draw_kinds(axes, name, own[mode]["by_kind"])
         axes.set_title(f"reasoning {mode}")
         up_to_all(axes)
     key(figure, grid[0])
