@@ -71,11 +71,9 @@ def scripted(answer: Callable[[int, Any], Reply], models: Reply = MODELS) -> Ite
                 server.at_once += 1
                 server.most_at_once = max(server.most_at_once, server.at_once)
             reply = answer(number, body)
-            try:
-                self.reply(reply)
-            finally:
-                with lock:
-                    server.at_once -= 1
+            with lock:  # before the client has it: it may send the next at once
+                server.at_once -= 1
+            self.reply(reply)
 
         def note(self, body: Any) -> int:
             headers = {name.lower(): value for name, value in self.headers.items()}
