@@ -1,6 +1,7 @@
 """The corpus stage: text in, token ids out, whole documents held out."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,31 +11,31 @@ import numpy as np
 from fretsaw.chat.format import chat_format
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint.folder import check_tokenizer, read_config
-from fretsaw.corpus.documents import Writer, plain_record, without_format, writer
+from fretsaw.corpus.documents import Writer, without_format, writer
 from fretsaw.corpus.mixture import (
     choose_heldout,
+    choose_sample,
     fingerprint,
     interleaved,
     shuffled,
     spread,
 )
 from fretsaw.corpus.own_text import sampled_texts
+from fretsaw.corpus.sample import read_sample
 from fretsaw.corpus.settings import CorpusSettings
+from fretsaw.corpus.sources import documents_of, num_characters, source_names, what_is_asked
 from fretsaw.corpus.spool import Spool
 from fretsaw.data import loader, world
-from fretsaw.data.records import Record
-from fretsaw.data.sources import read_documents
 from fretsaw.stage.execute import StageRun
 from fretsaw.stage.progress import say
 from fretsaw.stage.whole import write_json
 
 PARTS = ("train", "heldout")
-LEAST_PART = 16_384  # characters of a part of a file that is one long text
 
 
 def build(settings: CorpusSettings, inputs: Mapping[str, Path], run: StageRun) -> dict[str, Any]:
     """Write `train.npy`, `heldout.npy`, which source each came of, and the tokenizer's files."""
-    names = _source_names(settings, inputs)
+    names = source_names(settings, inputs)
     weights = settings.weights or (1.0,) * len(names)
     if len(weights) != len(names):
         raise ValueError(f"weights: {len(weights)} for {len(names)} sources; give one for each")
@@ -43,20 +44,26 @@ def build(settings: CorpusSettings, inputs: Mapping[str, Path], run: StageRun) -
         check_tokenizer(tokenizer, read_config(inputs["parent"]))
         writes = writer(tokenizer, chat_format(inputs["parent"], tokenizer))
     else:
-        texts = interleaved(_texts(settings, inputs, run, None), weights, _num_characters)
-        sample = (_plain_text(one) for _, one in islice(texts, settings.tokenizer_documents))
-        tokenizer = Tokenizer.train(sample, settings.vocab_size)
+        tokenizer = Tokenizer.train(
+            _first_texts(settings, inputs, weights, run), settings.vocab_size
+        )
         writes = writer(tokenizer, None)
     tokenizer.save(run.folder)
     if settings.source == "world":
         return _generated(settings, writes, run)
 
+    wanted = settings.max_tokens + settings.heldout_tokens
     with Spool(run.folder) as spool:
-        wanted = settings.max_tokens + settings.heldout_tokens
-        for number, print_, ids in _tokenised(settings, inputs, weights, writes, run):
-            spool.add(number, print_, ids)
-            if spool.num_tokens >= wanted:
-                break
+        if settings.source == "files":
+            sources = [
+                partial(documents_of, str(inputs[name]), settings, writes.format) for name in names
+            ]
+            read_sample(spool, sources, weights, wanted, writes, run)
+        else:
+            for print_, ids in _streamed(settings, inputs, writes, wanted, run):
+                spool.add(0, print_, ids)
+                if spool.num_tokens >= wanted:
+                    break
         table = [
             {"name": name, "weight": weight} for name, weight in zip(names, weights, strict=True)
         ]
@@ -71,22 +78,22 @@ def build(settings: CorpusSettings, inputs: Mapping[str, Path], run: StageRun) -
     }
 
 
-def _tokenised(
+def _streamed(
     settings: CorpusSettings,
     inputs: Mapping[str, Path],
-    weights: Sequence[float],
     writes: Writer,
+    wanted: int,
     run: StageRun,
-) -> Iterator[tuple[int, int, list[int]]]:
-    """Yield (source, fingerprint, token ids) of every document, the sources by their weights."""
+) -> Iterator[tuple[int, list[int]]]:
+    """Yield (fingerprint, token ids) of what has no end that is worth waiting for."""
     if settings.source == "self":
-        wanted = settings.max_tokens + settings.heldout_tokens
         for ids in sampled_texts(settings, inputs["parent"], writes, wanted, run):
-            yield 0, fingerprint(writes.tokenizer.decode(ids)), ids
+            yield fingerprint(writes.tokenizer.decode(ids)), ids
         return
-    streams = [_written(texts, writes) for texts in _texts(settings, inputs, run, writes)]
-    for number, (print_, ids) in interleaved(streams, weights, lambda one: len(one[1])):
-        yield number, print_, ids
+    documents = documents_of(settings.dataset, settings, writes.format)
+    seed = f"corpus {run.seed} 0"
+    for one in shuffled(documents, settings.shuffle_documents, seed):
+        yield fingerprint(what_is_asked(one)), writes.token_ids(one)
 
 
 def _write_parts(
@@ -99,15 +106,18 @@ def _write_parts(
     """Write both parts, and add to the table what each source gave to them."""
     if not spool.num_tokens:
         raise ValueError("data: no documents, so no tokens; give a source with text in it")
-    sizes, sources = spool.sizes, spool.sources
-    is_heldout = choose_heldout(spool.prints, sizes, sources, settings.heldout_tokens)
+    wanted, weights = settings.max_tokens + settings.heldout_tokens, [r["weight"] for r in table]
+    every = spool.prints, spool.sizes, spool.sources
+    chosen = np.flatnonzero(choose_sample(*every, weights, wanted, run.seed))
+    prints, sizes, sources = (of_all[chosen] for of_all in every)
+    is_heldout = choose_heldout(prints, sizes, sources, settings.heldout_tokens)
     _check_parts(sizes, is_heldout, settings.seq_len)
     limits = {"train": settings.max_tokens, "heldout": settings.heldout_tokens}
     for number, part in enumerate(PARTS):
         own = np.flatnonzero(is_heldout == (part == "heldout"))
-        order = own[spread(sizes[own], sources[own], (run.seed, number))].tolist()
+        order = chosen[own[spread(sizes[own], sources[own], (run.seed, number))]].tolist()
         written = spool.write(run.folder / f"{part}.npy", order, limits[part], vocab_size)
-        of = sources[[document for document, _ in written]]
+        of = spool.sources[[document for document, _ in written]]
         taken = np.array([size for _, size in written])
         for source, row in enumerate(table):
             tokens = int(taken[of == source].sum())
@@ -118,6 +128,29 @@ def _write_parts(
             }
         if part == "heldout":
             np.save(run.folder / loader.HELDOUT_SOURCES, np.repeat(of, taken).astype(np.uint16))
+
+
+def _first_texts(
+    settings: CorpusSettings, inputs: Mapping[str, Path], weights: Sequence[float], run: StageRun
+) -> Iterator[str]:
+    """Yield what a tokenizer is trained on: the first documents, the sources by their weights."""
+    if settings.source == "world":
+        streams = [iter(world.documents(run.seed, "train", None))]
+    else:
+        names = source_names(settings, inputs)
+        streams = [
+            shuffled(
+                documents_of(str(inputs.get(name, name)), settings, None),
+                settings.shuffle_documents,
+                f"corpus {run.seed} {number}",
+            )
+            for number, name in enumerate(names)
+        ]
+    texts = interleaved(streams, weights, num_characters)
+    for _, one in islice(texts, settings.tokenizer_documents):
+        if not isinstance(one, str):
+            raise without_format(one)
+        yield one
 
 
 def _generated(settings: CorpusSettings, writes: Writer, run: StageRun) -> dict[str, Any]:
@@ -133,101 +166,6 @@ def _generated(settings: CorpusSettings, writes: Writer, run: StageRun) -> dict[
         loader.write_tokens(run.folder / f"{part}.npy", ids, writes.tokenizer.vocab_size)
         metrics[f"{part}_tokens"] = len(ids)
     return metrics | {"vocab_size": writes.tokenizer.vocab_size}
-
-
-# --- sources --------------------------------------------------------------------------------------
-
-
-def _source_names(settings: CorpusSettings, inputs: Mapping[str, Path]) -> list[str]:
-    """Return what the sources are called: files as inputs are, whatever their paths."""
-    if settings.source == "self" and "parent" not in inputs:
-        raise ValueError("corpus: source self samples text from a checkpoint; give it as --parent")
-    if settings.source != "files":
-        return [settings.dataset or settings.source]
-    if not _data(inputs):
-        raise ValueError("corpus: no text; give --data FILES")
-    return _data(inputs)
-
-
-def _data(inputs: Mapping[str, Path]) -> list[str]:
-    return sorted((name for name in inputs if name.startswith("data")), key=lambda n: (len(n), n))
-
-
-def _texts(
-    settings: CorpusSettings, inputs: Mapping[str, Path], run: StageRun, writes: Writer | None
-) -> list[Iterator[str | Record]]:
-    """Return each source's documents, shuffled as they are read."""
-    if settings.source == "world":
-        return [iter(world.documents(run.seed, "train", None))]
-    files = (
-        [settings.dataset]
-        if settings.source == "hub"
-        else [str(inputs[one]) for one in _data(inputs)]
-    )
-    form = writes.format if writes else None
-    toggle = form.toggle if form else "v1"
-    is_untagged = form is not None and toggle == "none" and not form.opening("on")
-    part = max(LEAST_PART, 8 * settings.seq_len)
-    streams = []
-    for number, file in enumerate(files):
-        documents = _parts(read_documents([file], toggle), part, file)
-        if is_untagged:
-            documents = _untagged(documents)
-        seed = f"corpus {run.seed} {number}"
-        streams.append(shuffled(documents, settings.shuffle_documents, seed))
-    return streams
-
-
-def _parts(documents: Iterator[str | Record], most: int, file: str) -> Iterator[str | Record]:
-    """Cut the text of a file that is one document, at its paragraphs; others pass as they are."""
-    first, second = next(documents, None), next(documents, None)
-    if first is not None and second is None and isinstance(first, str) and file.endswith(".txt"):
-        yield from cut(first, most)
-        return
-    yield from (one for one in (first, second) if one is not None)
-    yield from documents
-
-
-def cut(text: str, most: int) -> Iterator[str]:
-    """Yield parts of at most `most` characters, which end at a paragraph, a line or a word."""
-    at = 0
-    while at < len(text):
-        end = at + most
-        if end < len(text):
-            places = (text.rfind(mark, at + most // 2, end) for mark in ("\n\n", "\n", " "))
-            end = next((place for place in places if place > at), end)
-        part = text[at:end].strip()
-        if part:
-            yield part
-        at = end
-
-
-def _untagged(documents: Iterable[str | Record]) -> Iterator[str | Record]:
-    for one in documents:
-        plain = plain_record(one) if isinstance(one, Record) else one
-        if plain is not None:
-            yield plain
-
-
-def _written(documents: Iterable[str | Record], writes: Writer) -> Iterator[tuple[int, list[int]]]:
-    for one in documents:
-        ids = writes.token_ids(one)
-        yield fingerprint(one if isinstance(one, str) else _asked(one)), ids
-
-
-def _asked(record: Record) -> str:
-    """Return what is asked: two answers to one question belong on one side."""
-    return "\n\n".join(one.content for one in record.messages if one.role == "user")
-
-
-def _plain_text(document: str | Record) -> str:
-    if isinstance(document, str):
-        return document
-    raise without_format(document)
-
-
-def _num_characters(document: str | Record) -> int:
-    return len(_plain_text(document))
 
 
 # --- what is told ---------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Integer
+from jaxtyping import Bool, Float, Int64, Integer
 
 T = TypeVar("T")
 HELDOUT_SHARE = 0.1  # of a source's tokens, at most
@@ -53,6 +53,58 @@ def fingerprint(text: str) -> int:
     """Return 63 bits of a text's words: letter case, white space and punctuation don't count."""
     words = _NOT_WORDS.sub(" ", text.casefold()).strip() or text
     return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest()) >> 1
+
+
+def fair_shares(
+    sizes: Sequence[float] | np.ndarray, weights: Sequence[float], wanted: float
+) -> Float[np.ndarray, " sources"]:
+    """Return how much of each source is taken: `wanted` together, by weight, none beyond its size.
+
+    What a small source leaves goes to the others.
+    """
+    have, weight = np.asarray(sizes, dtype=float), np.asarray(weights, dtype=float)
+    taken, is_open, left = np.zeros(len(have)), have > 0, float(wanted)
+    while is_open.any():
+        offered = left * weight / weight[is_open].sum()
+        is_short = is_open & (have <= offered)
+        if not is_short.any():
+            taken[is_open] = offered[is_open]
+            break
+        taken[is_short] = have[is_short]
+        left -= have[is_short].sum()
+        is_open &= ~is_short
+    return taken
+
+
+def places(prints: Int64[np.ndarray, " documents"], seed: int) -> Float[np.ndarray, " documents"]:
+    """Return where in [0, 1) documents of these fingerprints stand, at random by the seed."""
+    with np.errstate(over="ignore"):
+        mixed = prints.astype(np.uint64) ^ np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # splitmix64
+            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return (mixed >> np.uint64(11)).astype(float) / 2.0**53
+
+
+def choose_sample(
+    prints: Int64[np.ndarray, " documents"],
+    sizes: Integer[np.ndarray, " documents"],
+    sources: Integer[np.ndarray, " documents"],
+    weights: Sequence[float],
+    wanted: int,
+    seed: int,
+) -> Bool[np.ndarray, " documents"]:
+    """Return which documents are taken: of each source those of the lowest places, by weight.
+
+    They have `wanted` tokens together and what their last documents have beyond, or all there are.
+    """
+    totals = np.bincount(sources, weights=sizes, minlength=len(weights))
+    at, chosen = places(prints, seed), np.zeros(len(sizes), dtype=bool)
+    for source, share in enumerate(fair_shares(totals, weights, wanted)):
+        own = np.flatnonzero(sources == source)
+        own = own[at[own].argsort(kind="stable")]
+        before = sizes[own].cumsum() - sizes[own]
+        chosen[own[before < share]] = True
+    return chosen
 
 
 def choose_heldout(

@@ -20,7 +20,7 @@ class CorpusSettings:
     """Shares of the files in the tokens, in the order of --data; empty: all alike. `a.txt:0.3` in
     --data sets them."""
     shuffle_documents: int = 2000
-    """Documents of each source held in memory to be shuffled as they are read."""
+    """Documents of a stream held in memory to be shuffled as they are read."""
     max_tokens: int = 4_000_000
     """Training tokens taken at most."""
     heldout_tokens: int = 65_536

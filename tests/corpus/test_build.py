@@ -1,6 +1,7 @@
 """The corpus stage on every source that needs no network."""
 
 import json
+import re
 import shutil
 import tracemalloc
 from pathlib import Path
@@ -15,8 +16,9 @@ from fretsaw.chat.format import require_chat_format
 from fretsaw.chat.message import Message
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
-from fretsaw.corpus.build import build, cut
+from fretsaw.corpus.build import build
 from fretsaw.corpus.settings import CorpusSettings
+from fretsaw.corpus.sources import cut
 from fretsaw.corpus.spool import Spool
 from fretsaw.data import loader
 from fretsaw.data.sources import split_weights
@@ -190,6 +192,31 @@ def test_weights_are_shares_and_the_same_seed_gives_the_same_bytes(
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     with pytest.raises(ValueError, match="weights: 3 for 2 sources"):
         _built(tmp_path / "c", two, weights=(1.0, 1.0, 2.0))
+
+
+def test_a_source_of_which_little_is_wanted_is_sampled_from_its_beginning_to_its_end(
+    tiny: Path, tmp_path: Path
+) -> None:
+    texts = [f"Fox {n:05d} went home and slept." for n in range(6000)]
+    long = ["Fox 99999 " + "sat down. " * 300] * 3  # of which the few that are probed may have none
+    inputs = {
+        "parent": tiny / "parent",
+        "data": _rows(tmp_path / "a.jsonl", [*texts, *long]),
+        "data1": _rows(tmp_path / "b.jsonl", [f"{n} plus 1 makes {n + 1}." for n in range(300)]),
+    }
+    metrics, train, heldout = _built(
+        tmp_path / "out", inputs, max_tokens=9000, heldout_tokens=1000, weights=(4.0, 1.0)
+    )
+    assert len(train) == 9000
+    assert 800 < len(heldout) <= 1000
+    assert metrics["sources"][0]["train"]["share"] == pytest.approx(0.8, abs=0.04)
+    tokenizer = Tokenizer.from_folder(tiny / "parent")
+    for part in (train, heldout):
+        text = tokenizer.decode(part.tolist())
+        found = np.array([int(number) for number in re.findall(r"Fox (\d{5})", text)])
+        quarters = np.histogram(found[found < 6000], 4, (0, 6000))[0] / len(found)
+        assert quarters.min() > 0.1
+        assert np.any(np.diff(found) < 0)  # not in the order of the file
 
 
 def test_a_large_source_is_read_in_bounded_memory(tmp_path: Path) -> None:
