@@ -15,6 +15,7 @@ from fretsaw.chat.reasoning import MODES
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
+from fretsaw.data.by_source import source_names
 from fretsaw.engine.engine import Engine
 from fretsaw.eval.intervals import bootstrap, bootstrap_ratio, wilson
 from fretsaw.eval.settings import EvalSettings
@@ -22,7 +23,6 @@ from fretsaw.model.decoder import Decoder
 from fretsaw.rollout.rows import Row, write_rows
 from fretsaw.rollout.sampler import Sampler
 from fretsaw.stage.execute import StageRun
-from fretsaw.stage.own_file import read_json
 from fretsaw.stage.progress import say
 from fretsaw.stage.whole import write_json
 from fretsaw.tasks.answers import answer
@@ -143,13 +143,6 @@ def _means(sums: Mapping[str, float]) -> dict[str, float]:
     return own | {
         f"{name.removesuffix('_loss')}_perplexity": math.exp(own[name]) for name in losses
     }
-
-
-def source_names(corpus: Path) -> list[str]:
-    """Return what a corpus's sources are called; nothing where it has but one."""
-    table = corpus / loader.SOURCES
-    names = [row["name"] for row in read_json(table, [{"name": str}])] if table.is_file() else []
-    return names if len(names) > 1 else []
 
 
 def put(

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fretsaw.data import loader
+from fretsaw.data.by_source import Shares, source_shares
 from fretsaw.model.config import blocks_from_names
 from fretsaw.model.decoder import Decoder
 from fretsaw.model.quantised import quantised
@@ -105,7 +106,8 @@ def verify(settings: VerifySettings, inputs: Mapping[str, Path], run: StageRun) 
     )
     sums = [sum(scores[part] for part in changed(child, own)) for child in children]
     learned = corrected.pairs[len(table.pairs) :]
-    record = correction(children, sums, fit.left_out, board, chosen, learned)
+    shares = source_shares(inputs["corpus"], settings.seq_len, len(rows))
+    record = correction(children, sums, fit.left_out, board, chosen, learned, shares)
     write_json(run.folder / CORRECTION, record)
     return say_what_changed(children, measured, chosen)
 
@@ -219,6 +221,7 @@ def correction(
     board: Scoreboard,
     chosen: int,
     learned: Sequence[Pair],
+    shares: Shares,
 ) -> dict[str, Any]:
     """Return every child's sum of scores, what is foretold of it, left out, and what was measured.
 
@@ -231,6 +234,7 @@ def correction(
             "corrected": float(left_out[n]),
             "measured": board.mean(n, _flat(child), "kl"),
             "stderr": board.stderr(n, _flat(child), "kl"),
+            **board.by_source(n, _flat(child), "kl", shares),
             "is_chosen": n == chosen,
         }
         for n, child in enumerate(children)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from fretsaw.checkpoint import folder as checkpoint
+from fretsaw.data.by_source import source_shares
 from fretsaw.engine.page_memory import free_beside
 from fretsaw.engine.timing import torch_dtype
 from fretsaw.model.config import ModelConfig
@@ -78,6 +79,7 @@ def fuse(settings: FuseSettings, inputs: Mapping[str, Path], run: StageRun) -> d
     speeds = time_before_and_after(served, serving, scenarios, settings.rounds, run)
 
     # --- what is written --------------------------------------------------------------------------
+    shares = source_shares(inputs["corpus"], settings.seq_len, len(windows))
     write_checkpoint(run.folder, fused, serving, inputs["model"])
     write_json(
         run.folder / FUSION,
@@ -87,7 +89,7 @@ def fuse(settings: FuseSettings, inputs: Mapping[str, Path], run: StageRun) -> d
             "groups": group_rows(groups, config, board, times),
             "saving_of": f"{cost} at {counted}",
             "front": [grouping_row(one) for one in front],
-            "chosen": {**chosen_row(fused), "tried": tried},
+            "chosen": {**chosen_row(fused, shares), "tried": tried},
             "times": {str(scenario): by_phase for scenario, by_phase in speeds.items()},
             "foretold": foretold_rows(times),
         },

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.checkpoint.beside import Layers, read_layers, write_layers, write_precisions
+from fretsaw.data.by_source import Shares, means_by_source
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Decoder
 from fretsaw.puzzle.fuse.candidates import NO_RUNS
@@ -57,12 +58,14 @@ def grouping_row(one: Grouping) -> dict[str, Any]:
     }
 
 
-def chosen_row(fused: FusedModel) -> dict[str, Any]:
+def chosen_row(fused: FusedModel, shares: Shares) -> dict[str, Any]:
     """Return what was foretold of the groups that were fused, and what was measured."""
+    by_source = means_by_source(fused.kl.cpu().numpy(), shares)
     return {
         **grouping_row(fused.grouping),
         "kl": fused.kl.mean().item(),
         "stderr": fused.kl.std().item() / len(fused.kl) ** 0.5,
+        **({"by_source": by_source} if by_source else {}),
         "repairs": [refit_row(refit) for refit in fused.refits],
     }
 

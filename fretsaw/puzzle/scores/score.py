@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from fretsaw.checkpoint import folder as checkpoint
+from fretsaw.data.by_source import source_shares
 from fretsaw.distributed.fanout import fan_out
 from fretsaw.distributed.task import MapTasks
 from fretsaw.engine.page_memory import free_beside
@@ -89,7 +90,8 @@ def score(settings: ScoreSettings, inputs: Mapping[str, Path], run: StageRun) ->
                 }
 
     metrics["median_error"] = median_error(board, settings, metrics["tokens"], num_rows)
-    layers = layer_scores(board, config, settings)
+    shares = source_shares(inputs["corpus"], settings.seq_len, num_rows)
+    layers = layer_scores(board, config, settings, shares)
     say_doubts(layers)
     write_json(
         run.folder / SCORES,

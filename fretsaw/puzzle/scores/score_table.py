@@ -3,6 +3,7 @@
 import itertools
 from typing import Any
 
+from fretsaw.data.by_source import Shares
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.place import Place
 from fretsaw.puzzle.scores.replacements import span_of
@@ -12,7 +13,7 @@ from fretsaw.stage.progress import say
 
 
 def layer_scores(
-    board: Scoreboard, config: ModelConfig, settings: ScoreSettings
+    board: Scoreboard, config: ModelConfig, settings: ScoreSettings, shares: Shares
 ) -> list[dict[str, dict[str, Any]]]:
     """Return the scores of every layer: by half, or of whole blocks where `exact`."""
     layers: list[dict[str, dict[str, Any]]] = [{} for _ in config.blocks]
@@ -27,6 +28,8 @@ def layer_scores(
             "repair": board.repairs[number, names],
         }
         entry |= {metric: board.mean(number, names, metric) for metric in rows}
+        if settings.metric != "accuracy":
+            entry |= board.by_source(number, names, settings.metric, shares)
         at = Place.numbered(number)
         subblock = "block" if settings.exact else at.half
         layers[at.layer].setdefault(subblock, {})["+".join(names)] = entry

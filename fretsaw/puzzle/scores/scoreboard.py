@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from fretsaw.data.by_source import Shares, means_by_source
 from fretsaw.stage.own_file import append_row, mismatch, read_jsonl
 
 Names = tuple[str, ...]  # what is put in the place of something (and of the next)
@@ -55,6 +56,13 @@ class Scoreboard:
     def mean(self, number: int, names: Names, metric: str, rows: int | None = None) -> float:
         """Return the mean over all rows, or the first so many."""
         return float(self.rows[number, names][metric][:rows].mean())
+
+    def by_source(
+        self, number: int, names: Names, metric: str, shares: Shares
+    ) -> dict[str, dict[str, float]]:
+        """Return the mean of each source of the text, as it is written; {} for one source."""
+        means = means_by_source(self.rows[number, names][metric], shares)
+        return {"by_source": means} if means else {}
 
     def stderr(self, number: int, names: Names, metric: str) -> float:
         """Return the standard error of that mean."""

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -267,3 +268,21 @@ def test_trained_alternatives_score_better(inputs: dict[str, Path], tmp_path: Pa
         for name in ("repaired", "trained")
     }
     assert total["trained"] < total["repaired"]
+
+
+def test_scores_by_source_are_means_over_its_share_of_the_rows(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    inputs["corpus"] = shutil.copytree(inputs["corpus"], tmp_path / "corpus")
+    num_tokens = len(loader.read_tokens(inputs["corpus"] / "heldout.npy"))
+    (inputs["corpus"] / loader.SOURCES).write_text('[{"name": "data"}, {"name": "data1"}]')
+    of_token = (np.arange(num_tokens) // 100 % 3 == 0).astype(np.uint16)  # rows have 64
+    np.save(inputs["corpus"] / loader.HELDOUT_SOURCES, of_token)
+    score(SMALL, inputs, stage_run(tmp_path / "out"))
+    share = float(of_token[1 : SMALL.tokens + 1].mean())
+    for layer in read(tmp_path / "out")["layers"]:
+        entry = layer["ffn"]["ffn16"]
+        own = entry["by_source"]
+        assert own["data"] != own["data1"]
+        mean = (1 - share) * own["data"] + share * own["data1"]
+        assert entry["score"] == pytest.approx(mean, rel=1e-6)
