@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from fretsaw.chat.jinja_template import ChatTemplate, switches
+from fretsaw.chat.jinja_template import ChatTemplate, TemplateRefused, switches
 from fretsaw.chat.message import Message, check_roles
 from fretsaw.chat.reasoning import (
     CLOSE_TAG,
@@ -179,6 +179,7 @@ class OwnFormat(ChatFormat):
     ) -> str:
         template = self._templates.get("tool_use" if tools else "default")
         template = template or self._templates["default"]
+        _refuse_what_is_left_out(template, messages, tools)
         named = next((name for name in _REASONING if name in template.source), None)
         turns = [as_dict(message, reasoning_as=named) for message in messages]
         return template.render(
@@ -217,6 +218,19 @@ class OwnFormat(ChatFormat):
         inline, _ = split_reasoning(message.content)
         reasoning = (message.reasoning or inline or "").strip()
         return reasoning not in self.tokenizer.decode(answered, skip_special=False)
+
+
+def _refuse_what_is_left_out(
+    template: ChatTemplate, messages: Sequence[Message], tools: Tools
+) -> None:
+    """Raise `TemplateRefused` where a template would pass over tools or calls without a word."""
+    given = {"tools": bool(tools), "tool_calls": any(turn.tool_calls for turn in messages)}
+    for name, is_given in given.items():
+        if is_given and name not in template.source:
+            raise TemplateRefused(
+                f"{name}: this checkpoint's chat template does not write them; leave them out, or "
+                "take a model whose template does"
+            )
 
 
 def _cannot_be_learnt(why: str) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from fretsaw.chat.control_tokens import CONTROL_TOKENS
 from fretsaw.chat.format import chat_format, require_chat_format, text_ends
+from fretsaw.chat.jinja_template import TemplateRefused
 from fretsaw.chat.llama3_template import write_chat_template
 from fretsaw.chat.message import Message
 from fretsaw.chat.nemotron_format import NemotronFormat
@@ -16,6 +17,7 @@ from fretsaw.chat.reasoning import Mode
 from fretsaw.chat.renderer import ChatFormat
 from fretsaw.chat.toggle import TOGGLES
 from fretsaw.chat.tokenizer import Tokenizer
+from fretsaw.chat.tools import ToolCall
 
 CHATML_TOKENS = ["<|im_start|>", "<|im_end|>"]
 R1_TOKENS = ["<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>"]
@@ -157,6 +159,19 @@ def test_a_tools_result_names_its_call_where_the_template_asks(folder: Path) -> 
     )
     result = Message("tool", "4", tool_call_id="abc", name="add")
     assert shown(found(folder, template), "on", [*ASKED, result]).endswith("toolabcadd4</s>")
+
+
+def test_what_a_template_would_leave_out_is_refused(folder: Path) -> None:
+    format = found(folder, foreign.CHATML)
+    tools = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
+    with pytest.raises(TemplateRefused, match="tools: this checkpoint's chat template does not"):
+        format.prompt_ids(ASKED, "off", tools)
+    called = Message("assistant", "", tool_calls=(ToolCall("add", {"a": 1}),))
+    with pytest.raises(TemplateRefused, match="tool_calls: this checkpoint's chat template does"):
+        format.conversation_ids([*ASKED, called], "off")
+    calls = "{% for call in turn.tool_calls %}{{ call.function.name }}{% endfor %}"
+    writes = found(folder, "{{ tools }}{% for turn in messages %}" + calls + "{% endfor %}")
+    assert writes.conversation_ids([*ASKED, called], "off", tools)
 
 
 def test_a_broken_template_is_refused_with_its_file_and_line(folder: Path) -> None:
