@@ -108,3 +108,8 @@ def block_kv_bytes(config: ModelConfig, block: BlockConfig, dtype: str = "bf16")
 def kv_bytes(config: ModelConfig, dtype: str = "bf16") -> int:
     """Bytes of keys and values the network keeps for one token."""
     return sum(block_kv_bytes(config, block, dtype) for block in config.blocks)
+
+
+def gradient_bytes(config: ModelConfig, tokens: float, draws: int) -> float:
+    """Return the bytes of the gradients after every subblock, in bf16, of so many draws a token."""
+    return 2.0 * 2 * config.num_hidden_layers * draws * tokens * config.hidden_size

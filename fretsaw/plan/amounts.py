@@ -4,9 +4,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fretsaw.model.config import ModelConfig
-from fretsaw.model.size import BYTES_PER_ELEMENT, block_flops, forward_flops, head_flops, num_params
+from fretsaw.model.size import (
+    BYTES_PER_ELEMENT,
+    block_flops,
+    forward_flops,
+    gradient_bytes,
+    head_flops,
+    num_params,
+)
 from fretsaw.plan.work import Hardware
-from fretsaw.puzzle.settings import SpaceSettings
+from fretsaw.puzzle.settings import SpaceSettings, judging_draws
 from fretsaw.scenario.memory import gram_bytes
 from fretsaw.scenario.roofline import network_ms
 from fretsaw.scenario.scenario import parse_scenarios
@@ -65,6 +72,27 @@ def replay_flops(config: ModelConfig, seq_len: int, layers: Sequence[int] | None
     per_block = [block_flops(config, b, context=seq_len / 2).total for b in config.blocks]
     chosen = range(len(per_block)) if layers is None else layers
     return sum(sum(per_block[i:]) + head_flops(config) for i in chosen)
+
+
+def gradient_flops(config: ModelConfig, tokens: float, seq_len: int, draws: int) -> float:
+    """FLOPs of the gradients that estimates rest on: two forwards, and one a draw back to states.
+
+    The head is applied forwards and, for all draws at once, back.
+    """
+    head = head_flops(config)
+    return tokens * ((2 + draws) * (token_flops(config, seq_len) - head) + 2 * head)
+
+
+def judging_flops(config: ModelConfig, fitted: float, seq_len: int) -> float:
+    """FLOPs of the gradients of the text that judges refits, an eighth of the text to fit."""
+    rows = max(1, int(fitted / 8 / seq_len))
+    return gradient_flops(config, fitted / 8, seq_len, judging_draws(rows))
+
+
+def judging_bytes(config: ModelConfig, fitted: float, seq_len: int) -> float:
+    """Return the bytes of these gradients on disk, while the stage runs."""
+    rows = max(1, int(fitted / 8 / seq_len))
+    return gradient_bytes(config, fitted / 8, judging_draws(rows))
 
 
 def saved_bytes(config: ModelConfig, on: Hardware) -> float:

@@ -13,6 +13,14 @@ else:
 Method = Literal["mip", "greedy", "uniform", "depth", "contiguous", "max_params", "random"]
 
 
+NUM_JUDGING = 128  # rows times draws that a refit is judged by
+
+
+def judging_draws(num_rows: int) -> int:
+    """Return how many draws of gradients a judging text of so many rows takes."""
+    return -(-NUM_JUDGING // num_rows)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SpaceSettings:
     """Which alternatives every subblock has, beside its own shape."""
@@ -141,6 +149,13 @@ class ScoreSettings:
     """Training text on which alternatives are repaired in closed form; 0: no repair."""
     ahead: int = 1
     """Subblocks after the replaced one that are refitted before it is judged."""
+    judge: Literal["estimate", "replay"] = "estimate"
+    """A refit stays where it lowers the KL: estimated to second order, or replayed to the end."""
+    replay: Literal["needed", "all"] = "needed"
+    """Alternatives alone are scored by an estimate to second order; replayed to the end are those
+    for which it does not hold and those that the search's answers hang on, or all."""
+    draws: int = 8
+    """Gradients that the estimate rests on, each of next tokens drawn from the parent."""
     tokens: int = 16_384
     """Held-out text on which is scored, at most."""
     first_tokens: int = 0
@@ -182,6 +197,8 @@ class ScoreSettings:
                 f"{self.joint_pairs}, batch_rows {self.batch_rows}; batches have a row, the others "
                 "are 0 or more"
             )
+        if self.draws < 1:
+            raise ValueError(f"draws {self.draws}: the estimate rests on one gradient at least")
         _require_rows(self.seq_len, 2, tokens=self.tokens)  # one row has no standard error
         if self.first_tokens:
             _require_rows(self.seq_len, 4, first_tokens=self.first_tokens)  # to be drawn again
@@ -200,6 +217,17 @@ class ScoreSettings:
                 f"first_tokens {self.first_tokens}: with exact every pair is scored on all of the "
                 "text, and accuracy is of the task's problems; leave it at 0"
             )
+
+    @property
+    def judges_by_estimate(self) -> bool:
+        """Whether refits are offered and judged by the estimate."""
+        return self.judge == "estimate" and self.repair_tokens > 0
+
+    @property
+    def scores_by_estimate(self) -> bool:
+        """Whether alternatives alone are scored by the estimate, which knows nothing but the KL."""
+        all_replayed = self.replay == "all" or self.exact or self.first_tokens > 0
+        return self.metric == "kl" and not all_replayed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,6 +326,8 @@ class VerifySettings:
     """Share of layers that any two of the first have in common at most."""
     repair_tokens: int = 32_768
     """Calibration tokens of each child's repair."""
+    judge: Literal["estimate", "replay"] = "estimate"
+    """A refit stays where it lowers the KL: estimated to second order, or replayed to the end."""
     tokens: int = 16_384
     """Held-out text on which children are measured."""
     seq_len: int = 256
@@ -382,5 +412,7 @@ class AssembleSettings:
     """Refit output matrices in closed form, each on the child's own activations."""
     tokens: int = 32_768
     """Calibration tokens of the repair."""
+    judge: Literal["estimate", "replay"] = "estimate"
+    """A refit stays where it lowers the KL: estimated to second order, or replayed to the end."""
     seq_len: int = 256
     """Tokens of one row."""

@@ -11,6 +11,8 @@ from fretsaw.plan.amounts import (
     DISK_BYTES_PER_S,
     frontier_bytes,
     gram_flops,
+    judging_bytes,
+    judging_flops,
     logit_bytes,
     refit_bytes,
     replay_flops,
@@ -25,10 +27,17 @@ from fretsaw.puzzle.settings import AssembleSettings, VerifySettings
 from fretsaw.stage.artifact import read_output
 
 
-def assembling_flops(parent: ModelConfig, child: ModelConfig, tokens: float, seq_len: int) -> float:
-    """FLOPs of sequential repair, parent and child side by side, each refit judged twice."""
+def assembling_flops(
+    parent: ModelConfig, child: ModelConfig, tokens: float, seq_len: int, *, is_replayed: bool
+) -> float:
+    """FLOPs of sequential repair, parent and child side by side, each refit judged twice.
+
+    Where the judge does not replay, what its gradients take comes once, whatever is assembled.
+    """
     both = token_flops(parent, seq_len) + token_flops(child, seq_len)
-    judged = 2 * 2 * tokens / 8 * replay_flops(parent, seq_len)
+    judged = 2 * tokens / 8 * token_flops(child, seq_len)
+    if is_replayed:
+        judged = 2 * 2 * tokens / 8 * replay_flops(parent, seq_len)
     return tokens * both + gram_flops(child, tokens) + judged
 
 
@@ -36,7 +45,12 @@ def assemble(s: AssembleSettings, at: Shapes, on: Hardware) -> Work:
     """Sequential repair, then one child saved."""
     parent, child = at["parent"], at["search"]
     moved_s = (weight_bytes(parent) + weight_bytes(child)) / DISK_BYTES_PER_S
-    flops = assembling_flops(parent, child, s.tokens if s.repair else 0, s.seq_len)
+    fitted, is_replayed = s.tokens if s.repair else 0, s.judge == "replay"
+    flops = assembling_flops(parent, child, fitted, s.seq_len, is_replayed=is_replayed)
+    gradients = 0.0
+    if fitted and not is_replayed:
+        flops += judging_flops(parent, fitted, s.seq_len)
+        gradients = judging_bytes(parent, fitted, s.seq_len)
     return Work(
         uses=(
             MemoryUse(
@@ -47,7 +61,7 @@ def assemble(s: AssembleSettings, at: Shapes, on: Hardware) -> Work:
         ),
         tokens=s.tokens,
         seconds=on.alone.seconds(flops) + moved_s,
-        disk=saved_bytes(child, on),
+        disk=saved_bytes(child, on) + gradients,
         remedy="lower tokens",
     )
 
@@ -55,9 +69,12 @@ def assemble(s: AssembleSettings, at: Shapes, on: Hardware) -> Work:
 def verify(s: VerifySettings, at: Shapes, on: Hardware) -> Work:
     """Whole children assembled and measured."""
     parent, child = at["parent"], at["search"]
-    flops = assembling_flops(parent, child, s.repair_tokens, s.seq_len)
+    is_replayed = s.judge == "replay"
+    flops = assembling_flops(parent, child, s.repair_tokens, s.seq_len, is_replayed=is_replayed)
     flops += s.tokens * (token_flops(parent, s.seq_len) + token_flops(child, s.seq_len))
     children = s.children + s.rounds
+    once = 0.0 if is_replayed else judging_flops(parent, s.repair_tokens, s.seq_len)
+    gradients = 0.0 if is_replayed else judging_bytes(parent, s.repair_tokens, s.seq_len)
     frontier = 2 * frontier_bytes(parent, s.repair_tokens + s.tokens)
     return Work(
         uses=(
@@ -69,8 +86,8 @@ def verify(s: VerifySettings, at: Shapes, on: Hardware) -> Work:
             ),
         ),
         tokens=children * (s.tokens + s.repair_tokens),
-        seconds=on.alone.seconds(children * flops),
-        disk=2000.0 * parent.num_hidden_layers,
+        seconds=on.alone.seconds(children * flops + once),
+        disk=2000.0 * parent.num_hidden_layers + gradients,
     )
 
 

@@ -23,6 +23,7 @@ from fretsaw.puzzle.library.alternatives import (
     Calibration,
     Trial,
     calibrate,
+    judge_gradients,
     open_parent,
     refit_row,
 )
@@ -56,7 +57,10 @@ def assemble(
     served = replace(config, blocks=blocks_from_names(map(tuple, choices)))
     child_config = served.in_full
 
-    calibration = calibrate(parent, inputs["corpus"], settings.tokens, settings.seq_len, BATCH_ROWS)
+    text = inputs["corpus"], settings.tokens, settings.seq_len
+    by_estimate = settings.repair and settings.judge == "estimate"
+    gradients = judge_gradients(parent, *text, run) if by_estimate else None
+    calibration = calibrate(parent, *text, BATCH_ROWS, gradients)
     run.progress.start("assembling", config.num_hidden_layers, unit="layer")
     repairs = []
     blocks = []
@@ -104,7 +108,7 @@ def build_child(
         for half, name, own in names:
             is_changed |= name != own
             is_refitted = repair and is_changed
-            refit = trial.append(child, half, calibration.wanted(1) if is_refitted else None)
+            refit = trial.append(child, half, calibration.fit.later(1) if is_refitted else None)
             refits[half] = refit_row(refit)
             calibration.walk()
         error = (trial.states - fit.states).square().mean() / fit.states.square().mean()

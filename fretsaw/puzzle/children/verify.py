@@ -26,7 +26,7 @@ from fretsaw.model.subblock import names_of
 from fretsaw.puzzle.bld.layer_files import check_trained
 from fretsaw.puzzle.children.assemble import build_child
 from fretsaw.puzzle.children.interaction import Interaction, fit_interaction
-from fretsaw.puzzle.library.alternatives import calibrate, open_parent
+from fretsaw.puzzle.library.alternatives import calibrate, judge_gradients, open_parent
 from fretsaw.puzzle.library.replay import Replay
 from fretsaw.puzzle.scores.scoreboard import Scoreboard
 from fretsaw.puzzle.search.program import Solution
@@ -74,7 +74,11 @@ def verify(settings: VerifySettings, inputs: Mapping[str, Path], run: StageRun) 
         check_trained(inputs["library"], inputs)
     rows = loader.first_rows(inputs["corpus"] / "heldout.npy", settings.seq_len, settings.tokens)
     windows = torch.from_numpy(rows).to(run.device)
-    kl_of = partial(measure, parent, windows=windows, settings=settings, inputs=inputs)
+    text = inputs["corpus"], settings.repair_tokens, settings.seq_len
+    gradients = judge_gradients(parent, *text, run) if settings.judge == "estimate" else None
+    kl_of = partial(
+        measure, parent, windows=windows, settings=settings, inputs=inputs, gradients=gradients
+    )
     board = Scoreboard(run.resume_folder / "children.jsonl")
 
     # --- measure, fit, solve again ----------------------------------------------------------------
@@ -173,12 +177,12 @@ def measure(
     windows: Int[Tensor, "rows seq_plus_1"],
     settings: VerifySettings,
     inputs: Mapping[str, Path],
+    gradients: Path | None,
 ) -> Float[Tensor, " rows"]:
     """Return the KL of every row of a child that is assembled as `fretsaw assemble` does it."""
     config = replace(parent.config, blocks=blocks_from_names(child))
-    calibration = calibrate(
-        parent, inputs["corpus"], settings.repair_tokens, settings.seq_len, settings.batch_rows
-    )
+    text = inputs["corpus"], settings.repair_tokens, settings.seq_len
+    calibration = calibrate(parent, *text, settings.batch_rows, gradients)
     library = inputs.get("library")
     blocks = config.in_full.blocks
     built = build_child(parent, blocks, calibration, repair=True, library=library)

@@ -53,7 +53,7 @@ def fused_block(decoder: Decoder, group: Group, settings: FuseSettings) -> Block
 def append_fused(trial: Trial, block: Block, group: Group, settings: FuseSettings) -> Refit | None:
     """Let a fused block stand for its group in the trial, repaired where that is asked for."""
     num_subblocks = group.num_subblocks
-    wanted = trial.calibration.wanted(num_subblocks) if settings.repair_tokens else None
+    wanted = trial.calibration.fit.later(num_subblocks) if settings.repair_tokens else None
     return trial.append(block, "ffn", wanted, num_subblocks)
 
 

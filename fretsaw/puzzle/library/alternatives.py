@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fretsaw.checkpoint import folder as checkpoint
@@ -25,7 +25,10 @@ from fretsaw.model.subblock import names_of
 from fretsaw.puzzle.library import repair
 from fretsaw.puzzle.library.ranking import read_orders
 from fretsaw.puzzle.library.replay import Frontier, Move, Replay, subblock
+from fretsaw.puzzle.library.sensitivity import Sensitivity, write_gradients
 from fretsaw.puzzle.library.slices import Trained, alternative, sort_parent
+from fretsaw.puzzle.settings import judging_draws
+from fretsaw.stage.execute import StageRun
 
 
 @dataclass(frozen=True)
@@ -53,28 +56,18 @@ class Change:
 
 
 class Calibration:
-    """The texts on which changes are repaired: one to fit, a Replay to judge each refit by.
+    """The texts on which changes are repaired: one to fit, one to judge each refit by.
 
-    `fit` stands before a subblock of the parent and walks.
+    Both stand before a subblock of the parent and walk.
     """
 
-    def __init__(self, fit: Frontier, gate: Replay):
-        self.fit, self.gate = fit, gate
-        self._ahead: list[Float[Tensor, "rows seq hidden"]] = []
-
-    def wanted(self, number: int) -> Float[Tensor, "rows seq hidden"]:
-        """Return the parent's states after its next `number` subblocks."""
-        while len(self._ahead) < number:
-            latest = self._ahead[-1] if self._ahead else self.fit.states
-            move = self.fit.subblocks[self.fit.at.number + len(self._ahead)]
-            self._ahead.append(self.fit.after([move], latest))
-        return self._ahead[number - 1]
+    def __init__(self, fit: Frontier, judge: Replay | Sensitivity):
+        self.fit, self.judge = fit, judge
 
     def walk(self) -> None:
         """Go through the parent's next subblock."""
-        self.fit.states, self.fit.at = self.wanted(1), self.fit.at + 1
-        self.gate.frontier.walk()
-        del self._ahead[0]
+        self.fit.walk()
+        self.judge.frontier.walk()
 
     def walk_to(self, at: Place) -> None:
         """Go on to before the parent's subblock `at`."""
@@ -82,17 +75,18 @@ class Calibration:
             self.walk()
 
 
+@torch.inference_mode(False)  # so that gradients can be taken through its weights
 def open_parent(inputs: Mapping[str, Path], device: str) -> Decoder:
     """Return the parent, sorted by its ranking."""
-    parent = checkpoint.load(inputs["parent"], device=device)
+    parent = checkpoint.load(inputs["parent"], device=device).requires_grad_(False)
     sort_parent(parent, read_orders(inputs["ranking"], parent.config.num_hidden_layers))
     return parent
 
 
-def calibrate(
-    parent: Decoder, corpus: Path, tokens: int, seq_len: int, batch_rows: int
-) -> Calibration:
-    """Return both texts, from the training part of a corpus: `tokens` to fit, an eighth to judge.
+def calibration_texts(
+    corpus: Path, tokens: int, seq_len: int
+) -> tuple[Int[Tensor, "rows seq_plus_1"], Int[Tensor, "fewer_rows seq_plus_1"]]:
+    """Return the texts to fit and to judge by, from the training part: `tokens` and an eighth.
 
     Raises `ValueError` where there are not even two rows.
     """
@@ -102,19 +96,65 @@ def calibrate(
             f"calibration: {len(windows) * seq_len} tokens of {corpus} are one row of seq_len "
             f"{seq_len}; repair needs two at least, so give more text or shorter rows"
         )
-    windows = windows.to(parent.device)
     num_judging = max(1, len(windows) // 9)
-    fit = Frontier(parent, windows[:-num_judging, :-1], batch_rows)
-    return Calibration(fit, Replay(parent, windows[-num_judging:], batch_rows))
+    return windows[:-num_judging], windows[-num_judging:]
+
+
+def calibrate(
+    parent: Decoder,
+    corpus: Path,
+    tokens: int,
+    seq_len: int,
+    batch_rows: int,
+    gradients: Path | None = None,
+) -> Calibration:
+    """Return both texts; refits are judged by the `gradients` of the second, else by replay.
+
+    Raises `ValueError` where there are not even two rows.
+    """
+    fit, judging = (t.to(parent.device) for t in calibration_texts(corpus, tokens, seq_len))
+    if gradients is None:
+        judge = Replay(parent, judging, batch_rows)
+    else:
+        judge = Sensitivity(Frontier(parent, judging[:, :-1], batch_rows), gradients)
+    return Calibration(Frontier(parent, fit[:, :-1], batch_rows), judge)
+
+
+def judging_text(corpus: Path, tokens: int, seq_len: int) -> tuple[Int[Tensor, "rows seq"], int]:
+    """Return the text on which refits are judged, and how many draws of its gradients it takes."""
+    ids = calibration_texts(corpus, tokens, seq_len)[1][:, :-1]
+    return ids, judging_draws(len(ids))
+
+
+def judge_gradients(
+    parent: Decoder, corpus: Path, tokens: int, seq_len: int, run: StageRun
+) -> Path:
+    """Return where the gradients are that judge refits by estimate; those missing are made."""
+    ids, draws = judging_text(corpus, tokens, seq_len)
+    folder = run.resume_folder / "judge"
+    run.progress.start("differentiating", len(ids), unit="row")
+    ids = ids.to(parent.device)
+    write_gradients(parent, ids, draws, run.seed, folder, lambda done: run.step(done, row=False))
+    return folder
 
 
 class Trial:
-    """A changed model as it grows, subblock by subblock: its states on both texts."""
+    """A changed model as it grows, subblock by subblock: its states on both texts.
+
+    They are computed when they are needed, so never behind the last subblock of a trial.
+    """
 
     def __init__(self, calibration: Calibration):
         self.calibration, self.at = calibration, calibration.fit.at
-        self.states = calibration.fit.states
-        self.judged = calibration.gate.frontier.states
+        self._fitted = calibration.fit.states
+        self._judged = calibration.judge.frontier.states
+        self._open: list[Move] = []  # not gone through yet
+
+    @property
+    def states(self) -> Float[Tensor, "rows seq hidden"]:
+        """The changed model's states on the text to fit, after all that was appended."""
+        self._go_on()
+        return self._fitted
 
     def append(
         self,
@@ -123,17 +163,21 @@ class Trial:
         wanted: Float[Tensor, "rows seq hidden"] | None,
         num_subblocks: int = 1,
     ) -> Refit | None:
-        """Go through a half of `block`, refitted in place to the parent's `wanted` states first.
+        """Add a half of `block`, refitted in place to the parent's `wanted` states first.
 
         It stands for `num_subblocks` of the parent's. Returns what the refit did; None without
         `wanted` or without a matrix to refit.
         """
         refit = None if wanted is None else self._refit(block, half, wanted, num_subblocks)
-        move = subblock(block, half)
-        self.states = self.calibration.fit.after([move], self.states)
-        self.judged = self.calibration.gate.frontier.after([move], self.judged)
+        self._open.append(subblock(block, half))
         self.at += num_subblocks
         return refit
+
+    def _go_on(self) -> None:
+        if self._open:
+            self._fitted = self.calibration.fit.after(self._open, self._fitted)
+            self._judged = self.calibration.judge.frontier.after(self._open, self._judged)
+            self._open = []
 
     def _refit(
         self,
@@ -142,17 +186,18 @@ class Trial:
         wanted: Float[Tensor, "rows seq hidden"],
         num_subblocks: int,
     ) -> Refit | None:
-        fit, gate = self.calibration.fit, self.calibration.gate
+        fit, judge = self.calibration.fit, self.calibration.judge
         matrix = repair.output_matrix(block, half)
         if matrix is None:
             return None
+        self._go_on()
 
         def kl() -> float:
-            after = gate.frontier.after([subblock(block, half)], self.judged)
-            return gate.figures(after, self.at + num_subblocks).kl.mean().item()
+            after = judge.frontier.after([subblock(block, half)], self._judged)
+            return judge.kl(after, self.at + num_subblocks).mean().item()
 
         before, weight = kl(), matrix.weight.clone()
-        pairs = zip(self.states.split(fit.batch_rows), wanted.split(fit.batch_rows), strict=True)
+        pairs = zip(self._fitted.split(fit.batch_rows), wanted.split(fit.batch_rows), strict=True)
         repaired = repair.repair(block, half, pairs, fit.context)
         assert repaired is not None, "there is a matrix to repair"
         if repaired.ridge is not None and (after := kl()) < before:
@@ -194,7 +239,7 @@ def make_change(
             shape = shapes[at.layer] = _shape(config.blocks[at.layer], at.layer, renamed)
             weights = trained if trained and at.layer == start.layer else {}
             blocks[at.layer] = alternative(source, config, shape, at.layer, weights)
-        wanted = calibration.wanted(number + 1) if is_refitted else None
+        wanted = calibration.fit.later(number + 1) if is_refitted else None
         refits.append(trial.append(blocks[at.layer], at.half, wanted))
         moves.append(subblock(blocks[at.layer], at.half))
     return Change(blocks, shapes, moves, refits)

@@ -46,6 +46,7 @@ class Frontier:
         self.subblocks = subblocks(parent)
         self.context: AttentionContext = parent.context(1, token_ids.shape[1])
         self.states: Float[Tensor, "rows seq hidden"] = parent.model.embed_tokens(token_ids)
+        self._ahead: list[Float[Tensor, "rows seq hidden"]] = []
 
     def batches(self) -> Iterator[Float[Tensor, "batch seq hidden"]]:
         """Yield the states in batches of rows."""
@@ -62,10 +63,21 @@ class Frontier:
             batches.append(x)
         return torch.cat(batches)
 
+    def later(self, number: int) -> Float[Tensor, "rows seq hidden"]:
+        """Return the parent's states after its next `number` subblocks; they are kept."""
+        if number == 0:
+            return self.states
+        while len(self._ahead) < number:
+            latest = self._ahead[-1] if self._ahead else self.states
+            move = self.subblocks[self.at.number + len(self._ahead)]
+            self._ahead.append(self.after([move], latest))
+        return self._ahead[number - 1]
+
     def walk(self) -> None:
         """Go through the parent's next subblock."""
-        self.states = self.after([self.subblocks[self.at.number]])
+        self.states = self.later(1)
         self.at += 1
+        del self._ahead[0]
 
     def walk_to(self, at: Place) -> None:
         """Go on to before the subblock `at`."""
@@ -117,6 +129,10 @@ class Replay:
                 x = move(x, frontier.context)
             per_batch.append(self._compare(target, self.parent.model.norm(x), text))
         return Figures(*(torch.cat(rows) for rows in zip(*per_batch, strict=True)))
+
+    def kl(self, states: Float[Tensor, "rows seq hidden"], at: Place) -> Float[Tensor, " rows"]:
+        """Return the KL alone, as `Sensitivity` estimates it."""
+        return self.figures(states, at).kl
 
     def figures_of(self, decoder: Decoder) -> Figures:
         """Return how far a whole decoder is."""

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.place import Place
@@ -12,6 +13,7 @@ from fretsaw.puzzle.settings import ScoreSettings
 from fretsaw.puzzle.space import layer_alternatives
 from fretsaw.stage.progress import say
 
+Text = Literal["judge", "score"]  # what refits are judged on, what alternatives are scored on
 Jobs = dict[Place, list[Names]]  # where -> what to put from there on
 
 
@@ -25,6 +27,15 @@ class Replacement:
     rows: tuple[int, int]
     at: Place
     names: Names
+    by_estimate: bool = False  # replayed too where the estimate does not hold
+
+
+@dataclass(frozen=True)
+class GradientPart:
+    """Rows of a text whose gradients are to be written, from `first` on."""
+
+    text: Text
+    first: int
 
 
 def span_of(names: Names) -> Group | None:

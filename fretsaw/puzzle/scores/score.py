@@ -5,8 +5,9 @@ repaired in closed form first, and the subblocks after it too. Finished subblock
 stopped run goes on where it was.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,13 @@ from fretsaw.distributed.fanout import fan_out
 from fretsaw.distributed.task import MapTasks
 from fretsaw.engine.page_memory import free_beside
 from fretsaw.model.config import BlockConfig, ModelConfig
-from fretsaw.model.place import HALVES, Place
+from fretsaw.model.place import Place
 from fretsaw.model.size import block_bytes
-from fretsaw.model.subblock import names_of
 from fretsaw.puzzle.bld.layer_files import check_trained
 from fretsaw.puzzle.library.repair import widest
 from fretsaw.puzzle.library.replay import flop_bound
 from fretsaw.puzzle.scores.replacements import (
-    Jobs,
+    GradientPart,
     Replacement,
     all_jobs,
     rounds,
@@ -33,6 +33,7 @@ from fretsaw.puzzle.scores.replacements import (
     without_wide_spans,
 )
 from fretsaw.puzzle.scores.score_table import (
+    is_own,
     joint_scores,
     layer_scores,
     median_error,
@@ -41,8 +42,14 @@ from fretsaw.puzzle.scores.score_table import (
     span_scores,
 )
 from fretsaw.puzzle.scores.scoreboard import Names, Scoreboard
-from fretsaw.puzzle.scores.scorer import Scorer, heldout_rows
-from fretsaw.puzzle.scores.stability import unsettled
+from fretsaw.puzzle.scores.scorer import (
+    Scorer,
+    gradient_parts,
+    heldout_rows,
+    is_estimated,
+)
+from fretsaw.puzzle.scores.screening import anchors, bring_to_scale
+from fretsaw.puzzle.scores.stability import answered, unsettled
 from fretsaw.puzzle.settings import ScoreSettings
 from fretsaw.puzzle.space import layer_alternatives
 from fretsaw.stage.artifact import read_output
@@ -74,10 +81,18 @@ def score(settings: ScoreSettings, inputs: Mapping[str, Path], run: StageRun) ->
         jobs = without_wide_spans(jobs, config, widest(free))
     metrics: dict[str, Any] = {"alternatives": sum(map(len, jobs.values()))}
 
-    scorer = partial(Scorer, settings, inputs, run.device, run.seed)
+    scorer = partial(
+        Scorer, settings, inputs, run.device, run.seed, run.resume_folder / "gradients"
+    )
     with fan_out(scorer, run.workers, device=run.device, check=run.check) as map_tasks:
+        write_gradients(map_tasks, gradient_parts(settings, inputs, config), run)
         for first, last in rounds(num_rows, settings.first_tokens // settings.seq_len):
-            score_rows(map_tasks, (first, last), jobs, config, board, run)
+            tasks = [
+                Replacement((first, last), at, names, is_estimated(names, settings))
+                for at, several in jobs.items()
+                for names in several
+            ]
+            do_all(map_tasks, tasks, first, config, board, run)
             metrics["tokens"] = last * settings.seq_len
             if last < num_rows:
                 alone = rows_alone(board, config, settings.metric)
@@ -88,6 +103,10 @@ def score(settings: ScoreSettings, inputs: Mapping[str, Path], run: StageRun) ->
                 jobs = {
                     at: [n for n in names if (at, n[0]) in needed] for at, names in jobs.items()
                 }
+        if settings.scores_by_estimate:
+            costs = costs_by_name(config, settings, inputs)
+            replay_what_counts(map_tasks, (0, num_rows), config, costs, board, run)
+            metrics["replayed"] = sum(map(board.is_replayed, board.rows))
 
     metrics["median_error"] = median_error(board, settings, metrics["tokens"], num_rows)
     shares = source_shares(inputs["corpus"], settings.seq_len, num_rows)
@@ -107,36 +126,75 @@ def score(settings: ScoreSettings, inputs: Mapping[str, Path], run: StageRun) ->
     return metrics | {"replay_flop_bound": flop_bound(config, settings.seq_len, starts)}
 
 
-def score_rows(
+def write_gradients(map_tasks: MapTasks, parts: Sequence[GradientPart], run: StageRun) -> None:
+    """Have the gradients written that estimates rest on; those that are there stay."""
+    if parts:
+        run.progress.start("differentiating", len(parts), unit="part")
+    for num_done, _ in enumerate(map_tasks(parts), start=1):
+        run.step(num_done, row=False)
+
+
+def do_all(
     map_tasks: MapTasks,
-    rows: tuple[int, int],
-    jobs: Jobs,
+    tasks: Sequence[Replacement],
+    turn: int,
     config: ModelConfig,
     board: Scoreboard,
     run: StageRun,
 ) -> None:
-    """Have all `jobs` scored on `rows` (first and last) of the text, and put them on the board."""
-    open_jobs = {at: names for at, names in jobs.items() if not board.has(rows[0], at.number)}
-    tasks = [Replacement(rows, at, names) for at, several in open_jobs.items() for names in several]
-    total = sum(map(len, jobs.values()))
-    num_done = total - len(tasks)
-    run.progress.start("scoring", total, step=num_done, unit="alternative")
-    found: dict[Place, dict[Names, dict]] = {at: {} for at in open_jobs}
-    for index, entry in map_tasks(tasks):
-        done, num_done = tasks[index], num_done + 1
+    """Have alternatives scored, and put them on the board, all of a place at once.
+
+    Places that are on the board for this `turn` are left out.
+    """
+    wanted = [task for task in tasks if not board.has(turn, task.at.number)]
+    num_done = len(tasks) - len(wanted)
+    run.progress.start("scoring", len(tasks), step=num_done, unit="alternative")
+    names_at: dict[Place, list[Names]] = {}
+    for task in wanted:
+        names_at.setdefault(task.at, []).append(task.names)
+    found: dict[Place, dict[Names, dict]] = {at: {} for at in names_at}
+    for index, entry in map_tasks(wanted):
+        done, num_done = wanted[index], num_done + 1
         found[done.at][done.names] = entry
-        _check_own(config, done, entry)
-        if len(found[done.at]) == len(open_jobs[done.at]):
-            in_order = {names: found[done.at][names] for names in open_jobs[done.at]}
-            board.add(rows[0], done.at.number, in_order)
-        run.step(num_done, {"kl": _mean(entry["figures"]["kl"])}, row=False)
+        kl = _mean(entry["figures"].get("kl") or entry["figures"]["estimate"])
+        _check_own(config, done, kl)
+        if len(found[done.at]) == len(names_at[done.at]):
+            board.add(turn, done.at.number, {n: found[done.at][n] for n in names_at[done.at]})
+        run.step(num_done, {"kl": kl}, row=False)
 
 
-def _check_own(config: ModelConfig, done: Replacement, entry: Mapping[str, Any]) -> None:
+def replay_what_counts(
+    map_tasks: MapTasks,
+    rows: tuple[int, int],
+    config: ModelConfig,
+    costs: Mapping[str, float],
+    board: Scoreboard,
+    run: StageRun,
+) -> None:
+    """Have a few replayed for the scale, then what the search answers with, until it is settled."""
+    for turn in count():
+        bring_to_scale(board)
+        if turn == 0:
+            keys = anchors(board)
+        else:
+            found = answered(rows_alone(board, config, "kl"), costs)
+            keys = sorted((at.number, (name,)) for at, name in found)
+        tasks = [
+            Replacement(rows, Place.numbered(number), names)
+            for number, names in keys
+            if not board.is_replayed((number, names))
+            and not is_own(config, Place.numbered(number), names)
+        ]
+        if turn and not tasks:
+            return
+        replays = Scoreboard(run.resume_folder / f"replays-{turn}.jsonl")
+        do_all(map_tasks, tasks, rows[0], config, replays, run)
+        board.adopt(replays)
+
+
+def _check_own(config: ModelConfig, done: Replacement, kl: float) -> None:
     """Sorting and slicing are wrong where the parent's own subblock moves anything at all."""
-    own = names_of(config.blocks[done.at.layer])
-    if done.names in ((own[HALVES.index(done.at.half)],), own):
-        kl = _mean(entry["figures"]["kl"])
+    if is_own(config, done.at, done.names):
         assert abs(kl) <= OWN_KL, (
             f"layer {done.at.layer}: the parent's own {' '.join(done.names)} scores {kl}, not 0"
         )

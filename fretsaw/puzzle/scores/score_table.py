@@ -6,28 +6,44 @@ from typing import Any
 from fretsaw.data.by_source import Shares
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.place import Place
+from fretsaw.model.subblock import names_of
 from fretsaw.puzzle.scores.replacements import span_of
-from fretsaw.puzzle.scores.scoreboard import Rows, Scoreboard
+from fretsaw.puzzle.scores.scoreboard import Names, Rows, Scoreboard
 from fretsaw.puzzle.settings import ScoreSettings
 from fretsaw.stage.progress import say
+
+
+def is_own(config: ModelConfig, at: Place, names: Names) -> bool:
+    """Whether these names, put from there on, are what the parent has there itself."""
+    own = [name for block in config.blocks for name in names_of(block)]
+    return tuple(own[at.number : at.number + len(names)]) == names
 
 
 def layer_scores(
     board: Scoreboard, config: ModelConfig, settings: ScoreSettings, shares: Shares
 ) -> list[dict[str, dict[str, Any]]]:
-    """Return the scores of every layer: by half, or of whole blocks where `exact`."""
+    """Return the scores of every layer: by half, or of whole blocks where `exact`.
+
+    A score within what the parent's own subblocks come to is rounding, and 0.
+    """
+    rounding = max(
+        abs(board.mean(number, names, settings.metric))
+        for number, names in board.changes()
+        if is_own(config, Place.numbered(number), names)
+    )
     layers: list[dict[str, dict[str, Any]]] = [{} for _ in config.blocks]
     for number, names in board.changes():
         if span_of(names) is not None or (not settings.exact and len(names) == 2):
             continue
         rows = board.rows[number, names]
+        score = board.mean(number, names, settings.metric)
         entry: dict[str, Any] = {
-            "score": board.mean(number, names, settings.metric),
+            "score": score if abs(score) > rounding else 0.0,
             "stderr": board.stderr(number, names, settings.metric),
             "rows": len(rows[settings.metric]),
             "repair": board.repairs[number, names],
         }
-        entry |= {metric: board.mean(number, names, metric) for metric in rows}
+        entry |= {figure: board.mean(number, names, figure) for figure in rows}
         if settings.metric != "accuracy":
             entry |= board.by_source(number, names, settings.metric, shares)
         at = Place.numbered(number)
@@ -73,7 +89,7 @@ def rows_alone(
     """Return every row's figure of what was replaced alone: layer, half, name."""
     layers: list[dict[str, dict[str, Rows]]] = [{} for _ in config.blocks]
     for number, names in board.changes():
-        if len(names) == 1:
+        if len(names) == 1 and span_of(names) is None:
             at = Place.numbered(number)
             layers[at.layer].setdefault(at.half, {})[names[0]] = board.rows[number, names][metric]
     return layers

@@ -42,6 +42,15 @@ class Scoreboard:
         """Return what is scored, in the order of the numbers, whoever was done first."""
         return sorted(self.rows, key=lambda key: key[0])
 
+    def is_replayed(self, key: tuple[int, Names]) -> bool:
+        """Whether a change's figures are those of replay; else its KL is an estimate."""
+        return "top1" in self.rows[key]
+
+    def adopt(self, other: "Scoreboard") -> None:
+        """Take another board's figures, in the place of those of the same name."""
+        for key, rows in other.rows.items():
+            self.rows[key] = self.rows[key] | rows
+
     def _take(self, first: int, number: int, scored: list) -> None:
         self._done.add((first, number))
         for names, entry in scored:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fretsaw.data import loader
 from fretsaw.distributed.task import Tell
-from fretsaw.model.config import without_precision
+from fretsaw.model.config import ModelConfig, without_precision
 from fretsaw.model.decoder import Decoder
 from fretsaw.puzzle.bld.layer_files import read_trained
 from fretsaw.puzzle.library.alternatives import (
@@ -19,6 +19,7 @@ from fretsaw.puzzle.library.alternatives import (
     Change,
     Trial,
     calibrate,
+    judging_text,
     make_change,
     open_parent,
     quantised_change,
@@ -27,21 +28,33 @@ from fretsaw.puzzle.library.alternatives import (
 from fretsaw.puzzle.library.fusion import fuse_blocks
 from fretsaw.puzzle.library.replay import Replay, subblock
 from fretsaw.puzzle.library.runs import Group, fused_width
+from fretsaw.puzzle.library.sensitivity import Sensitivity, parts, write_part
 from fretsaw.puzzle.library.slices import Trained
 from fretsaw.puzzle.scores.exam import Exam
-from fretsaw.puzzle.scores.replacements import Replacement, span_of
+from fretsaw.puzzle.scores.replacements import GradientPart, Replacement, Text, span_of
+from fretsaw.puzzle.scores.scoreboard import Names
 from fretsaw.puzzle.settings import FuseSettings, ScoreSettings
+
+VALID_KL = 0.1  # nats a token; above it the estimate is far too large, and order is lost
 
 
 class Scorer:
     """The parent and its texts, walking through its subblocks: scores one alternative at a time.
 
-    They may come in any order; what lies behind costs a walk from the start.
+    They may come in any order; what lies behind costs a walk from the start. `gradients` is the
+    folder of those that estimates rest on.
     """
 
     @torch.inference_mode()
-    def __init__(self, settings: ScoreSettings, inputs: Mapping[str, Path], device: str, seed: int):
-        self.settings, self.inputs = settings, inputs
+    def __init__(
+        self,
+        settings: ScoreSettings,
+        inputs: Mapping[str, Path],
+        device: str,
+        seed: int,
+        gradients: Path,
+    ):
+        self.settings, self.inputs, self.seed, self.gradients = settings, inputs, seed, gradients
         self.parent = open_parent(inputs, device)
         self.windows = heldout_rows(settings, inputs).to(device)
         self.exam = None
@@ -53,17 +66,31 @@ class Scorer:
         self.trained: Trained = {}  # of that layer
 
     @torch.inference_mode()
-    def __call__(self, wanted: Replacement, tell: Tell) -> dict[str, Any]:
+    def __call__(self, wanted: Replacement | GradientPart, tell: Tell) -> dict[str, Any]:
         """Return an alternative's `figures` by name, lists over rows, and its own `repair`."""
-        self._stand_before(wanted)
+        if isinstance(wanted, GradientPart):
+            return self._write_gradients(wanted)
+        self.stand_before(wanted)
         if (span := span_of(wanted.names)) is not None:
             return self._fused(span)
         change = quantised_change(self._full(wanted), wanted.names, wanted.at, self.parent.config)
         states = self.replay.frontier.after(change.subblocks)
-        figures = self.replay.figures(states, wanted.at + len(change.subblocks)).as_lists()
+        end = wanted.at + len(change.subblocks)
+        figures: dict[str, list[float]] = {}
+        if wanted.by_estimate:
+            estimate = self.estimate.kl(states, end)
+            figures["estimate"] = estimate.tolist()
+        if not wanted.by_estimate or estimate.mean() > VALID_KL:
+            figures |= self.replay.figures(states, end).as_lists()
         if self.exam is not None and wanted.rows[0] == 0:
             figures["accuracy"] = self.exam.lost(change).tolist()
         return {"repair": refit_row(change.refits[0]), "figures": figures}
+
+    def _write_gradients(self, part: GradientPart) -> dict[str, Any]:
+        ids, draws = gradient_text(part.text, self.settings, self.inputs)
+        folder = self.gradients / part.text
+        write_part(self.parent, ids.to(self.parent.device), part.first, draws, self.seed, folder)
+        return {}
 
     def _full(self, wanted: Replacement) -> Change:
         """Return the change in full precision; it is made once for all precisions of its names."""
@@ -105,12 +132,14 @@ class Scorer:
         }
         return {"repair": refit_row(refit), "figures": figures}
 
-    def _stand_before(self, wanted: Replacement) -> None:
+    def stand_before(self, wanted: Replacement) -> None:
         """Walk both texts to where it goes, and read what that layer has been trained to."""
         if wanted.rows != self.rows or wanted.at < self.replay.frontier.at:
-            self.calibration = open_calibration(self.parent, self.settings, self.inputs)
+            gradients = self.gradients / "judge" if self.settings.judges_by_estimate else None
+            self.calibration = open_calibration(self.parent, self.settings, self.inputs, gradients)
             rows = self.windows[slice(*wanted.rows)]
             self.replay = Replay(self.parent, rows, self.settings.batch_rows)
+            self.estimate = Sensitivity(self.replay.frontier, self.gradients / "score")
             self.rows = wanted.rows
         self.calibration.walk_to(wanted.at)
         self.replay.frontier.walk_to(wanted.at)
@@ -119,12 +148,47 @@ class Scorer:
             self.trained = read_trained(self.inputs["library"], self.layer)
 
 
+def is_estimated(names: Names, settings: ScoreSettings) -> bool:
+    """Whether this is scored by the estimate: one subblock replaced by another."""
+    return len(names) == 1 and span_of(names) is None and settings.scores_by_estimate
+
+
+def gradient_text(
+    text: Text, settings: ScoreSettings, inputs: Mapping[str, Path]
+) -> tuple[Int[Tensor, "rows seq"], int]:
+    """Return the text whose gradients are wanted, and how many draws of them."""
+    if text == "judge":
+        return judging_text(inputs["corpus"], settings.repair_tokens, settings.seq_len)
+    return heldout_rows(settings, inputs)[:, :-1], settings.draws
+
+
+def gradient_parts(
+    settings: ScoreSettings, inputs: Mapping[str, Path], config: ModelConfig
+) -> list[GradientPart]:
+    """Return what gradients the estimates of these settings rest on."""
+    texts: dict[Text, bool] = {
+        "judge": settings.judges_by_estimate,
+        "score": settings.scores_by_estimate,
+    }
+    wanted = []
+    for text, is_needed in texts.items():
+        if is_needed:
+            ids, draws = gradient_text(text, settings, inputs)
+            wanted += [GradientPart(text, first) for first in parts(config, ids.shape, draws)]
+    return wanted
+
+
 def open_calibration(
-    decoder: Decoder, settings: ScoreSettings | FuseSettings, inputs: Mapping[str, Path]
+    decoder: Decoder,
+    settings: ScoreSettings | FuseSettings,
+    inputs: Mapping[str, Path],
+    gradients: Path | None = None,
 ) -> Calibration:
     """Return the training text on which what is scored is repaired."""
     tokens = settings.repair_tokens or 2 * settings.seq_len
-    return calibrate(decoder, inputs["corpus"], tokens, settings.seq_len, settings.batch_rows)
+    return calibrate(
+        decoder, inputs["corpus"], tokens, settings.seq_len, settings.batch_rows, gradients
+    )
 
 
 def heldout_rows(

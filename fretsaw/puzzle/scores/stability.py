@@ -18,6 +18,17 @@ NUM_RESAMPLES = 20
 Scores = list[dict[str, dict[str, Float[np.ndarray, " rows"]]]]  # layer -> half -> name -> rows
 
 
+def answered(scores: Scores, costs: Mapping[str, float]) -> set[tuple[Place, str]]:
+    """Return the alternatives that some answer of the search is made of, at each of `SHARES`."""
+    table = _table(scores, costs, None)
+    return {
+        (Place(i, half), name)
+        for limit in _limits(table, costs)
+        for i, pair in enumerate(search_table(table, limit)[0].choices)
+        for half, name in zip(HALVES, pair, strict=True)
+    }
+
+
 def unsettled(
     scores: Scores, costs: Mapping[str, float], *, seed: int
 ) -> tuple[set[tuple[Place, str]], float]:
@@ -32,12 +43,9 @@ def unsettled(
     num_rows = max(len(r) for layer in scores for half in layer.values() for r in half.values())
     draws = [rng.integers(num_rows, size=num_rows) for _ in range(NUM_RESAMPLES)]
     tables = [_table(scores, costs, draw) for draw in (None, *draws)]
-    smallest = Program.of(taken(tables[0], FIRST_ATTENTION), ["cost"]).smallest("cost")
-    parent_cost = sum(costs[next(iter(half))] for layer in scores for half in layer.values())
     needed: set[tuple[Place, str]] = set()
     worst = 0.0
-    for share in SHARES:
-        limit = {"cost": max(share * parent_cost, smallest)}
+    for limit in _limits(tables[0], costs):
         answers = [search_table(table, limit)[0].choices for table in tables]
         for choices in answers:
             for i, pair in enumerate(choices):
@@ -48,6 +56,13 @@ def unsettled(
             regrets.append((ours - least) / max(abs(least), 1e-9) if ours > least else 0.0)
         worst = max(worst, float(np.quantile(regrets, 0.95)))
     return needed, worst
+
+
+def _limits(table: Table, costs: Mapping[str, float]) -> list[dict[str, float]]:
+    """Return the bounds that stand for the targets."""
+    smallest = Program.of(taken(table, FIRST_ATTENTION), ["cost"]).smallest("cost")
+    parent_cost = sum(costs[next(iter(half))] for layer in table.layers for half in layer.values())
+    return [{"cost": max(share * parent_cost, smallest)} for share in SHARES]
 
 
 def _table(scores: Scores, costs: Mapping[str, float], draw: np.ndarray | None) -> Table:

@@ -98,14 +98,15 @@ def test_measured_children_are_kept_when_stopped(made: dict[str, Path], tmp_path
     inputs = {k: made[k] for k in ("parent", "corpus", "ranking", "search")}
     stopped = stage_run(tmp_path / "a")
     stopped.stop_requested = True
+    settings = replace(SETTINGS, judge="replay")
     with pytest.raises(Interrupted):
-        verify(SETTINGS, inputs, stopped)
+        verify(settings, inputs, stopped)
     kept = (stopped.resume_folder / "children.jsonl").read_text()
     assert len(kept.splitlines()) == 1
     going_on = stage_run(tmp_path / "a")
-    verify(SETTINGS, inputs, going_on)
+    verify(settings, inputs, going_on)
     assert (going_on.resume_folder / "children.jsonl").read_text().startswith(kept)
-    verify(SETTINGS, inputs, stage_run(tmp_path / "b"))
+    verify(settings, inputs, stage_run(tmp_path / "b"))
     for name in ("solutions.json", "correction.json"):
         assert (tmp_path / "a" / name).read_text() == (tmp_path / "b" / name).read_text()
 

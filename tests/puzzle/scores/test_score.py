@@ -5,11 +5,12 @@ import multiprocessing
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import rankdata
 from support import stage_run
 
 from fretsaw.checkpoint import folder as checkpoint
@@ -46,19 +47,24 @@ def read(folder: Path) -> dict:
     return json.loads((folder / "scores.json").read_text())
 
 
-def test_scores_of_a_small_parent(inputs: dict[str, Path], tmp_path: Path) -> None:
-    first = stage_run(tmp_path / "a")
-    metrics = score(SETTINGS, inputs, first)
+@pytest.mark.parametrize("replayed", ["needed", "all"])
+def test_scores_of_a_small_parent(
+    replayed: Literal["needed", "all"], inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    first, settings = stage_run(tmp_path / "a"), replace(SETTINGS, replay=replayed)
+    metrics = score(settings, inputs, first)
     scores = read(tmp_path / "a")
     layers = scores["layers"]
     count = sum(len(x["attention"]) + len(x["ffn"]) for x in layers)
     assert metrics["alternatives"] == count + 4, "and a joint pair a layer"
     for layer in layers:
-        own = (layer["attention"]["gqa4"], layer["ffn"]["ffn64"])  # 0 but for a BLAS's rounding
-        assert all(abs(x[name]) <= OWN_KL for x in own for name in ("score", "lm_loss"))
+        for own in (layer["attention"]["gqa4"], layer["ffn"]["ffn64"]):
+            assert own["score"] == 0
+            assert abs(own["kl"]) <= OWN_KL  # a BLAS's rounding
         assert layer["ffn"]["ffn_none"]["score"] > layer["ffn"]["ffn16"]["score"] > 0
         assert layer["attention"]["attn_none"]["score"] > 0
-        assert 0 < layer["attention"]["attn_none"]["top1"] < 1
+        if replayed == "all":
+            assert 0 < layer["attention"]["attn_none"]["top1"] < 1
         assert layer["attention"]["attn_none"]["rows"] == 16
     assert {pair["layer"] for pair in scores["joint"]} == {0, 1, 2, 3}
 
@@ -66,7 +72,7 @@ def test_scores_of_a_small_parent(inputs: dict[str, Path], tmp_path: Path) -> No
     run = stage_run(tmp_path / "b")
     kept = (first.resume_folder / "scores.jsonl").read_text().splitlines(keepends=True)
     (run.resume_folder / "scores.jsonl").write_text("".join(kept[:4]) + kept[4][:50])
-    score(SETTINGS, inputs, run)
+    score(settings, inputs, run)
     assert read(tmp_path / "b") == scores
 
 
@@ -101,7 +107,7 @@ def test_repair_pays_and_looks_ahead(inputs: dict[str, Path], tmp_path: Path) ->
         ("apart", {"ahead": 0}),
         ("ahead", {"ahead": 2}),
     ):
-        score(replace(SETTINGS, **changes), inputs, stage_run(tmp_path / name))
+        score(replace(SETTINGS, replay="all", **changes), inputs, stage_run(tmp_path / name))
         tables[name] = read(tmp_path / name)["layers"]
 
     def total(name: str, kind: str, alternative: str) -> float:
@@ -120,6 +126,30 @@ def test_repair_pays_and_looks_ahead(inputs: dict[str, Path], tmp_path: Path) ->
     assert total("ahead", "attention", "attn_none") < total("apart", "attention", "attn_none")
 
 
+def test_estimates_with_what_is_replayed_tell_what_replay_tells(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    """The same order, and of what the search answers with the same figures."""
+    tables, metrics = {}, {}
+    for replayed in ("needed", "all"):
+        settings = replace(SETTINGS, replay=replayed, space=SpaceSettings(), joint_pairs=0)
+        metrics[replayed] = score(settings, inputs, stage_run(tmp_path / replayed))
+        tables[replayed] = [
+            ((i, half, name), entry)
+            for i, layer in enumerate(read(tmp_path / replayed)["layers"])
+            for half, entries in layer.items()
+            for name, entry in entries.items()
+        ]
+    assert 8 < metrics["needed"]["replayed"] < metrics["all"]["alternatives"]
+    few, all_ = (np.array([entry["score"] for _, entry in tables[r]]) for r in tables)
+    assert np.corrcoef(rankdata(few), rankdata(all_))[0, 1] > 0.97  # Spearman's
+    for (key, entry), (_, replayed) in zip(tables["needed"], tables["all"], strict=True):
+        if "top1" in entry:
+            assert entry["score"] == pytest.approx(replayed["score"], rel=1e-4), key
+        else:
+            assert entry["estimate"] >= 0
+
+
 @torch.inference_mode()
 def test_a_change_never_raises_the_kl_it_is_judged_by(tiny: Path) -> None:
     parent = checkpoint.load(tiny / "parent")
@@ -130,9 +160,8 @@ def test_a_change_never_raises_the_kl_it_is_judged_by(tiny: Path) -> None:
         kl = []
         for ahead in range(3):
             change = make_change(parent, [name], calibration, ahead=ahead)
-            states = calibration.gate.frontier.after(change.subblocks)
-            figures = calibration.gate.figures(states, at + len(change.subblocks))
-            kl.append(figures.kl.mean().item())
+            states = calibration.judge.frontier.after(change.subblocks)
+            kl.append(calibration.judge.kl(states, at + len(change.subblocks)).mean().item())
         assert kl[0] >= kl[1] - 1e-6 >= kl[2] - 2e-6
         calibration.walk()
 
