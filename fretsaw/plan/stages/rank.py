@@ -14,8 +14,8 @@ def rank(s: RankSettings, at: Shapes, on: Hardware) -> Work:
     """One pass of the parent over the calibration text, with Gram matrices."""
     parent = at["parent"]
     flops = s.tokens * token_flops(parent, s.seq_len) + gram_flops(parent, s.tokens)
-    if s.channels != "contribution":  # channels are dropped one by one, each a rank-one update
-        flops += sum(block.intermediate_size**3 for block in parent.blocks)
+    if s.channels == "repaired":  # an inverse, and updates of two matrices, in float64
+        flops += 8 * sum(block.intermediate_size**3 for block in parent.blocks)
     per_layer = [b.intermediate_size + b.num_key_value_heads for b in parent.blocks]
     return Work(
         uses=(

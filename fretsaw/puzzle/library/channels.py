@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+BLOCK = 64  # updates that are applied together
+
 
 def contribution_order(
     mean_abs: Float[Tensor, " ffn"], weight: Float[Tensor, "hidden ffn"]
@@ -40,26 +42,55 @@ def repaired_order(
 ) -> Int[Tensor, " ffn"]:
     """Return the same order where the kept channels are refitted after every drop.
 
-    With W refitted by least squares, dropping i costs |w_i|^2 / (G^-1)_ii, and the others take over
-    w_i (G^-1)_i. / (G^-1)_ii: optimal brain surgery (Hassibi and Stork, 1992) on whole columns.
+    With W refitted by least squares and A = G^-1, dropping i costs |w_i|^2 / A_ii, and the others
+    take over w_i A_i. / A_ii: optimal brain surgery (Hassibi and Stork, 1992) on whole columns.
+    That is a rank-one update of A, and of C = W'W a rank-two one:
+
+        A <- A - q q',  q = A_i. / sqrt(A_ii);      C <- C - p v' - v p',  p = A_i. / A_ii,
+                                                                          v = C_i. - C_ii p / 2
+
+    The next choice needs the two diagonals alone, and one row of each matrix. So `BLOCK` updates
+    are kept as factors, then applied as one product, and what is gone is left out.
     """
-    size = len(gram)
-    eye = torch.eye(size, dtype=torch.float64, device=gram.device)
     gram = gram.double()
     scale = gram.diagonal().mean()
+    alive = torch.arange(len(gram), device=gram.device)
     if scale == 0:
-        return torch.arange(size, device=gram.device)
-    inverse = torch.linalg.inv(gram + ridge * scale * eye)
-    weight = weight.double().clone()
-    alive = torch.ones(size, dtype=torch.bool, device=gram.device)
+        return alive
+    inverse = torch.linalg.inv(gram + ridge * scale * torch.eye(len(gram)).to(gram))
+    products = weight.double().mT @ weight.double()
     dropped = []
-    for _ in range(size):
-        cost = weight.square().sum(0) / inverse.diagonal()
-        i = int(cost.where(alive, torch.inf).argmin())
-        dropped.append(i)
-        alive[i] = False
-        pivot = inverse[i] / inverse[i, i]
-        weight -= weight[:, i, None] * pivot
-        inverse -= inverse[:, i, None] * pivot
-        inverse[i, i] = 1.0  # of a channel that is gone; never read again
-    return torch.tensor(dropped[::-1], device=gram.device)
+    while len(alive):
+        gone = _drop_block(inverse, products, min(BLOCK, len(alive)))
+        dropped.append(alive[gone])
+        kept = torch.ones(len(alive), dtype=torch.bool, device=gram.device)
+        kept[gone] = False
+        alive, inverse, products = (
+            alive[kept],
+            *(matrix[kept][:, kept] for matrix in (inverse, products)),
+        )
+    return torch.cat(dropped).flip(0)
+
+
+def _drop_block(
+    inverse: Float[Tensor, "left left"], products: Float[Tensor, "left left"], num_dropped: int
+) -> Int[Tensor, " dropped"]:
+    """Return the next channels to go, in order; both matrices are updated in place."""
+    q, p, v = inverse.new_empty(3, num_dropped, len(inverse))
+    inverse_diagonal, norms = inverse.diagonal().clone(), products.diagonal().clone()
+    gone = []
+    for done in range(num_dropped):
+        i = int((norms / inverse_diagonal).argmin())
+        gone.append(i)
+        before = slice(done)
+        row = inverse[i] - q[before, i] @ q[before]
+        crossed = products[i] - p[before, i] @ v[before] - v[before, i] @ p[before]
+        p[done] = row / row[i]
+        q[done] = row / row[i].sqrt()
+        v[done] = crossed - crossed[i] / 2 * p[done]
+        inverse_diagonal -= q[done].square()
+        norms -= 2 * p[done] * v[done]
+        inverse_diagonal[i], norms[i] = 1.0, torch.inf  # gone: never again the least
+    inverse -= q.mT @ q
+    products -= p.mT @ v + v.mT @ p
+    return torch.tensor(gone, device=inverse.device)

@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -16,17 +16,19 @@ from fretsaw.data import loader
 from fretsaw.model.attention import GroupedQueryAttention
 from fretsaw.model.decoder import Block
 from fretsaw.model.ffn import SwiGLU
+from fretsaw.model.place import Place
 from fretsaw.puzzle.library.channels import (
     contribution_order,
     iterative_order,
     repaired_order,
 )
-from fretsaw.puzzle.library.heads import Gram, HeadAlignment, align_heads
+from fretsaw.puzzle.library.heads import HeadAlignment, align_heads
 from fretsaw.puzzle.library.replay import Frontier
 from fretsaw.puzzle.library.slices import LayerOrder
 from fretsaw.puzzle.settings import RankSettings
 from fretsaw.stage.artifact import verified
 from fretsaw.stage.execute import StageRun
+from fretsaw.stage.whole import replace_file
 
 RANKING = "ranking.safetensors"
 BATCH_ROWS = 16
@@ -42,73 +44,85 @@ def rank(settings: RankSettings, inputs: Mapping[str, Path], run: StageRun) -> d
     tensors: dict[str, Tensor] = {}
     for i, block in enumerate(parent.model.layers):
         assert isinstance(block, Block)
-        if block.has_attention and isinstance(block.self_attn, GroupedQueryAttention):
-            keys, values = _head_grams(block, block.self_attn, frontier)
-            tensors[f"layers.{i}.kv_heads"] = _kv_head_importance(block, frontier)
-            if settings.align_heads:
-                for name, tensor in vars(align_heads(keys, values)).items():
-                    tensors[f"layers.{i}.heads.{name}"] = tensor
-        frontier.walk()
-        if block.has_ffn and isinstance(block.mlp, SwiGLU):
-            gram, mean_abs = _channel_moments(block, block.mlp, frontier)
-            weight = block.mlp.down_proj.weight
-            tensors[f"layers.{i}.channels"] = mean_abs * weight.norm(dim=0)
-            match settings.channels:
-                case "contribution":
-                    order = contribution_order(mean_abs, weight)
-                case "iterative":
-                    order = iterative_order(gram, weight)
-                case "repaired":
-                    order = repaired_order(gram, weight)
-            tensors[f"layers.{i}.order"] = order
-        frontier.walk()
+        kept = run.resume_folder / f"layer-{i:04d}.safetensors"
+        if kept.is_file():
+            ranked = load_file(kept)
+            frontier.walk_to(Place(i + 1))
+        else:
+            ranked = rank_heads(block, frontier, aligns=settings.align_heads)
+            ranked |= rank_channels(block, frontier, settings.channels)
+            ranked = {name: tensor.contiguous().cpu() for name, tensor in ranked.items()}
+            with replace_file(kept) as beside:
+                save_tensors(ranked, beside)
+        tensors |= {f"layers.{i}.{name}": tensor for name, tensor in ranked.items()}
         run.step(i + 1)
-    save_tensors({name: t.contiguous().cpu() for name, t in tensors.items()}, run.folder / RANKING)
+    save_tensors(tensors, run.folder / RANKING)
     return {"tokens": token_ids.numel()}
 
 
-def _channel_moments(
-    block: Block, mlp: SwiGLU, frontier: Frontier
-) -> tuple[Float[Tensor, "ffn ffn"], Float[Tensor, " ffn"]]:
-    """Return X'X and mean |x| of the activations X that enter `down_proj`."""
-    width = mlp.down_proj.in_features
-    gram = torch.zeros(width, width, dtype=torch.float64, device=frontier.states.device)
-    total = torch.zeros(width, device=frontier.states.device)
-    for rows in frontier.batches():
-        activations = mlp.entering(block.post_attention_layernorm(rows)).flatten(0, 1)
-        gram += (activations.mT @ activations).double()
-        total += activations.abs().sum(0)
-    return gram, total / frontier.states[..., 0].numel()
+def rank_heads(block: Block, frontier: Frontier, *, aligns: bool) -> dict[str, Tensor]:
+    """Return how a layer's key-value heads matter and are aligned; the frontier walks through it.
 
-
-def _head_grams(
-    block: Block, attention: GroupedQueryAttention, frontier: Frontier
-) -> tuple[Gram, Gram]:
-    """Return K'K and V'V, keys before their rotation, with heads and their dimensions apart."""
-    shape = (attention.num_key_value_heads, attention.head_dim)
-    grams = []
-    for projection in (attention.k_proj, attention.v_proj):
-        width = projection.out_features
-        gram = torch.zeros(width, width, dtype=torch.float64, device=frontier.states.device)
-        for rows in frontier.batches():
-            x = projection(block.input_layernorm(rows)).flatten(0, 1)
-            gram += (x.mT @ x).double()
-        grams.append(gram.unflatten(0, shape).unflatten(2, shape))
-    return grams[0], grams[1]
-
-
-def _kv_head_importance(block: Block, frontier: Frontier) -> Float[Tensor, " kv_heads"]:
-    """Return the mean norm of what each key-value head's queries add to the residual stream."""
+    `kv_heads` is the mean norm of what each head's queries add to the residual stream; heads are
+    aligned by K'K and V'V, keys before their rotation.
+    """
     attention = block.self_attn
-    assert isinstance(attention, GroupedQueryAttention)
-    groups = attention.num_key_value_heads
-    weight = attention.o_proj.weight.unflatten(1, (groups, -1))  # hidden groups group_dim
-    total = torch.zeros(groups, device=frontier.states.device)
+    if not block.has_attention or not isinstance(attention, GroupedQueryAttention):
+        frontier.walk()
+        return {}
+    groups, device = attention.num_key_value_heads, frontier.states.device
+    of_heads = attention.o_proj.weight.unflatten(1, (groups, -1))  # hidden groups group_dim
+    width = attention.k_proj.out_features
+    keys, values = torch.zeros(2, width, width, dtype=torch.float64, device=device)
+    added, states = torch.zeros(groups, device=device), []
     for rows in frontier.batches():
-        mixed = attention.entering(block.input_layernorm(rows), frontier.context)
-        parts = torch.einsum("bsgd,hgd->bsgh", mixed.unflatten(2, (groups, -1)), weight)
-        total += parts.norm(dim=-1).sum((0, 1))
-    return total / frontier.states[..., 0].numel()
+        normed = block.input_layernorm(rows)
+        for gram, projection in ((keys, attention.k_proj), (values, attention.v_proj)):
+            x = projection(normed).flatten(0, 1)
+            gram += (x.mT @ x).double()
+        mixed = attention.entering(normed, frontier.context)
+        parts = torch.einsum("bsgd,hgd->bsgh", mixed.unflatten(2, (groups, -1)), of_heads)
+        added += parts.norm(dim=-1).sum((0, 1))
+        states.append(rows + attention.output(mixed))
+    ranked = {"kv_heads": added / frontier.states[..., 0].numel()}
+    frontier.walk_with(torch.cat(states))
+    if aligns:
+        shape = (groups, attention.head_dim)
+        apart = (gram.unflatten(0, shape).unflatten(2, shape) for gram in (keys, values))
+        ranked |= {f"heads.{name}": tensor for name, tensor in vars(align_heads(*apart)).items()}
+    return ranked
+
+
+def rank_channels(
+    block: Block, frontier: Frontier, by: Literal["contribution", "iterative", "repaired"]
+) -> dict[str, Tensor]:
+    """Return the order of a layer's FFN channels; the frontier walks through it.
+
+    `channels` are the contributions, mean |x_k| |w_k| of the activations X that enter `down_proj`.
+    """
+    mlp = block.mlp
+    if not block.has_ffn or not isinstance(mlp, SwiGLU):
+        frontier.walk()
+        return {}
+    width, device = mlp.down_proj.in_features, frontier.states.device
+    gram = torch.zeros(width, width, dtype=torch.float64, device=device)
+    total, states = torch.zeros(width, device=device), []
+    for rows in frontier.batches():
+        activations = mlp.entering(block.post_attention_layernorm(rows))
+        states.append(rows + mlp.output(activations))
+        flat = activations.flatten(0, 1)
+        gram += (flat.mT @ flat).double()
+        total += flat.abs().sum(0)
+    mean_abs, weight = total / frontier.states[..., 0].numel(), mlp.down_proj.weight
+    frontier.walk_with(torch.cat(states))
+    match by:
+        case "contribution":
+            order = contribution_order(mean_abs, weight)
+        case "iterative":
+            order = iterative_order(gram, weight)
+        case "repaired":
+            order = repaired_order(gram, weight)
+    return {"channels": mean_abs * weight.norm(dim=0), "order": order}
 
 
 def calibration_rows(

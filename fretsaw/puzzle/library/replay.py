@@ -79,6 +79,10 @@ class Frontier:
         self.at += 1
         del self._ahead[0]
 
+    def walk_with(self, states: Float[Tensor, "rows seq hidden"]) -> None:
+        """Go through the parent's next subblock, to states that were computed elsewhere."""
+        self.states, self.at, self._ahead = states, self.at + 1, []
+
     def walk_to(self, at: Place) -> None:
         """Go on to before the subblock `at`."""
         while self.at < at:
