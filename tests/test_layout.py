@@ -189,3 +189,26 @@ def test_plan_search_and_status_need_no_torch(tmp_path: Path) -> None:
     status = without_torch("status", str(tmp_path / "run"))
     assert status.returncode == 0, status.stderr
     assert "waiting" in status.stdout
+
+
+def imported_by(code: str, *arguments: str) -> set[str]:
+    """Return the modules that a process has imported once it ran some code."""
+    code += "\nimport sys; print(*sys.modules, sep='\\n')"
+    command = [sys.executable, "-c", code, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 0, result.stderr
+    return set(result.stdout.split())
+
+
+LOAD = "import sys, fretsaw; model = fretsaw.load(sys.argv[1]); assert model.decoder.device"
+SAVE = "from pathlib import Path; from fretsaw.checkpoint import folder"
+SAVE += "; folder.save(model.decoder, Path(sys.argv[2]))"
+
+
+def test_to_open_and_write_a_checkpoint_needs_no_compiler(
+    stories_folder: Path, tmp_path: Path
+) -> None:
+    """Nor what several processes split weights with: each is a second's import."""
+    found = imported_by(f"{LOAD}\n{SAVE}", str(stories_folder), str(tmp_path / "again"))
+    assert "torch" in found
+    assert found.isdisjoint({"torch._dynamo", "torch._inductor", "torch.distributed.tensor"})

@@ -201,8 +201,9 @@ def _load(
 
     from fretsaw.checkpoint import shards
     from fretsaw.model.decoder import Decoder
+    from fretsaw.model.without_storage import without_storage
 
-    with torch.device("meta"):
+    with without_storage():
         decoder = Decoder(config)
     stored = stored_tensors(folder, config)
     if config.tie_word_embeddings and "lm_head.weight" in stored:
@@ -216,7 +217,8 @@ def _load(
             tensor = updates[name].added_to(tensor)
         kept = kept_as.get(name, dtype or torch.float32)
         weights[name] = tensor.to(device, kept, copy=True)
-        if not torch.isfinite(weights[name].float() if kept.itemsize == 1 else weights[name]).all():
+        numbers = weights[name].float() if kept.itemsize == 1 else weights[name]
+        if not torch.stack(torch.aminmax(numbers)).isfinite().all():  # NaN is both, where it is
             raise ValueError(
                 f"{folder}: {name} holds NaN or infinite values as {weights[name].dtype}; "
                 "the checkpoint is damaged, download or train it again"

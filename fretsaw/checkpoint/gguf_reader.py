@@ -22,6 +22,7 @@ from fretsaw.checkpoint.vocabulary import NORMAL, Vocabulary
 from fretsaw.model.config import BlockConfig, ModelConfig, RopeScaling
 from fretsaw.model.decoder import Decoder
 from fretsaw.model.rope import rope_inv_freq
+from fretsaw.model.without_storage import without_storage
 
 ARCHITECTURES = ("llama", "deci")
 _PLAIN = ("F32", "F16", "BF16")
@@ -123,7 +124,7 @@ class GgufFile:
 
     def tensors(self, config: ModelConfig) -> "GgufTensors":
         """Return the weights that a config calls for, which must be there, and none besides."""
-        with torch.device("meta"):
+        with without_storage():
             shapes = {n: tuple(w.shape) for n, w in Decoder(config).state_dict().items()}
         names = {tensor_name(name): name for name in shapes}
         missing = [name for name in names if name not in self._stored]
@@ -252,7 +253,7 @@ def read(path: Path) -> Decoder:
     """Open a file as a decoder: float32 weights, rotated by the file's own factors."""
     file = GgufFile(path)
     config = file.config()
-    with torch.device("meta"):
+    with without_storage():
         decoder = Decoder(config)
     if file.rope_factors is not None:  # to the bit, which the settings found again may not be
         decoder._inv_freq = rope_inv_freq(replace(config, rope_scaling=None)) / file.rope_factors

@@ -9,7 +9,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from fretsaw.checkpoint.headers import INDEX, SINGLE, StoredTensor
 from fretsaw.stage.whole import write_json
@@ -63,7 +62,12 @@ def save_tensors(
 
 
 def _whole(tensor: Tensor) -> Tensor:
+    """Return all of a tensor of which every process may hold a part."""
     tensor = tensor.detach()
+    if type(tensor) is Tensor:
+        return tensor
+    from torch.distributed.tensor import DTensor  # a second's work, where there is one alone
+
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

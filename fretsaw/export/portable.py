@@ -17,6 +17,7 @@ from fretsaw.checkpoint.export_targets import ExportTarget, refuse_inexpressible
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Decoder
 from fretsaw.model.kinds import Precision
+from fretsaw.model.without_storage import without_storage
 
 ATTENTION_NORM, FFN_NORM = "input_layernorm.weight", "post_attention_layernorm.weight"
 LINEAR_ATTENTION, LINEAR_FFN = "self_attn.linear_attn.weight", "mlp.linear_mlp.weight"
@@ -196,7 +197,7 @@ def _named(layers: Sequence[int]) -> str:
 
 def _decoder(source: Decoder, layers: Sequence[LayerHalves]) -> Decoder:
     config = replace(source.config, blocks=tuple(_block(*pair) for pair in layers))
-    with torch.device("meta"):
+    with without_storage():
         decoder = Decoder(config)
     kept = source.state_dict()
     weights = {name: w for name, w in kept.items() if not name.startswith("model.layers.")}

@@ -23,6 +23,7 @@ from fretsaw.model.attention import (
 from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.kinds import SubblockKind
 from fretsaw.model.rope import rope_inv_freq, rope_tables
+from fretsaw.model.without_storage import without_storage
 
 
 def module_of(kind: SubblockKind) -> Any:
@@ -161,7 +162,7 @@ class Decoder(nn.Module):
 
     def with_blocks(self, config: ModelConfig, blocks: Iterable[nn.Module]) -> "Decoder":
         """Return a decoder of other blocks, which `config` describes; the rest is shared."""
-        with torch.device("meta"):
+        with without_storage():
             other = Decoder(config)
         other.model.embed_tokens, other.model.norm = self.model.embed_tokens, self.model.norm
         if not config.tie_word_embeddings:

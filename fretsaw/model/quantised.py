@@ -10,6 +10,7 @@ from fretsaw.model.config import BlockConfig, ModelConfig
 from fretsaw.model.decoder import Block, Decoder
 from fretsaw.model.kinds import Precision
 from fretsaw.model.linear import QuantisedLinear, dequantise, quantise_rows
+from fretsaw.model.without_storage import without_storage
 
 
 def quantised_block(block: Block, config: ModelConfig, wanted: BlockConfig) -> Block:
@@ -17,7 +18,7 @@ def quantised_block(block: Block, config: ModelConfig, wanted: BlockConfig) -> B
 
     `wanted` has the block's shapes.
     """
-    with torch.device("meta"):
+    with without_storage():
         made = Block(config, wanted)
     weights = full_weights(block)
     for name, module in made.named_modules():
