@@ -52,9 +52,9 @@ def export(argv: list[str]) -> None:
         "fretsaw export RUN/distill --out child-fp8 --weights fp8.",
     )
     from fretsaw.export.asked import settle
-    from fretsaw.export.export import export
     from fretsaw.stage import leftovers
     from fretsaw.stage.holder import hold
+    from fretsaw.stage.place import refuse_existing
 
     asked = (options.checkpoint, options.out)
     how: dict[str, Any] = {
@@ -68,5 +68,8 @@ def export(argv: list[str]) -> None:
         return
     with hold(options.out):
         leftovers.clear(options.out)
+        refuse_existing(options.out)
+        from fretsaw.export.export import export
+
         exported = export(*asked, **how)
     print(exported.render())

@@ -31,11 +31,14 @@ def import_(argv: list[str]) -> None:
         "tokenizer and chat template. Weights in few bits are expanded. For example: "
         "fretsaw import SmolLM2-135M-Instruct.Q4_1.gguf --out smollm2.",
     )
-    from fretsaw.checkpoint.gguf_import import import_gguf
     from fretsaw.stage import leftovers
     from fretsaw.stage.holder import hold
+    from fretsaw.stage.place import refuse_existing
 
     with hold(options.out):
         leftovers.clear(options.out)
+        refuse_existing(options.out)
+        from fretsaw.checkpoint.gguf_import import import_gguf
+
         imported = import_gguf(options.model, options.out, dtype=options.dtype)
     print(imported.render())

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -46,26 +46,13 @@ def generate(argv: list[str]) -> None:
         raise ValueError("generate: give one PROMPT, or --prompts FILE --out FILE")
     if (options.prompts is None) != (options.out is None):
         raise ValueError("generate: --prompts and --out go together")
+    if options.prompts is not None and options.out is not None:
+        _generate_file(options, options.prompts, options.out)
+        return
     import fretsaw
     from fretsaw.chat.message import Message
 
     model = fretsaw.load(options.checkpoint, device=options.device, dtype=options.dtype)
-    if options.prompts is not None and options.out is not None:
-        from fretsaw.stage.holder import hold
-        from fretsaw.talk.generate import generate_file
-
-        with hold(options.out):
-            num_written = generate_file(
-                model,
-                options.prompts,
-                options.out,
-                options.sampling,
-                mode=options.thinking,
-                num_samples=options.num_samples,
-                origin=options.checkpoint,
-            )
-        print(f"{num_written} answers -> {options.out}")
-        return
     assert options.prompt is not None
     if options.thinking is None:
         print(options.prompt, end="", flush=True)
@@ -76,6 +63,28 @@ def generate(argv: list[str]) -> None:
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
+
+
+def _generate_file(options: GenerateOptions, prompts: Path, out: Path) -> None:
+    """Answer the prompts of a file; where all are answered the model is not loaded."""
+    import fretsaw
+    from fretsaw.stage.holder import hold
+    from fretsaw.stage.progress import say
+    from fretsaw.talk.generate import generate_file, num_unanswered
+
+    asked = (prompts, out, options.sampling)
+    how: dict[str, Any] = {
+        "mode": options.thinking,
+        "num_samples": options.num_samples,
+        "origin": options.checkpoint,
+    }
+    with hold(out):
+        if num_unanswered(*asked, **how) == 0:
+            say(f"generate: done already in {out}")
+            return
+        model = fretsaw.load(options.checkpoint, device=options.device, dtype=options.dtype)
+        num_written = generate_file(model, *asked, **how)
+    print(f"{num_written} answers -> {out}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import Any
 from fretsaw.pipeline.agreement import check_inputs
 from fretsaw.pipeline.kinds import STAGES
 from fretsaw.stage import artifact, own_file, whole
-from fretsaw.stage.execute import execute, is_done
+from fretsaw.stage.execute import execute, finish
 from fretsaw.stage.peers import Peers
 from fretsaw.stage.place import check_place
 from fretsaw.stage.progress import say
@@ -114,7 +114,7 @@ def run_stage(
 
         mesh.join(peers, device)
     request = artifact.StageRequest.of(name, settings, inputs, seed)
-    is_there = not force and peers.on_first(lambda: is_done(request, out, within=within))
+    is_there = not force and peers.on_first(lambda: finish(request, out, within=within))
     if is_there:
         say(f"{name}: done already in {out}")
         _leave(peers)

@@ -4,12 +4,13 @@ It is defined by what it does; `engine/engine.py` and `remote.py` are the two th
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol, runtime_checkable
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from fretsaw.engine.sequence import Event, Request
 from fretsaw.engine.stats import Stats
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @runtime_checkable
@@ -33,7 +34,7 @@ class Sampler(Protocol):
         """
         ...
 
-    def load_weights(self, named_tensors: Iterable[tuple[str, Tensor]], *, version: int) -> None:
+    def load_weights(self, named_tensors: "Iterable[tuple[str, Tensor]]", *, version: int) -> None:
         """Take over new weights; with none the sampler's own have changed in place."""
         ...
 

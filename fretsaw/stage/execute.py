@@ -137,10 +137,7 @@ def execute(
 
         def find() -> str | None:
             held.enter_context(hold(out, within=within))
-            artifact.settle(out)
-            reason = "made again" if force else artifact.staleness(out, request)
-            leftovers.clear(out)
-            return reason
+            return _find(request, out, force=force)
 
         if peers.on_first(find) is None:
             say(f"{request.stage}: done already in {out}")
@@ -159,14 +156,28 @@ def execute(
         return manifest
 
 
-def is_done(request: artifact.StageRequest, out: Path, *, within: str = "") -> bool:
-    """Whether the result is there and nothing is left to clear; only reads.
+def finish(request: artifact.StageRequest, out: Path, *, within: str = "") -> bool:
+    """Return whether the result is there, once what a kill left beside it is cleared.
 
-    Raises `Refused` where the folder is not ours to replace, or another process holds it.
+    Where nothing is left it only reads. So a stage is told to be done before what it computes with
+    is imported. Raises `Refused` where the folder is not ours to replace, or another process holds
+    it.
     """
     refuse_held(out, within=within)
-    is_finished = artifact.staleness(out, request) is None and artifact.found_as(out) == out
-    return is_finished and next(leftovers.find(out), None) is None
+    if artifact.staleness(out, request) is not None:
+        return False
+    if artifact.found_as(out) == out and next(leftovers.find(out), None) is None:
+        return True
+    with hold(out, within=within):
+        return _find(request, out) is None
+
+
+def _find(request: artifact.StageRequest, out: Path, *, force: bool = False) -> str | None:
+    """Say why the stage has to run, None where it has; the holder of `out` clears what is left."""
+    artifact.settle(out)
+    reason = "made again" if force else artifact.staleness(out, request)
+    leftovers.clear(out)
+    return reason
 
 
 def _call(

@@ -1,7 +1,8 @@
 """Many prompts from a file, answered into a JSONL file that an interrupted run goes on with.
 
 Rows are written as they end, so not in order; each says which prompt and which sample it is. What
-made them stands beside them in `OUT.settings.json`, so that a run with others is refused.
+made them stands beside them in `OUT.settings.json`, so that a run with others is refused. Torch
+comes with the model, so that what is answered already is told without it.
 """
 
 import contextlib
@@ -10,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fretsaw.chat.message import Message
 from fretsaw.chat.reasoning import Mode, split_reasoning
@@ -23,7 +24,9 @@ from fretsaw.rollout.sample import sample_seed
 from fretsaw.stage.own_file import read_json, read_jsonl
 from fretsaw.stage.progress import Progress, say
 from fretsaw.stage.whole import write_json, write_text
-from fretsaw.talk.loaded import LoadedModel
+
+if TYPE_CHECKING:
+    from fretsaw.talk.loaded import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,26 @@ def _read_row(where: str, row: Any, number: int) -> Asked:
     return Asked(id, read_prompt(row, where), read_tools(row, where))
 
 
+def num_unanswered(
+    prompts: Path,
+    out: Path,
+    sampling: Sampling,
+    *,
+    mode: Mode | None = None,
+    num_samples: int = 1,
+    origin: str = "",
+) -> int:
+    """Return how many answers `generate_file` would ask for; no model is needed, nothing written.
+
+    Raises ValueError where `out` was made with other settings, or by something else.
+    """
+    asked = read_prompts(prompts)
+    done = _keys(_answered(out, _settings(asked, sampling, mode, origin)))
+    return sum((one.id, sample) not in done for one in asked for sample in range(num_samples))
+
+
 def generate_file(
-    model: LoadedModel,
+    model: "LoadedModel",
     prompts: Path,
     out: Path,
     sampling: Sampling,
@@ -85,12 +106,6 @@ def generate_file(
     answer failed.
     """
     asked = read_prompts(prompts)
-    settings = {
-        "checkpoint": origin,
-        "prompts": [[one.id, _as_json(one.prompt), *one.tools] for one in asked],
-        "thinking": mode,
-        **dataclasses.asdict(sampling),
-    }
     requests, openings = {}, {}
     for number, one in enumerate(asked):
         try:
@@ -102,7 +117,7 @@ def generate_file(
             seed = sample_seed(sampling.seed, number, sample)
             own = dataclasses.replace(request.sampling, seed=seed)
             requests[one.id, sample] = dataclasses.replace(request, sampling=own)
-    done = _go_on(out, json.loads(json.dumps(settings)))
+    done = _go_on(out, _settings(asked, sampling, mode, origin))
     left = [key for key in requests if key not in done]
     by_id = {one.id: one for one in asked}
     total = len(asked) * num_samples
@@ -139,7 +154,7 @@ class _Answer:
 
 
 def _answers(
-    model: LoadedModel, requests: Sequence[Request], openings: Sequence[str], sampling: Sampling
+    model: "LoadedModel", requests: Sequence[Request], openings: Sequence[str], sampling: Sampling
 ) -> Iterator[tuple[int, _Answer]]:
     """Yield answers with the index of their request, as they end, what opens them included."""
     streams = [
@@ -165,7 +180,7 @@ def _answers(
                 yield index, _Answer(texts[index], counts[index], reason, event.error)
 
 
-def _prompt(model: LoadedModel, one: Asked, mode: Mode | None) -> tuple[tuple[int, ...], str]:
+def _prompt(model: "LoadedModel", one: Asked, mode: Mode | None) -> tuple[tuple[int, ...], str]:
     """Return a prompt's ids, and what they have written of the answer already."""
     if isinstance(one.prompt, str) and mode is None:
         return model.text_ids(one.prompt), ""
@@ -212,19 +227,40 @@ def _calls(message: Message) -> list[dict[str, Any]]:
 # --- going on -------------------------------------------------------------------------------------
 
 
+def _settings(
+    asked: Sequence[Asked], sampling: Sampling, mode: Mode | None, origin: str
+) -> dict[str, Any]:
+    """Return what decides the answers, as JSON gives it back."""
+    settings = {
+        "checkpoint": origin,
+        "prompts": [[one.id, _as_json(one.prompt), *one.tools] for one in asked],
+        "thinking": mode,
+        **dataclasses.asdict(sampling),
+    }
+    return json.loads(json.dumps(settings))
+
+
 def _go_on(out: Path, settings: dict[str, Any]) -> set[tuple[str, int]]:
-    """Return the (id, sample) that `out` has already.
+    """Return the (id, sample) that `out` has already; it is begun where it is not there.
 
     A line cut short by a kill is taken off, and so are answers that failed.
+    """
+    rows = _answered(out, settings)
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(_beside(out), settings)
+    write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return _keys(rows)
+
+
+def _answered(out: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of answers that `out` has and that did not fail; only reads.
 
     Raises ValueError where `out` was made with other settings, or by something else.
     """
-    beside = out.with_name(out.name + ".settings.json")
     if not out.exists():
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(beside, settings)
-        out.touch()
-        return set()
+        return []
+    beside = _beside(out)
     if not beside.is_file():
         raise ValueError(f"{out}: exists, and was not written by this command; give another --out")
     plain = dataclasses.asdict(Sampling())  # of files that do not name a setting
@@ -236,6 +272,13 @@ def _go_on(out: Path, settings: dict[str, Any]) -> set[tuple[str, int]]:
             "to begin again"
         )
     rows = read_jsonl(out, {"id": object, "sample": int})  # what cannot be read is sampled again
-    rows = [row for row in rows if row.get("finish_reason") != "error"]
-    write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return [row for row in rows if row.get("finish_reason") != "error"]
+
+
+def _keys(rows: Sequence[Mapping[str, Any]]) -> set[tuple[str, int]]:
     return {(row["id"], row["sample"]) for row in rows}
+
+
+def _beside(out: Path) -> Path:
+    """Return where the settings of a file of answers stand."""
+    return out.with_name(out.name + ".settings.json")

@@ -10,7 +10,7 @@ import pytest
 
 from fretsaw.stage import artifact, hashes, whole
 from fretsaw.stage.artifact import StageRequest
-from fretsaw.stage.execute import execute, is_done
+from fretsaw.stage.execute import execute, finish
 from fretsaw.stage.lineage import render_lineage
 from fretsaw.stage.place import Refused
 
@@ -247,12 +247,11 @@ def test_asking_what_a_kill_left_unsettled_changes_nothing(
     other = StageRequest.of("numbers", Settings(), {}, seed=1)
     with pytest.raises(Refused, match="made with other settings"):
         artifact.staleness(tmp_path / "out", other)
-    assert not is_done(request, tmp_path / "out")  # there is a name to be given
     assert tree(tmp_path) == before
-    make(tmp_path / "out", Settings(), {})
+    assert finish(request, tmp_path / "out")  # there is a name to be given
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     before = tree(tmp_path)
-    assert is_done(request, tmp_path / "out")
+    assert finish(request, tmp_path / "out")
     assert tree(tmp_path) == before
 
 
