@@ -7,8 +7,8 @@ and in int8 stands as it is; then children are searched for shares of the parent
 scenario: without the choice of precision, with everything in FP8, and with the choice for every
 subblock. Each child is assembled, then healed in full precision, with paired seeds; the KL from the
 parent is of what would be served, with its matrices in 8 bits where chosen. What is done is kept.
-`--products` times one wide matrix in int8 against float32 instead, with and without the rounding of
-activations.
+`--products` times one wide matrix in int8 against float32 instead: as integers, as floats, and as
+torch's own loop does it.
 """
 
 import argparse
@@ -88,34 +88,49 @@ def built(
 
 
 def products() -> None:
-    """Print the time of an int8 product over that of a packed float32 one, by rows."""
+    """Print the time of an int8 product over that of a packed float32 one, by rows and by way.
+
+    Codes as floats is what a CPU without VNNI does; torch's own loop is what it would do.
+    """
     import time
 
     import torch
 
-    from fretsaw.engine.weights import Matrix, QuantisedMatrix
+    from fretsaw.engine.weights import FloatCodesMatrix, Matrix, QuantisedMatrix
     from fretsaw.model.linear import quantise_rows
 
     weight = torch.randn(4096, 1024)
-    full, in_8_bits = Matrix(weight), QuantisedMatrix(*quantise_rows(weight, "int8"))
+    codes, scales = quantise_rows(weight, "int8")
+    full, integers = Matrix(weight), QuantisedMatrix(codes, scales)
+    floats = FloatCodesMatrix(codes, scales)
 
-    def seconds(once: Callable[[], Any]) -> float:
+    def seconds(once: Callable[[], Any], times: int = 20) -> float:
         started = time.perf_counter()
-        for _ in range(20):
+        for _ in range(times):
             once()
-        return time.perf_counter() - started
+        return (time.perf_counter() - started) / times
 
-    for rows in (1, 32, 128):
+    def loop(x: torch.Tensor) -> None:
+        with torch.backends.mkldnn.flags(enabled=False):
+            torch._int_mm(x, codes.t())
+
+    for rows in (1, 8, 32, 128):
         x = torch.randn(rows, 1024)
-        codes = quantise_rows(x, "int8")[0]
-        ratios = [
-            (seconds(lambda: torch._int_mm(codes, in_8_bits.codes.t())) / one,  # noqa: B023
-             seconds(lambda: in_8_bits(x)) / one)  # noqa: B023
-            for _ in range(9)
-            for one in [seconds(lambda: full(x))]  # noqa: B023
-        ]  # fmt: skip
-        alone, whole = (statistics.median(column) for column in zip(*ratios, strict=True))
-        print(f"{rows:>4} rows by 1024 x 4096: {alone:.2f} of float32, {whole:.2f} with rounding")
+        rounded = quantise_rows(x, "int8")[0]
+        ways: dict[str, tuple[Callable[[], Any], int]] = {
+            "integers": (lambda: torch._int_mm(rounded, codes.t()), 20),  # noqa: B023
+            "with rounding": (lambda: integers(x), 20),  # noqa: B023
+            "codes as floats": (lambda: floats(x), 20),  # noqa: B023
+            "floats at every call": (lambda: rounded.float() @ codes.float().t(), 5),  # noqa: B023
+            "torch's loop": (lambda: loop(rounded), 1),  # noqa: B023
+        }
+        ratios: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(9):
+            one = seconds(lambda: full(x))  # noqa: B023
+            for name, (way, times) in ways.items():
+                ratios[name].append(seconds(way, times) / one)
+        told = (f"{name} {statistics.median(found):.2f}" for name, found in ratios.items())
+        print(f"{rows:>4} rows by 1024 x 4096, of float32: {', '.join(told)}")
 
 
 def report(rows: Sequence[dict[str, Any]]) -> None:

@@ -24,6 +24,7 @@ from fretsaw.checkpoint.vocabulary import Vocabulary, read_vocabulary
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.kinds import Precision
 from fretsaw.model.size import num_params
+from fretsaw.scenario.processor import NO_INT8, multiplies_int8
 from fretsaw.stage.place import refuse_existing
 
 ExportDtype = Literal["fp32", "bf16", "fp16", "q8_0"]
@@ -48,16 +49,21 @@ class Asked:
     toggle: Toggle | None  # of a chat template that is to be added
     vocabulary: Vocabulary | None  # for GGUF
 
+    def notes(self) -> Iterator[str]:
+        """Yield what is to be known of what it is made of, whatever is rewritten."""
+        yield from template_notes(self.source, self.toggle, self.format)
+        if "int8" in in_8_bits_of(self.config) and not multiplies_int8():
+            yield NO_INT8
+
     def render(self) -> str:
         """Return what would be done, for a dry run."""
         precision = " and ".join((*in_8_bits_of(self.config), self.dtype))
         mib = num_params(self.config) * BYTES[self.dtype] / 2**20
-        notes = template_notes(self.source, self.toggle, self.format)
         lines = [
             f"would export {self.source}",
             f"to {self.out}: {self.format} in {precision}, about {mib:.1f} MiB, "
             f"for {self.target.name}",
-            *(f"  {note}" for note in notes),
+            *(f"  {note}" for note in self.notes()),
             "nothing was written",
         ]
         return "\n".join(lines)

@@ -32,7 +32,6 @@ from fretsaw.export.asked import (
     WeightPrecision,
     in_8_bits_of,
     settle,
-    template_notes,
 )
 from fretsaw.export.portable import rewrite
 from fretsaw.model.decoder import Decoder
@@ -133,7 +132,7 @@ def export(
         form,
         precision,
         in_8_bits_of(config),
-        (*notes, *template_notes(source, toggle, form)),
+        (*notes, *asked.notes()),
         max_difference,
         sum(path.stat().st_size for path in ([out] if out.is_file() else out.iterdir())),
     )

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fretsaw.model.kinds import Precision
+from fretsaw.scenario.processor import multiplies_int8
 
 CODES: dict[Precision, torch.dtype] = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
 LARGEST: dict[Precision, float] = {"fp8": 448.0, "int8": 127.0}  # that a code stands for
@@ -46,32 +47,32 @@ def product(
 ) -> Float[Tensor, "tokens out"]:
     """Return x W^T with both sides in 8 bits, in the precision of x.
 
-    Integers are multiplied as such. FP8 is one scaled product on an accelerator that has it. Where
-    the device or the sizes do not allow it the same numbers are multiplied in float32, no faster.
+    Integers are multiplied as such, and FP8 is one scaled product, where the device has that
+    (`multiplies`). Elsewhere the same numbers are multiplied in float32, no faster.
     """
     precision: Precision = "int8" if codes.dtype == torch.int8 else "fp8"
     values, token_scales = quantise_rows(x, precision)
-    if x.is_cuda and not _multiplies_on_cuda(codes, precision):
+    if not multiplies(codes):
         sums = values.float() @ codes.float().t()
     elif precision == "int8":
         missing = MIN_INT_MM_ROWS - len(values) if x.is_cuda else 0
         padded = F.pad(values, (0, 0, 0, missing)) if missing > 0 else values
         sums = torch._int_mm(padded, codes.t())[: len(values)].float()
-    elif x.is_cuda:
+    else:
         return torch._scaled_mm(
             values, codes.t(), scale_a=token_scales, scale_b=scales.t(), out_dtype=torch.bfloat16
         ).to(x.dtype)
-    else:
-        sums = values.float() @ codes.float().t()
     return (sums * token_scales * scales.t()).to(x.dtype)
 
 
-def _multiplies_on_cuda(codes: Tensor, precision: Precision) -> bool:
-    """Whether the device has a product in 8 bits for a matrix of this size."""
-    is_able = (
-        precision == "int8" or torch.cuda.get_device_capability(codes.device) >= FP8_CAPABILITY
-    )
-    return is_able and all(size % MULTIPLE[precision] == 0 for size in codes.shape)
+def multiplies(codes: Tensor) -> bool:
+    """Whether the device has a product in 8 bits for a matrix of these codes and this size."""
+    is_int8 = codes.dtype == torch.int8
+    if not codes.is_cuda:
+        return is_int8 and multiplies_int8()
+    is_able = is_int8 or torch.cuda.get_device_capability(codes.device) >= FP8_CAPABILITY
+    multiple = MULTIPLE["int8" if is_int8 else "fp8"]
+    return is_able and all(size % multiple == 0 for size in codes.shape)
 
 
 class QuantisedLinear(nn.Linear):

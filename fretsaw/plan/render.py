@@ -67,7 +67,7 @@ def _memory_lines(forecast: Forecast) -> list[str]:
 
 
 def _notes(forecast: Forecast) -> list[str]:
-    """Say what does not fit, with the remedy."""
+    """Say what does not fit, with the remedy, and what is to be known of stages."""
     notes = []
     for stage, phase in forecast.too_large():
         part = f", {phase.name}" if phase.name else ""
@@ -75,6 +75,9 @@ def _notes(forecast: Forecast) -> list[str]:
             f"! {stage.name}{part}: {_bytes(phase.memory)} do not fit {USABLE:.0%} of a "
             f"{forecast.hardware.device.name}; {_remedy(stage)}"
         )
+    for note in dict.fromkeys(stage.work.note for stage in forecast.stages):
+        names = [stage.name for stage in forecast.stages if stage.work.note == note]
+        notes += [f"{', '.join(names)}: {note}"] if note else []
     count = forecast.hardware.count
     if count > 1:
         notes.append(

@@ -1,11 +1,12 @@
 """What a stage will do and hold, and what it runs on: the words of a forecast. No torch."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from fretsaw.model.config import ModelConfig
 from fretsaw.scenario.hardware import Device, find_device
+from fretsaw.scenario.processor import NO_INT8
 from fretsaw.scenario.scenario import Scenario
 
 EFFICIENCY = 0.4  # of peak FLOP/s that training and scoring reach
@@ -54,6 +55,7 @@ class Work:
     seconds: float
     disk: float = 0.0  # bytes that are left, resume states of the time it runs included
     remedy: str = ""  # where memory does not do, beside a larger device
+    note: str = ""  # what is to be known of it on this hardware
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,10 @@ class Hardware:
     def seconds(self, flops: float) -> float:
         """Return the time of matrix products at the share of the peak that stages reach."""
         return flops / (EFFICIENCY * self.device.flops(self.dtype))
+
+    def note_of(self, precisions: Collection[str]) -> str:
+        """Return what is to be known of matrices in these precisions, "" where nothing is."""
+        return NO_INT8 if "int8" in precisions and not self.device.multiplies_int8 else ""
 
     def scenario(self, **fields: Any) -> Scenario:
         """Return a way of decoding on one of the devices, as stages load weights: in fp32."""

@@ -35,7 +35,7 @@ class SpaceSettings:
     """Nothing in place of a subblock."""
     precisions: tuple[Literal["fp8", "int8"], ...] = ()
     """Every subblock that is there also with its matrices in 8 bits, as `fretsaw export` writes
-    them for vLLM; int8 is what CPUs are fast in too."""
+    them for vLLM; int8 is what CPUs with AVX-512 VNNI are fast in too."""
 
     def __post_init__(self) -> None:
         if any(heads < 1 for heads in self.kv_heads):

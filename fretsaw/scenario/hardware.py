@@ -5,12 +5,15 @@ whitepaper for the RTX 4090. They are dense, never the doubled "with sparsity" o
 plain one, without TF32. Where a chip has no fp8 units, fp8 runs at the bf16 rate; int8 is with
 sums in 32 bits, as when both sides are integers. No datasheet
 states latencies: that of a launch is our estimate for an engine without CUDA graphs, that of a
-small all-reduce our estimate for the kind of link. The whole "cpu" row is an estimate.
+small all-reduce our estimate for the kind of link. The whole "cpu" row is an estimate, but for
+whether it multiplies integers: that is asked of the processor at hand.
 """
 
 import difflib
 import re
 from dataclasses import dataclass, replace
+
+from fretsaw.scenario.processor import multiplies_int8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,7 @@ class Device:
     launch_s: float  # an estimate
     all_reduce_latency_s: float  # of one however small, among up to 8: an estimate by kind of link
     count: int = 1
+    multiplies_int8: bool = True  # else matrices in int8 are held and multiplied as float32
 
     def flops(self, dtype: str) -> float:
         """Return the peak FLOP/s of all `count` devices for matrix products in `dtype`."""
@@ -37,7 +41,7 @@ class Device:
             case "fp8":
                 peak = self.fp8_flops
             case "int8":
-                peak = self.int8_flops
+                peak = self.int8_flops if self.multiplies_int8 else self.fp32_flops
             case "bf16" | "fp16":
                 peak = self.bf16_flops
             case _:
@@ -126,11 +130,13 @@ def find_device(name: str) -> Device:
 
     Raises `ValueError` with the nearest known name.
     """
-    if name in DEVICES:
-        return DEVICES[name]
     counted = re.fullmatch(r"(.+)x([1-9]\d*)", name)
-    if counted is not None and counted[1] in DEVICES:
-        return replace(DEVICES[counted[1]], count=int(counted[2]))
+    plain, count = name, 1
+    if counted is not None and name not in DEVICES:
+        plain, count = counted[1], int(counted[2])
+    if plain in DEVICES:
+        is_able = plain != "cpu" or multiplies_int8()
+        return replace(DEVICES[plain], count=count, multiplies_int8=is_able)
     stem = counted[1] if counted else name
     nearest = difflib.get_close_matches(stem, DEVICES, n=1, cutoff=0.4)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""

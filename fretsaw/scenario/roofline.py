@@ -121,7 +121,8 @@ def subblock_work(config: ModelConfig, name: str, scenario: Scenario, phase: str
     """
     if name.endswith("_none"):
         return DeviceWork(0, 0, 0, 0, 0)
-    count = find_device(scenario.device).count
+    device = find_device(scenario.device)
+    count = device.count
     local, block = share(config, subblock(name), count)
     tokens, context, kv_tokens, num_passes = _pass(scenario, phase)
     flops = block_flops(local, block, context=context).total
@@ -132,11 +133,14 @@ def subblock_work(config: ModelConfig, name: str, scenario: Scenario, phase: str
     in_8_bits = tokens * matrices if precision else 0.0
     width = BYTES_PER_ELEMENT[scenario.dtype]
     kv_bytes = block_kv_bytes(local, block, scenario.dtype)
+    weights = held_bytes(local, block, scenario.dtype, count)
+    if "int8" in precision and not device.multiplies_int8:
+        weights = held_bytes(local, block.stored("full", "full"), "fp32", count)
     return DeviceWork(
         flops=tokens * flops - in_8_bits,
         fp8_flops=in_8_bits if "fp8" in precision else 0.0,
         int8_flops=in_8_bits if "int8" in precision else 0.0,
-        moved_bytes=held_bytes(local, block, scenario.dtype, count) + kv_tokens * kv_bytes,
+        moved_bytes=weights + kv_tokens * kv_bytes,
         launches=LAUNCHES["ffn" if name.startswith("ffn") else "attention"],
         all_reduces=float(count > 1),
         reduced_bytes=tokens * config.hidden_size * width,

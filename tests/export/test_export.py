@@ -20,9 +20,11 @@ from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder
 from fretsaw.checkpoint.headers import read_headers
 from fretsaw.cli import main
+from fretsaw.export import asked
 from fretsaw.export.export import export
 from fretsaw.export.portable import rewrite
 from fretsaw.model.config import RopeScaling
+from fretsaw.scenario.processor import NO_INT8
 
 ATTENTION_KEYS = {
     *("n_heads_in_group", "no_op", "replace_with_linear", "sparsify", "window_length"),
@@ -456,6 +458,20 @@ def test_weights_in_8_bits_compute_what_the_source_does_so_rounded(
     with torch.no_grad():
         assert torch.equal(served(ids_of(2, 20)), expected(ids_of(2, 20)))
     assert config_of(exported.out)["quantization_config"]["quant_method"] == "compressed-tensors"
+
+
+@pytest.mark.parametrize("is_able", [True, False])
+def test_int8_that_this_processor_does_not_multiply_is_said(
+    source: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_able: bool
+) -> None:
+    monkeypatch.setattr(asked, "multiplies_int8", lambda: is_able)
+    path = source("uniform")
+    for weights in ("int8", "fp8", "full"):
+        exported = export(path, tmp_path / weights, weights=weights)
+        is_said = weights == "int8" and not is_able
+        assert (NO_INT8 in exported.notes) == is_said
+        foreseen = asked.settle(path, tmp_path / "other", weights=weights).render()
+        assert (NO_INT8 in foreseen) == is_said
 
 
 def test_what_8_bits_can_not_be_is_said(source: Any, tmp_path: Path) -> None:

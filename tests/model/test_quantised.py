@@ -7,6 +7,8 @@ import torch
 from engines import ask, make_decoder
 
 from fretsaw.engine.engine import Engine
+from fretsaw.engine.weights import FloatCodesMatrix, QuantisedMatrix, matrix_in_8_bits
+from fretsaw.model import linear
 from fretsaw.model.kinds import Precision
 from fretsaw.model.linear import LARGEST, dequantise, product, quantise_rows
 from fretsaw.model.quantised import everywhere, full_weights, quantised
@@ -52,6 +54,40 @@ def test_a_product_is_that_of_the_rounded_sides(precision: Precision, rows: int)
     tokens = dequantise(*quantise_rows(x, precision))
     expected = tokens @ dequantise(codes, scales).t()
     torch.testing.assert_close(product(x, codes, scales), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("is_able", [True, False])
+@pytest.mark.parametrize("rows", [1, 8, 128])
+def test_int8_is_the_same_whatever_the_processor_multiplies(
+    monkeypatch: pytest.MonkeyPatch, rows: int, is_able: bool
+) -> None:
+    """As integers or as floats: sums of integers are exact up to 2^24, then rounded to float32."""
+    x, y = random(rows, 96), random(rows, 40, seed=2)
+    codes, scales = quantise_rows(random(40, 96, seed=1), "int8")
+    tokens, token_scales = quantise_rows(x, "int8")
+    exact = (tokens.double() @ codes.double().t() * token_scales * scales.t()).float()
+    monkeypatch.setattr(linear, "multiplies_int8", lambda: is_able)
+    matrix = matrix_in_8_bits(codes, scales)
+    assert isinstance(matrix, QuantisedMatrix if is_able else FloatCodesMatrix)
+    for result in (product(x, codes, scales), matrix(x), matrix.add_to(y, x) - y):
+        torch.testing.assert_close(result, exact, rtol=1e-5, atol=1e-5)
+    half = matrix(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half, product(x.bfloat16(), codes, scales), rtol=2**-7, atol=1e-3)
+
+
+def test_the_engine_decodes_int8_as_floats_where_integers_are_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoder = make_decoder("mixed")
+    stored = quantised(decoder, everywhere(decoder.config, "int8"))
+    ids = [(7 * i) % 50 for i in range(60)]
+    told = []
+    for is_able in (True, False):
+        monkeypatch.setattr(linear, "multiplies_int8", lambda is_able=is_able: is_able)
+        told.append(torch.tensor(Engine(stored).logprobs(ids)))
+    assert (told[0] - told[1]).abs().max() < 2e-2  # codes may flip where a value lies between two
+    assert (told[0] - told[1]).abs().mean() < 1e-3
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -43,7 +43,9 @@ from fretsaw.puzzle.settings import (
     VerifySettings,
 )
 from fretsaw.rl.settings import RlSettings
+from fretsaw.scenario import hardware
 from fretsaw.scenario.memory import gram_bytes
+from fretsaw.scenario.processor import NO_INT8
 from fretsaw.scenario.scenario import Scenario
 from fretsaw.sft.settings import SftSettings
 from fretsaw.stage.artifact import read_manifest
@@ -359,6 +361,24 @@ def small(parent: str) -> list[Stage]:
         Stage("sft", sft, {"model": "child/distill"}),
         Stage("rl", rl, {"model": "sft"}),
     ]
+
+
+def test_int8_that_this_processor_does_not_multiply_is_noted(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for is_able in (True, False):
+        monkeypatch.setattr(hardware, "multiplies_int8", lambda is_able=is_able: is_able)
+        stages = small(str(tiny / "parent"))
+        forecast = foresee(stages, Hardware.of("cpu"), outside)
+        noted = [stage.name for stage in forecast.stages if stage.work.note]
+        assert noted == ([] if is_able else ["parent-int8"])
+        text = " ".join(render_forecast(forecast, title="small").split())
+        assert (f"parent-int8: {NO_INT8}" in text) == (not is_able)
+    space = SpaceSettings(kv_heads=(2,), linear=False, precisions=("fp8", "int8"))
+    settings = CostSettings(space=space, scenario=SCENARIO)
+    costs = Stage("cost", settings, {"parent": str(tiny / "parent")})
+    assert foresee([costs], Hardware.of("cpu"), outside).stages[0].work.note == NO_INT8
+    assert foresee([costs], Hardware.of("h100"), outside).stages[0].work.note == ""
 
 
 def test_a_rehearsal_tells_the_speed_of_every_kind(tiny: Path) -> None:

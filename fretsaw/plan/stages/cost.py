@@ -44,6 +44,7 @@ def cost(s: CostSettings, at: Shapes, on: Hardware) -> Work:
         seconds=s.rounds * total_ms / 1e3 + start,
         disk=disk,
         remedy="time a smaller batch, or lower layers",
+        note=on.note_of(s.space.precisions),
     )
 
 

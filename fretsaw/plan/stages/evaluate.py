@@ -41,6 +41,7 @@ def evaluate(s: EvalSettings, at: Shapes, on: Hardware) -> Work:
         seconds=on.alone.seconds(flops) + decoding,
         disk=2e5 + 500 * answers,
         remedy="lower batch_rows (text) or max_new_tokens (answers)",
+        note=on.note_of({s.weights}),
     )  # fmt: skip
 
 

@@ -34,6 +34,7 @@ from fretsaw.puzzle.settings import (
     VerifySettings,
 )
 from fretsaw.puzzle.space import layer_alternatives
+from fretsaw.scenario import hardware
 from fretsaw.scenario.memory import memory_costs
 from fretsaw.scenario.roofline import roofline_costs, subblock_work
 from fretsaw.scenario.scenario import Scenario
@@ -103,6 +104,22 @@ def test_memory_and_time_know_the_precision(parts: dict[str, Path]) -> None:
     assert costs["ffn14336"]["prefill_ms"] / costs["ffn14336@fp8"]["prefill_ms"] > 1.9
     assert costs["ffn14336"]["decode_ms"] / costs["ffn14336@fp8"]["decode_ms"] > 1.7
     assert costs["gqa8"]["params"] == costs["gqa8@fp8"]["params"]
+
+
+def test_a_processor_that_multiplies_no_integers_runs_int8_as_float32(
+    parts: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, scenario = checkpoint.read_config(parts["parent"]), Scenario.parse(SCENARIO)
+    names = ("ffn64", "ffn64@int8")
+    for is_able in (True, False):
+        monkeypatch.setattr(hardware, "multiplies_int8", lambda is_able=is_able: is_able)
+        _, costs = roofline_costs(config, names, scenario)
+        full, eight = (costs[name] for name in names)
+        for phase in ("prefill_ms", "decode_ms"):
+            assert (eight[phase] < full[phase]) == is_able
+            assert is_able or eight[phase] == pytest.approx(full[phase], rel=0.01)
+        assert eight["memory_mib"] < full["memory_mib"]  # of the file, either way
+        assert hardware.find_device("h100").multiplies_int8
 
 
 def test_attention_scores_stay_in_full_precision(parts: dict[str, Path]) -> None:
