@@ -9,8 +9,6 @@ import torch
 from fretsaw.scenario.processor import multiplies_int8, reads_vnni
 
 EPYC_9005 = "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx2 avx_vnni avx512_vnni\n"
-    "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx2 avx512f avx_vnni avx512_vnni\n"
-)
 EPYC_7003 = "processor\t: 0\nmodel name\t: AMD EPYC 7763\nflags\t\t: fpu avx avx2 vaes\n"
 ALDER_LAKE = "flags\t\t: fpu avx2 avx_vnni\n"
 GRAVITON = "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\n"
