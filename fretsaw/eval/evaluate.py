@@ -30,6 +30,7 @@ from fretsaw.tasks.problem import Problem
 from fretsaw.tasks.prompt import Prompt, manner, prompts_by_mode
 from fretsaw.tasks.task import load_problems
 from fretsaw.training.losses import kl_from_log_probs
+from fretsaw.training.settings import MAX_LOGITS
 
 RESULTS = "results.json"
 MAX_BATCH = 128
@@ -108,6 +109,7 @@ def text_figures(
     """
     of_target = torch.zeros_like(rows[:, 1:]) if sources is None else sources
     num_sources = int(of_target.max()) + 1
+    size = max(1, MAX_LOGITS // max(model.config.vocab_size for model in models.values()))
     sums: dict[str, Tensor] = {}
 
     def add(name: str, value: Tensor, of: Tensor) -> None:
@@ -116,17 +118,19 @@ def text_figures(
 
     run.progress.start("held-out text", len(rows), unit="row")
     for at in range(0, len(rows), batch):
-        token_ids, targets = rows[at : at + batch, :-1], rows[at : at + batch, 1:]
+        token_ids, targets = rows[at : at + batch, :-1], rows[at : at + batch, 1:].flatten()
         of = of_target[at : at + batch].flatten().cpu()
-        log_probs = {n: m(token_ids).float().log_softmax(-1) for n, m in models.items()}
-        add("tokens", torch.ones(of.shape), of)
-        for name, values in log_probs.items():
-            loss = F.nll_loss(values.flatten(0, 1), targets.flatten(), reduction="none")
-            add(f"{name}_loss", loss, of)
-        if "parent" in log_probs:
-            parent, child = log_probs["parent"], log_probs["child"]
-            add("kl", kl_from_log_probs(parent.flatten(0, 1), child.flatten(0, 1)), of)
-            add("top1_agreement", parent.argmax(-1) == child.argmax(-1), of)
+        hidden = {name: m.hidden_states(token_ids).flatten(0, 1) for name, m in models.items()}
+        for some in torch.arange(len(targets)).split(size):  # logits of all would be the largest
+            logits = {n: F.linear(hidden[n][some], m.head_weight) for n, m in models.items()}
+            log_probs = {name: values.float().log_softmax(-1) for name, values in logits.items()}
+            add("tokens", torch.ones(len(some)), of[some])
+            for name, values in log_probs.items():
+                add(f"{name}_loss", F.nll_loss(values, targets[some], reduction="none"), of[some])
+            if "parent" in log_probs:
+                parent, child = log_probs["parent"], log_probs["child"]
+                add("kl", kl_from_log_probs(parent, child), of[some])
+                add("top1_agreement", parent.argmax(-1) == child.argmax(-1), of[some])
         run.step(min(at + batch, len(rows)), row=False)
     parts = [{name: value.sum().item() for name, value in sums.items()}]
     if sources is not None:
