@@ -105,11 +105,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _sentence(error: BaseException) -> str | None:
     """Return what can be told in one sentence; None for a fault of ours."""
-    from fretsaw.stage.file_errors import sentence_of
+    from fretsaw.stage import file_errors, memory_errors
 
     is_our_own = isinstance(error, FileNotFoundError | PermissionError) and error.filename is None
     is_told = isinstance(error, ValueError) or is_our_own or _is_failed_answer(error)
-    return sentence_of(error) or (str(error) if is_told else None)
+    refused = file_errors.sentence_of(error) or memory_errors.sentence_of(error)
+    return refused or (str(error) if is_told else None)
 
 
 def _is_failed_answer(error: BaseException) -> bool:

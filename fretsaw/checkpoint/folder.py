@@ -140,8 +140,9 @@ def load(
     """Read a checkpoint into a `Decoder`; `dtype` None is float32.
 
     Raises ValueError where names, shapes or values are not what config.json calls for, and for
-    weights in 8 bits, of which nothing is trained or cut. The weights are never held twice: modules
-    are laid out without storage, then given what was read.
+    weights in 8 bits, of which nothing is trained or cut; before anything is read, where the device
+    has no room. The weights are never held twice: modules are laid out without storage, then given
+    what was read.
     """
     config = read_config(folder)
     refuse_8_bits(folder, config)
@@ -200,18 +201,21 @@ def _load(
     import torch
 
     from fretsaw.checkpoint import shards
+    from fretsaw.checkpoint.room import require_memory
     from fretsaw.model.decoder import Decoder
     from fretsaw.model.without_storage import without_storage
 
     with without_storage():
         decoder = Decoder(config)
+    kept_as = {name: buffer.dtype for name, buffer in decoder.named_buffers()}
+    require_memory(folder, decoder, torch.device(device), dtype or torch.float32)
     stored = stored_tensors(folder, config)
     if config.tie_word_embeddings and "lm_head.weight" in stored:
         _check_tied(folder, stored)
         del stored["lm_head.weight"]
     adapter = read_applied(folder)
     updates = adapter.updates if adapter is not None else {}
-    weights, kept_as = {}, {name: buffer.dtype for name, buffer in decoder.named_buffers()}
+    weights: dict[str, torch.Tensor] = {}
     for name, tensor in shards.read_tensors(stored, kept_as):
         if name in updates:
             tensor = updates[name].added_to(tensor)
