@@ -6,11 +6,27 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from beartype import BeartypeConf
+from beartype.claw import beartype_package
 from jaxtyping import install_import_hook
 
+# jaxtyping's check of a call takes ten times beartype's, so it is for the files that need it: those
+# that name shapes, and those whose types are imported for the type checker alone.
 # The "tower" lets an int pass where a float is asked for, as PEP 484 does.
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
-install_import_hook("fretsaw", CHECKER)
+PACKAGE = Path(__file__).parents[1] / "fretsaw"
+WITH_SHAPES = [
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    for path in PACKAGE.rglob("[!_]*.py")
+    if any(word in path.read_text() for word in ("jaxtyping", "TYPE_CHECKING"))
+]
+with install_import_hook("fretsaw", CHECKER):
+    import fretsaw  # noqa: F401
+beartype_package(
+    "fretsaw",
+    conf=BeartypeConf(is_pep484_tower=True, claw_is_pep526=False, violation_type=TypeError),
+)
+install_import_hook(WITH_SHAPES, CHECKER)
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tests start, too
 os.environ["HF_HUB_OFFLINE"] = "1"
