@@ -9,8 +9,6 @@ them; without any it is sampled from the model itself. `fast` is the same on a s
 space and of the text.
 """
 
-from dataclasses import replace
-
 from fretsaw.corpus.settings import CorpusSettings
 from fretsaw.data.sources import split_weights
 from fretsaw.distill.settings import DistillSettings, TrainSettings

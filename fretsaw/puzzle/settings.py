@@ -13,7 +13,7 @@ else:
 Method = Literal["mip", "greedy", "uniform", "depth", "contiguous", "max_params", "random"]
 
 
-NUM_JUDGING = 128  # rows times draws that a refit is judged by
+NUM_JUDGING = 64  # rows times draws that a refit is judged by
 
 
 def judging_draws(num_rows: int) -> int:

@@ -80,8 +80,21 @@ def test_the_stories_recipe_asks_for_its_files() -> None:
         load_recipe(find_recipe("tiny"), {"colour": "red"})
 
 
+def test_the_smollm2_recipe_shares_what_both_speeds_need() -> None:
+    found = find_recipe("smollm2")
+    stages = load_recipe(found, {"checkpoint": "parent", "text": "a.txt,b.jsonl:0.5"})
+    names = [stage.name for stage in stages]
+    assert names[:4] == ["corpus", "rank", "score", "cost"]
+    assert len(set(names)) == len(names) == 4 + 2 * 6
+    assert stages[0].settings.weights == (1.0, 0.5)
+    alone = load_recipe(found, {"checkpoint": "parent", "fast": True})[0]
+    assert (alone.settings.source, "data" in alone.inputs) == ("self", False)
+
+
 def test_what_is_no_recipe_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="shipped: ln_nano, ln_super, ln_ultra, stories, tiny"):
+    with pytest.raises(
+        ValueError, match="shipped: ln_nano, ln_super, ln_ultra, smollm2, stories, tiny"
+    ):
         find_recipe("huge")
     with pytest.raises(ValueError, match="no such recipe file"):
         find_recipe(str(tmp_path / "mine.py"))
