@@ -14,7 +14,7 @@ from fretsaw.data.sources import split_weights
 from fretsaw.distill.settings import DistillSettings, TrainSettings
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.pipeline.compression import Compression
-from fretsaw.pipeline.recipe import Stage
+from fretsaw.pipeline.recipe import Inputs, Stage
 from fretsaw.puzzle.settings import (
     AssembleSettings,
     CostSettings,
@@ -70,7 +70,9 @@ def recipe(checkpoint: str, text: str = "", fast: bool = False) -> list[Stage]:
         )
         for target in TARGETS
     )
-    read = {"parent": checkpoint} | ({"data": files} if files else {})
+    read: Inputs = {"parent": checkpoint}
+    if files:
+        read["data"] = [*files]
     stages = [Stage("corpus", corpus, read), *first.stages()]
     shared = {stage.name for stage in stages}
     for other in others:
