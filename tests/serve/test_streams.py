@@ -25,6 +25,7 @@ from fretsaw.serve.chat_completions import ChatChoice
 from fretsaw.serve.choices import DONE, AnswerChoice, Head, _gathered, _streamed, growth
 from fretsaw.serve.completions import TextChoice
 from fretsaw.serve.completions import begun as begun_text
+from fretsaw.serve.engine_thread import Job
 from fretsaw.serve.metrics import Metrics, Stopwatch
 from fretsaw.serve.protocol import ChatRequest, CompletionRequest
 
@@ -78,7 +79,7 @@ def _ids_of_bytes(tokenizer: Tokenizer) -> Any:
     return lambda raw: tuple(of[bytes([byte])] for byte in raw)
 
 
-class Played:
+class Played(Job):
     """Events as they come from an engine, in pieces."""
 
     def __init__(self, events: Sequence[Event], cuts: Sequence[int]):
@@ -98,7 +99,7 @@ class Played:
 
 def whole(choice: AnswerChoice, events: Sequence[Event]) -> dict[str, Any]:
     """Return the choice of a response that comes at once."""
-    job: Any = Played(events, ())
+    job = Played(events, ())
     grown = growth(job, [choice], Stopwatch(Metrics(), 1))
     head = Head("id", "kind", "model", 0)
     return asyncio.run(_gathered(head, [choice], grown, 1))["choices"][0]
@@ -110,7 +111,7 @@ def streamed(
     """Return the choices of a stream's parts."""
 
     async def read() -> list[bytes]:
-        job: Any = Played(events, cuts)
+        job = Played(events, cuts)
         grown = growth(job, [choice], Stopwatch(Metrics(), 1))
         head = Head("id", "kind", "model", 0)
         return [part async for part in _streamed(head, [choice], grown, 1, tells_usage=False)]
