@@ -12,9 +12,11 @@ from fretsaw.chat.nemotron_format import NemotronFormat
 from fretsaw.chat.reasoning import Mode
 from fretsaw.chat.toggle import Toggle
 from fretsaw.chat.tokenizer import Tokenizer
+from fretsaw.pipeline.launch import run_request
 from fretsaw.rollout.rows import Row
 from fretsaw.stage.execute import Interrupted, StageRun
 from fretsaw.stage.progress import Progress
+from fretsaw.stage.whole import write_json
 from fretsaw.stage.workers import HERE, Workers
 
 
@@ -36,6 +38,14 @@ def stopped_at(step: int, run: StageRun, go: Callable[[StageRun], object]) -> No
     run.stop_requested = step == 1
     with pytest.raises(Interrupted):
         go(run)
+
+
+def start_here(request: Mapping[str, Any], path: Path, launcher: str = "python") -> int:
+    """Run a stage of a recipe in this process, as `launch.start` does in one of its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, request)
+    run_request(path)
+    return 0
 
 
 def answer_row(

@@ -1,4 +1,4 @@
-"""A whole run in real processes: killed and resumed, asked again, given a second target."""
+"""A whole run: in real processes, killed and resumed; asked again; given a second target."""
 
 import hashlib
 import json
@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 from patience import patient
+from support import start_here
 
+from fretsaw.cli import main
+from fretsaw.pipeline import launch
 from fretsaw.pipeline.status import render_status
 from fretsaw.pipeline.walk import RUN_FILE, RunOptions, _recorded
 from fretsaw.stage.lineage import render_lineage
@@ -60,9 +63,19 @@ def recipe(target="0.8x params", candidates=1):
 CHILD = "0.8x-params/distill"
 
 
+def words(recipe: Path, out: Path, *more: str) -> list[str]:
+    return ["run", str(recipe), "--out", str(out), "--dtype", "fp32", "--device", "cpu", *more]
+
+
 def command(recipe: Path, out: Path, *more: str) -> list[str]:
-    own = ["run", str(recipe), "--out", str(out), "--dtype", "fp32", "--device", "cpu"]
-    return [sys.executable, "-m", "fretsaw", *own, *more]
+    return [sys.executable, "-m", "fretsaw", *words(recipe, out, *more)]
+
+
+def run_here(recipe: Path, out: Path, *more: str) -> None:
+    """Run the stages one after another in this process, which spares every stage its imports."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "start", start_here)
+        assert main(words(recipe, out, *more)) == 0
 
 
 def run(recipe: Path, out: Path, *more: str) -> subprocess.CompletedProcess:
@@ -83,7 +96,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "a"
-    run(recipe, out)
+    run_here(recipe, out)
     return out
 
 
@@ -148,7 +161,7 @@ def test_candidates_are_healed_briefly_and_the_best_of_them_at_length(
 ) -> None:
     target, at = "0.75x params", finished / "0.75x-params"
     options = ("--arg", f"target={target}", "--arg", "candidates=2")
-    run(recipe, finished, *options, "--from", "0.75x-params/search")
+    run_here(recipe, finished, *options, "--from", "0.75x-params/search")
     chosen = json.loads((at / "select/chosen.json").read_text())
     figures = [one["figure"] for one in chosen["candidates"]]
     winner = at / f"assemble{chosen['candidate']}"
