@@ -353,7 +353,12 @@ def small(parent: str) -> list[Stage]:
         source="world", num_rows=40, seq_len=256, batch_tokens=256, micro_batch_tokens=256
     )
     rl = RlSettings(
-        num_rollouts=2, prompts_per_rollout=2, group_size=2, max_tokens=16, updates_per_rollout=1
+        num_problems=16,
+        num_rollouts=2,
+        prompts_per_rollout=2,
+        group_size=2,
+        max_tokens=16,
+        updates_per_rollout=1,
     )
     return [
         Stage("corpus", corpus, {"parent": parent}),
@@ -395,7 +400,12 @@ def test_what_is_rehearsed_alone(tiny: Path) -> None:
     parent = str(tiny / "parent")
     teach = TeachSettings(tokens=4096, seq_len=64, micro_batch_tokens=256, heldout_tokens=64)
     rl = RlSettings(
-        num_rollouts=2, prompts_per_rollout=2, group_size=2, max_tokens=16, updates_per_rollout=1
+        num_problems=16,
+        num_rollouts=2,
+        prompts_per_rollout=2,
+        group_size=2,
+        max_tokens=16,
+        updates_per_rollout=1,
     )
     stages = [
         Stage("corpus", CorpusSettings(source="world", seq_len=64), {"parent": parent}),
