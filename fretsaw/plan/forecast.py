@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fretsaw.distill.budget import USABLE
 from fretsaw.pipeline.kinds import STAGES
-from fretsaw.pipeline.recipe import Stage
+from fretsaw.pipeline.recipe import Stage, inputs_of
 from fretsaw.plan.calibration import Speeds, StageTime, factors, finished_times, start_of
 from fretsaw.plan.shapes import ConfigOf, outside, shapes_of
 from fretsaw.plan.work import Hardware, MemoryUse, Work
@@ -100,8 +100,8 @@ def calibrate(run: Path, hardware: Hardware) -> Speeds:
 
 
 def stages_of(run: Path, names: Sequence[str]) -> list[Stage]:
-    """Return the finished stages of a run as they were asked for."""
-    found = []
+    """Return the finished stages of a run as they were asked for, each after what it reads."""
+    found: dict[str, Stage] = {}
     for name in names:
         manifest = read_manifest(run / name)
         inputs: dict[str, str | Path | list[str | Path]] = {}
@@ -110,5 +110,15 @@ def stages_of(run: Path, names: Sequence[str]) -> list[Stage]:
             inputs[key] = max(made_by, key=len, default=str(entry["path"]))
         kind = STAGES[manifest["stage"]]
         known = {key: value for key, value in inputs.items() if key in kind.inputs}
-        found.append(Stage(name, build(kind.settings, manifest["settings"]), known))
-    return found
+        found[name] = Stage(name, build(kind.settings, manifest["settings"]), known)
+    in_order: dict[str, Stage] = {}
+
+    def take(name: str) -> None:
+        for _, value in inputs_of(found[name]):
+            if value in found:
+                take(value)
+        in_order.setdefault(name, found[name])
+
+    for name in names:
+        take(name)
+    return list(in_order.values())

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from support import start_here
 
 from fretsaw.checkpoint.folder import read_config
 from fretsaw.cli import main
@@ -21,9 +22,10 @@ from fretsaw.distill.settings import (
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.model.config import ModelConfig
 from fretsaw.model.size import forward_flops, num_params
+from fretsaw.pipeline import launch
 from fretsaw.pipeline.compression import compression
 from fretsaw.pipeline.kinds import STAGES
-from fretsaw.pipeline.recipe import Stage, find_recipe, load_recipe, published_of
+from fretsaw.pipeline.recipe import Stage, find_recipe, inputs_of, load_recipe, published_of
 from fretsaw.plan.calibration import Speeds, StageTime, factors, lines_through
 from fretsaw.plan.forecast import calibrate, foresee, stages_of
 from fretsaw.plan.rehearse import rehearse
@@ -426,7 +428,10 @@ def test_what_is_rehearsed_alone(tiny: Path) -> None:
     assert told.lines.keys() == {"corpus", "cpt", "rl"}
 
 
-def test_an_earlier_run_tells_its_own_length(tiny: Path, tmp_path: Path) -> None:
+def test_an_earlier_run_tells_its_own_length(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "start", start_here)
     recipe = tmp_path / "recipe.py"
     recipe.write_text(
         f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
@@ -451,6 +456,13 @@ def test_an_earlier_run_tells_its_own_length(tiny: Path, tmp_path: Path) -> None
     (out / "run.json").write_text(json.dumps({**raw, "stages": raw["stages"][::-1]}))
     assert calibrate(out, CPU).lines == calibration.lines
     (out / "run.json").write_text(json.dumps(raw))
+
+    # Stages that ended within one second, too, come after what they read.
+    names = [stage.name for stage in stages]
+    assert {s.name for s in stages_of(out, names[::-1])} == set(names)
+    for number, stage in enumerate(ordered := stages_of(out, names[::-1])):
+        before = {one.name for one in ordered[:number]}
+        assert all(value in before for _, value in inputs_of(stage) if value in names)
 
     # Finished folders are inputs as good as stages.
     kinds = {stage.kind: stage for stage in stages}
