@@ -5,7 +5,6 @@ A chat model writes a user's turn first, then answers it; another begins as its 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 
 from fretsaw.chat.format import text_ends
@@ -18,7 +17,8 @@ from fretsaw.engine.sequence import Request, RequestFailed
 from fretsaw.stage.execute import StageRun
 from fretsaw.stage.progress import say
 
-SAMPLES_A_BATCH = 128
+MOST_A_BATCH = 128
+LEAST_A_BATCH = 16  # where all of so many fail, the model does
 
 
 def sampled_texts(
@@ -29,7 +29,7 @@ def sampled_texts(
     One that fails is left out; raises `RequestFailed` where all of a batch do.
     """
     decoder = checkpoint.load(parent, device=run.device)
-    engine, format = Engine(decoder, max_batch=SAMPLES_A_BATCH), writes.format
+    engine, format = Engine(decoder, max_batch=MOST_A_BATCH), writes.format
     start = writes.begin or writes.end  # where nothing begins a text, it follows another's end
     frames = [turn_frame(format, mode) for mode in format.modes] if format else [(start, ())]
     if not all(before for before, _ in frames):
@@ -40,12 +40,13 @@ def sampled_texts(
     if length < 1 + bool(format):
         raise ValueError(f"{parent}: its context has no room for a text; give --data FILES")
     run.progress.start("sampling", wanted, unit="token")
-    num_tokens = 0
-    for batch in count():
-        if num_tokens >= wanted:
-            return
-        seed = run.seed * 1_000_003 + batch * SAMPLES_A_BATCH
-        own = [frames[i % len(frames)] for i in range(SAMPLES_A_BATCH)]
+    num_tokens = num_samples = 0
+    while num_tokens < wanted:
+        missing = (wanted - num_tokens) // (around + length) + 1
+        batch = min(max(missing, LEAST_A_BATCH), MOST_A_BATCH)
+        seed = run.seed * 1_000_003 + num_samples
+        own = [frames[(num_samples + i) % len(frames)] for i in range(batch)]
+        num_samples += batch
         begun = [before for before, _ in own]
         if format:
             asked = _continued(engine, begun, length // 2, seed, stop)

@@ -39,7 +39,7 @@ def choose(
     draws = torch.from_numpy(uniform(seeds, places)).to(logits.device)
     drawn = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)[:, 0]
     # A draw at the very end may fall behind the last token that has any probability.
-    last = (probs > 0).long().cumsum(-1).argmax(-1)
+    last = torch.searchsorted(cumulative, cumulative[:, -1:])[:, 0]
     chosen[rows] = torch.minimum(drawn, last)
     return chosen
 
