@@ -37,9 +37,10 @@ def choose(
     seeds = np.array([one.seed % 2**64 for one in sampled], dtype=np.uint64)
     places = np.array([sequences[row].num_generated for row in rows], dtype=np.uint64)
     draws = torch.from_numpy(uniform(seeds, places)).to(logits.device)
-    drawn = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)[:, 0]
+    total = cumulative[:, -1:].contiguous()
+    drawn = torch.searchsorted(cumulative, draws[:, None] * total, right=True)[:, 0]
     # A draw at the very end may fall behind the last token that has any probability.
-    last = torch.searchsorted(cumulative, cumulative[:, -1:])[:, 0]
+    last = torch.searchsorted(cumulative, total)[:, 0]
     chosen[rows] = torch.minimum(drawn, last)
     return chosen
 
