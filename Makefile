@@ -21,7 +21,7 @@ venv: $(VENV)/.ready ## create the environment
 demo: $(VENV)/.ready ## train a small parent, compress, heal, tune, reinforce, report (FAST=1: shorter)
 	$(BIN)/fretsaw run tiny --out $(RUN)$(if $(FAST),-fast --fast)
 
-test: $(VENV)/.ready ## the quick checks, 10 to 12 minutes on 2 cores
+test: $(VENV)/.ready ## the quick checks, 8 to 10 minutes on 2 cores
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright

@@ -113,6 +113,23 @@ def first_rows(path: Path, seq_len: int, max_tokens: int) -> Int64[np.ndarray, "
     return rows(tokens, seq_len, min(max(1, max_tokens // seq_len), num_windows(tokens, seq_len)))
 
 
+def calibration_rows(
+    corpus: Path, seq_len: int, max_tokens: int
+) -> Int64[np.ndarray, "rows {seq_len}+1"]:
+    """Return the first rows of the training text, `max_tokens` of them.
+
+    Raises ValueError where the text has fewer: what is fitted on less is another result.
+    """
+    path, asked = corpus / "train.npy", max(1, max_tokens // seq_len)
+    tokens = read_tokens(path)
+    if (available := num_windows(tokens, seq_len)) < asked:
+        raise ValueError(
+            f"{path}: {len(tokens)} tokens, {available} rows of seq_len {seq_len}, but calibration "
+            f"asks for {asked}; give more text, or fewer tokens or repair_tokens"
+        )
+    return rows(tokens, seq_len, asked)
+
+
 def source_rows(corpus: Path, seq_len: int, num_rows: int) -> Int64[np.ndarray, "rows {seq_len}"]:
     """Return the source of every target of the first held-out rows."""
     sources = np.load(corpus / HELDOUT_SOURCES, mmap_mode="r")

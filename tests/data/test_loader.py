@@ -1,6 +1,7 @@
 """Token files, and batches as a function of (seed, step)."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,3 +106,10 @@ def test_too_little_text(tokens):
     with pytest.raises(ValueError, match="24 rows of seq_len 8 asked for, but 189 tokens make 23"):
         loader.rows(tokens, SEQ_LEN, 24)
     assert len(step_rows(tokens[: SEQ_LEN + 1], 0, batch_size=1)) == 1
+
+
+def test_calibration_takes_all_it_asks_for_or_is_refused(tmp_path: Path) -> None:
+    loader.write_tokens(tmp_path / "train.npy", np.arange(33) % 7, 7)
+    assert loader.calibration_rows(tmp_path, 8, 16).shape == (2, 9)
+    with pytest.raises(ValueError, match=r"33 tokens, 4 rows of seq_len 8, but calibration asks "):
+        loader.calibration_rows(tmp_path, 8, 40)

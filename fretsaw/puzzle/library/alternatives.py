@@ -90,7 +90,7 @@ def calibration_texts(
 
     Raises `ValueError` where there are not even two rows.
     """
-    windows = torch.from_numpy(loader.first_rows(corpus / "train.npy", seq_len, tokens * 9 // 8))
+    windows = torch.from_numpy(loader.calibration_rows(corpus, seq_len, tokens * 9 // 8))
     if len(windows) < 2:
         raise ValueError(
             f"calibration: {len(windows) * seq_len} tokens of {corpus} are one row of seq_len "

@@ -128,8 +128,8 @@ def rank_channels(
 def calibration_rows(
     corpus: Path, tokens: int, seq_len: int, device: str
 ) -> Int[Tensor, "rows seq"]:
-    """Return the first rows of the training text, as many as the text has up to `tokens`."""
-    rows = loader.first_rows(corpus / "train.npy", seq_len, tokens)
+    """Return the first rows of the training text, `tokens` of them; raise where there are fewer."""
+    rows = loader.calibration_rows(corpus, seq_len, tokens)
     return torch.from_numpy(rows)[:, :-1].to(device)
 
 

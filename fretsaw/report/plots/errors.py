@@ -77,7 +77,7 @@ def _trained(row: Mapping[str, Any]) -> dict[str, float]:
     return {**stages, "trained": row[row["kept"]]}
 
 
-def _repaired(repair: Mapping[str, float]) -> dict[str, float]:
+def _repaired(repair: Mapping[str, Any]) -> dict[str, float]:
     return {"plain": repair["kl_before"], "repaired": repair["kl_after"]}
 
 
