@@ -48,7 +48,7 @@ def measure(
     estimating = Scorer(settings, inputs, "cpu", 0, folder)
     replaying = Scorer(before, inputs, "cpu", 0, folder)
     started = time.process_time()
-    for part in gradient_parts(settings, inputs, config):
+    for part in gradient_parts(settings, inputs, config, folder):
         estimating(part, print)
     gradients_s = time.process_time() - started
     done = {(row["layer"], row["name"]) for row in read_jsonl(file)}
@@ -79,18 +79,20 @@ def timed(scorer: Scorer, wanted: Replacement, figure: str) -> tuple[float, floa
 
 
 def screened(rows: Sequence[Row], costs: dict[str, float]) -> tuple[list[float], set[int]]:
-    """Return the scores that the stage gives these rows, and which of them it replays."""
+    """Return the scores that the stage gives these rows, and which its search answers with."""
     estimates = np.array([row["estimate"] for row in rows])
     others = [n for n in estimates.argsort(kind="stable").tolist() if estimates[n] > 1e-9]
     replayed = {others[n] for n in np.linspace(0, len(others) - 1, NUM_ANCHORS).round().astype(int)}
+    answers: set[int] = set()
     while True:
         known = [(rows[n]["estimate"], rows[n]["kl"]) for n in replayed]
         read = as_replayed(estimates, known).tolist()
         scores = [rows[n]["kl"] if n in replayed else read[n] for n in range(len(rows))]
         wanted = {n for speed in (*SPEEDS, 2.0) for n in chosen(rows, scores, costs, speed)}
-        if not (wanted & set(others)) - replayed:
-            return scores, replayed
-        replayed |= wanted & set(others)
+        answers |= wanted & set(others)
+        if not answers - replayed:
+            return scores, answers
+        replayed |= answers
 
 
 def chosen(
@@ -117,18 +119,19 @@ def chosen(
 
 def report(rows: Sequence[Row], gradients_s: float, config: ModelConfig, costs: dict) -> None:
     """Print what both ways take and tell."""
-    scores, replayed = screened(rows, costs)
+    scores, answers = screened(rows, costs)
     full = [row["kl"] for row in rows]
     count = len(rows) * config.num_hidden_layers / len({row["layer"] for row in rows})
     mean = {
         key: statistics.mean(row[key] for row in rows if key in row)
         for key in ("estimate_s", "replay_s", "before_s")
     }
-    num_replayed = count * len(replayed) / len(rows)
+    num_replayed = NUM_ANCHORS + count * len(answers) / len(rows)
     now = gradients_s + count * mean["estimate_s"] + num_replayed * mean["replay_s"]
-    print(f"{len(rows)} alternatives, {len(replayed)} of them replayed; seconds of one: {mean}")
+    print(f"{len(rows)} alternatives, {len(answers)} of them answers; seconds of one: {mean}")
     print(f"a whole table of {count:.0f}: as before {count * mean['before_s']:.0f} s, ", end="")
-    print(f"by estimates {now:.0f} s ({gradients_s:.0f} s of it gradients): ", end="")
+    print(f"by estimates {now:.0f} s ({gradients_s:.0f} s of it gradients, ", end="")
+    print(f"{num_replayed:.0f} replays): ", end="")
     print(f"{now / (count * mean['before_s']):.3f} of the time")
     order = np.corrcoef(rankdata(scores), rankdata(full))[0, 1]
     print(f"Spearman with full replay {order:.4f}")

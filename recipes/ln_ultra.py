@@ -136,6 +136,7 @@ def recipe(
             space=space,
             repair_tokens=calibration,
             tokens=calibration,
+            draws=1,  # each takes hundreds of GB here
             seq_len=SEQ_LEN,
             batch_rows=1,
         ),

@@ -35,7 +35,7 @@ def recipe(checkpoint: str, text: str = "", fast: bool = False) -> list[Stage]:
     `text` names files, joined by commas; `b.jsonl:0.3` gives one another weight than 1.
     """
     files, weights = split_weights(text.split(",")) if text else ([], ())
-    healed, calibration, judged = (30_000, 8192, 2048) if fast else (1_000_000, 32_768, 8192)
+    healed, calibration, judged = (30_000, 8192, 2048) if fast else (400_000, 32_768, 8192)
     space = SpaceSettings(kv_heads=(1,), ffn_percents=(75, 50, 25), linear=False)
     space = space if fast else SpaceSettings()
     corpus = CorpusSettings(

@@ -17,6 +17,7 @@ from fretsaw.puzzle.settings import SpaceSettings, judging_draws
 from fretsaw.scenario.memory import gram_bytes
 from fretsaw.scenario.roofline import network_ms
 from fretsaw.scenario.scenario import parse_scenarios
+from fretsaw.training.settings import MAX_LOGITS
 
 DISK_BYTES_PER_S = 1e9
 CHUNK = 1024  # tokens whose logits are in memory at once
@@ -47,8 +48,8 @@ def gram_flops(config: ModelConfig, tokens: float) -> float:
 
 
 def logit_bytes(config: ModelConfig, tokens: float = CHUNK, copies: int = 2) -> float:
-    """Return the bytes of so many tokens' logits in fp32."""
-    return copies * 4 * tokens * config.vocab_size
+    """Return the bytes of so many tokens' logits in fp32, which come in chunks."""
+    return copies * 4 * min(tokens * config.vocab_size, MAX_LOGITS)
 
 
 def token_flops(config: ModelConfig, seq_len: float) -> float:

@@ -14,6 +14,7 @@ Method = Literal["mip", "greedy", "uniform", "depth", "contiguous", "max_params"
 
 
 NUM_JUDGING = 64  # rows times draws that a refit is judged by
+NUM_SCORING = 256  # rows times draws that an estimate rests on
 
 
 def judging_draws(num_rows: int) -> int:
@@ -154,8 +155,9 @@ class ScoreSettings:
     replay: Literal["needed", "all"] = "needed"
     """Alternatives alone are scored by an estimate to second order; replayed to the end are those
     for which it does not hold and those that the search's answers hang on, or all."""
-    draws: int = 8
-    """Gradients that the estimate rests on, each of next tokens drawn from the parent."""
+    draws: int = 0
+    """Gradients of every token that the estimate rests on, each of next tokens drawn from the
+    parent; 0: as many as make 256 with the rows."""
     tokens: int = 16_384
     """Held-out text on which is scored, at most."""
     first_tokens: int = 0
@@ -197,8 +199,8 @@ class ScoreSettings:
                 f"{self.joint_pairs}, batch_rows {self.batch_rows}; batches have a row, the others "
                 "are 0 or more"
             )
-        if self.draws < 1:
-            raise ValueError(f"draws {self.draws}: the estimate rests on one gradient at least")
+        if self.draws < 0:
+            raise ValueError(f"draws {self.draws}: give 1 or more, or 0 for as many as it takes")
         _require_rows(self.seq_len, 2, tokens=self.tokens)  # one row has no standard error
         if self.first_tokens:
             _require_rows(self.seq_len, 4, first_tokens=self.first_tokens)  # to be drawn again
@@ -222,6 +224,10 @@ class ScoreSettings:
     def judges_by_estimate(self) -> bool:
         """Whether refits are offered and judged by the estimate."""
         return self.judge == "estimate" and self.repair_tokens > 0
+
+    def scoring_draws(self, num_rows: int) -> int:
+        """Return how many draws of gradients a scoring text of so many rows takes."""
+        return self.draws or -(-NUM_SCORING // num_rows)
 
     @property
     def scores_by_estimate(self) -> bool:

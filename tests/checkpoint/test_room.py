@@ -67,7 +67,7 @@ def test_every_stage_that_opens_a_checkpoint_refuses_it(
     train = [*short, "--heldout-tokens", "256"]
     commands = {
         "rank": [*own, *text, *short],
-        "score": [*own, *text, "--ranking", ranking, *short],
+        "score": [*own, *text, "--ranking", ranking, *short, "--repair-tokens", "4096"],
         "bld": [*own, *text, "--ranking", ranking, *short],
         "fuse": [parent, *text, *short],
         "teach": [*own, *text, *short],

@@ -26,6 +26,7 @@ from fretsaw.puzzle.space import layer_alternatives
 
 NUM_TARGETS = 3  # whose answers are replayed, where not all alternatives are
 NUM_ANCHORS = 8
+MAX_KEPT = 1 << 30  # bytes of the parent's log-probabilities that replay keeps; more are made anew
 
 
 def score(s: ScoreSettings, at: Shapes, on: Hardware) -> Work:
@@ -48,8 +49,9 @@ def score(s: ScoreSettings, at: Shapes, on: Hardware) -> Work:
     if s.scores_by_estimate:
         once = NUM_ANCHORS + NUM_TARGETS * len(counts) + s.joint_pairs * len(counts)
         replayed = min(1.0, once / max(1, sum(counts)))
-        flops += gradient_flops(parent, s.tokens, s.seq_len, s.draws)
-        gradients += gradient_bytes(parent, s.tokens, s.draws)
+        draws = s.scoring_draws(s.tokens // s.seq_len)
+        flops += gradient_flops(parent, s.tokens, s.seq_len, draws)
+        gradients += gradient_bytes(parent, s.tokens, draws)
     if s.judges_by_estimate:
         flops += judging_flops(parent, s.repair_tokens, s.seq_len)
         gradients += judging_bytes(parent, s.repair_tokens, s.seq_len)
@@ -62,6 +64,7 @@ def score(s: ScoreSettings, at: Shapes, on: Hardware) -> Work:
         made = fitted + gram + s.tokens * changed + s.repair_tokens / 4 * judging
         flops += (count + 2 * spans) * made + (count * replayed + 2 * spans) * s.tokens * tail
     places = 2 * parent.num_hidden_layers
+    kept = min(logit_bytes(parent, 1, 1) * s.tokens, MAX_KEPT)
     return Work(
         uses=(
             MemoryUse(
@@ -70,7 +73,7 @@ def score(s: ScoreSettings, at: Shapes, on: Hardware) -> Work:
                 1.5 * frontier_bytes(parent, s.tokens + s.repair_tokens)
                 + refit_bytes(parent)
                 + gradients / places,
-                logits=logit_bytes(parent, s.batch_rows * s.seq_len, 4),
+                logits=logit_bytes(parent, s.batch_rows * s.seq_len, 4) + kept,
             ),
         ),
         tokens=(s.tokens + s.repair_tokens) * sum(counts),

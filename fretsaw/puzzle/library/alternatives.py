@@ -21,6 +21,7 @@ from fretsaw.model.decoder import Block, Decoder
 from fretsaw.model.kinds import Half
 from fretsaw.model.place import HALVES, Place
 from fretsaw.model.quantised import quantised_block
+from fretsaw.model.size import gradient_bytes
 from fretsaw.model.subblock import names_of
 from fretsaw.puzzle.library import repair
 from fretsaw.puzzle.library.ranking import read_orders
@@ -28,6 +29,7 @@ from fretsaw.puzzle.library.replay import Frontier, Move, Replay, subblock
 from fretsaw.puzzle.library.sensitivity import Sensitivity, write_gradients
 from fretsaw.puzzle.library.slices import Trained, alternative, sort_parent
 from fretsaw.puzzle.settings import judging_draws
+from fretsaw.stage.artifact import require_disk
 from fretsaw.stage.execute import StageRun
 
 
@@ -131,6 +133,7 @@ def judge_gradients(
 ) -> Path:
     """Return where the gradients are that judge refits by estimate; those missing are made."""
     ids, draws = judging_text(corpus, tokens, seq_len)
+    require_disk(run.folder, int(gradient_bytes(parent.config, ids.numel(), draws)))
     folder = run.resume_folder / "judge"
     run.progress.start("differentiating", len(ids), unit="row")
     ids = ids.to(parent.device)

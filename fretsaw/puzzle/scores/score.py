@@ -81,11 +81,10 @@ def score(settings: ScoreSettings, inputs: Mapping[str, Path], run: StageRun) ->
         jobs = without_wide_spans(jobs, config, widest(free))
     metrics: dict[str, Any] = {"alternatives": sum(map(len, jobs.values()))}
 
-    scorer = partial(
-        Scorer, settings, inputs, run.device, run.seed, run.resume_folder / "gradients"
-    )
+    gradients = run.resume_folder / "gradients"
+    scorer = partial(Scorer, settings, inputs, run.device, run.seed, gradients)
     with fan_out(scorer, run.workers, device=run.device, check=run.check) as map_tasks:
-        write_gradients(map_tasks, gradient_parts(settings, inputs, config), run)
+        write_gradients(map_tasks, gradient_parts(settings, inputs, config, gradients), run)
         for first, last in rounds(num_rows, settings.first_tokens // settings.seq_len):
             tasks = [
                 Replacement((first, last), at, names, is_estimated(names, settings))

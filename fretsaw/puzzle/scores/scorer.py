@@ -13,6 +13,7 @@ from fretsaw.data import loader
 from fretsaw.distributed.task import Tell
 from fretsaw.model.config import ModelConfig, without_precision
 from fretsaw.model.decoder import Decoder
+from fretsaw.model.size import gradient_bytes
 from fretsaw.puzzle.bld.layer_files import read_trained
 from fretsaw.puzzle.library.alternatives import (
     Calibration,
@@ -34,8 +35,9 @@ from fretsaw.puzzle.scores.exam import Exam
 from fretsaw.puzzle.scores.replacements import GradientPart, Replacement, Text, span_of
 from fretsaw.puzzle.scores.scoreboard import Names
 from fretsaw.puzzle.settings import FuseSettings, ScoreSettings
+from fretsaw.stage.artifact import require_disk
 
-VALID_KL = 0.1  # nats a token; above it the estimate is far too large, and order is lost
+VALID_KL = 0.3  # nats a token; above it the estimate is far too large, and order is lost
 
 
 class Scorer:
@@ -159,22 +161,29 @@ def gradient_text(
     """Return the text whose gradients are wanted, and how many draws of them."""
     if text == "judge":
         return judging_text(inputs["corpus"], settings.repair_tokens, settings.seq_len)
-    return heldout_rows(settings, inputs)[:, :-1], settings.draws
+    ids = heldout_rows(settings, inputs)[:, :-1]
+    return ids, settings.scoring_draws(len(ids))
 
 
 def gradient_parts(
-    settings: ScoreSettings, inputs: Mapping[str, Path], config: ModelConfig
+    settings: ScoreSettings, inputs: Mapping[str, Path], config: ModelConfig, folder: Path
 ) -> list[GradientPart]:
-    """Return what gradients the estimates of these settings rest on."""
+    """Return what gradients the estimates of these settings rest on, to be written to `folder`.
+
+    Raises `ValueError` where the disk has no room for them.
+    """
     texts: dict[Text, bool] = {
         "judge": settings.judges_by_estimate,
         "score": settings.scores_by_estimate,
     }
-    wanted = []
+    wanted, num_bytes = [], 0.0
     for text, is_needed in texts.items():
         if is_needed:
             ids, draws = gradient_text(text, settings, inputs)
+            if not (folder / text).exists():
+                num_bytes += gradient_bytes(config, ids.numel(), draws)
             wanted += [GradientPart(text, first) for first in parts(config, ids.shape, draws)]
+    require_disk(folder, int(num_bytes))
     return wanted
 
 
