@@ -156,11 +156,14 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     parser.add_argument("--layers", type=int, nargs="+", required=True)
     parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--repair-tokens", type=int, default=32_768)
     parser.add_argument("--rows", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
     inputs = {name: getattr(options, name) for name in ("parent", "corpus", "ranking")}
-    settings = ScoreSettings(tokens=options.tokens, joint_pairs=0)
+    settings = ScoreSettings(
+        tokens=options.tokens, repair_tokens=options.repair_tokens, joint_pairs=0
+    )
     config = checkpoint.read_config(options.parent)
     rows, gradients_s = measure(inputs, settings, options.layers, options.rows)
     report(rows, gradients_s, config, costs_by_name(config, settings, inputs))

@@ -7,7 +7,7 @@ With h the states after a subblock and d what a change adds to them,
 where y are next tokens drawn from the parent's own distributions, independently at every position.
 One backward pass of a draw gives g after *every* subblock, so a change then costs a dot product.
 The relative error of a mean is about sqrt(2 / (rows x draws)). The further the output moves, the
-more the estimate is too large, for the output saturates.
+less the estimate holds.
 """
 
 from collections.abc import Callable, Sequence

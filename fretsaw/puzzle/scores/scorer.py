@@ -37,7 +37,7 @@ from fretsaw.puzzle.scores.scoreboard import Names
 from fretsaw.puzzle.settings import FuseSettings, ScoreSettings
 from fretsaw.stage.artifact import require_disk
 
-VALID_KL = 0.3  # nats a token; above it the estimate is far too large, and order is lost
+VALID_KL = 0.3  # nats a token; above it the estimate does not hold
 
 
 class Scorer:

@@ -1,7 +1,8 @@
 """Scores where not all are replayed: estimates, brought to the scale of replay.
 
-The estimate is of second order. The further an alternative moves the output, the more it is too
-large, but it hardly errs in the order. So the replayed alternatives tell how estimates are read.
+The estimate is of second order. The further an alternative moves the output, the more it errs, to
+one side in one model and to the other in the next, but hardly in the order. So the replayed
+alternatives tell how estimates are read.
 """
 
 from collections.abc import Sequence
@@ -23,14 +24,17 @@ def as_replayed(
 ) -> Float[np.ndarray, " some"]:
     """Return what replay would give for estimates, from `known` pairs of (estimate, replayed).
 
-    log(replayed / estimate) is read between the pairs, its isotonic fit: it never rises with the
-    estimate. Beyond them the nearest one's ratio stands; without any the estimate does.
+    log(replayed / estimate) is read between the pairs, of its isotonic fit: it only falls with the
+    estimate, or only rises, whichever fits better. Beyond them the nearest one's ratio stands;
+    without any the estimate does.
     """
     pairs = np.array([(e, r) for e, r in known if e > 0 and r > 0]).reshape(-1, 2)
     if not len(pairs):
         return estimates
     at, replayed = np.log(pairs[pairs[:, 0].argsort(kind="stable")]).T
-    fitted = isotonic_regression(replayed - at, increasing=False).x
+    ratios = replayed - at
+    fits = [isotonic_regression(ratios, increasing=rises).x for rises in (False, True)]
+    fitted = min(fits, key=lambda fit: np.square(fit - ratios).sum())
     is_small = estimates <= 0
     logs = np.log(np.where(is_small, 1.0, estimates))
     return np.where(is_small, estimates, np.exp(logs + np.interp(logs, at, fitted)))

@@ -17,6 +17,12 @@ def test_estimates_are_read_by_what_the_replayed_came_to() -> None:
     assert as_replayed(np.array([3.0, -1e-9]), []).tolist() == [3.0, -1e-9]
 
 
+def test_the_ratio_may_rise_too() -> None:
+    known = [(1e-3, 1e-3), (1e-2, 1.2e-2), (0.1, 0.2)]
+    found = as_replayed(np.array([1e-3, 1e-2, 0.1, 0.2]), known)
+    assert found == pytest.approx([1e-3, 1.2e-2, 0.2, 0.4])
+
+
 def test_a_noisy_pair_does_not_turn_the_ratio_round() -> None:
     known = [(1.0, 0.9), (2.0, 1.0), (3.0, 2.7), (4.0, 2.0)]
     ratios = as_replayed(np.array([1.0, 2.0, 3.0, 4.0]), known) / [1, 2, 3, 4]
