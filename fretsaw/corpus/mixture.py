@@ -12,6 +12,8 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Bool, Float, Int64, Integer
 
+from fretsaw.engine.draws import uniform
+
 T = TypeVar("T")
 HELDOUT_SHARE = 0.1  # of a source's tokens, at most
 _NOT_WORDS = re.compile(r"[\W_]+")
@@ -78,11 +80,7 @@ def fair_shares(
 
 def places(prints: Int64[np.ndarray, " documents"], seed: int) -> Float[np.ndarray, " documents"]:
     """Return where in [0, 1) documents of these fingerprints stand, at random by the seed."""
-    with np.errstate(over="ignore"):
-        mixed = prints.astype(np.uint64) ^ np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # splitmix64
-            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return (mixed >> np.uint64(11)).astype(float) / 2.0**53
+    return uniform(prints.astype(np.uint64), seed)
 
 
 def choose_sample(

@@ -39,7 +39,7 @@ def read_sample(
     num_passed = 0
     for number, source in enumerate(sources):
         (count, tokens), share, before = extents[number], shares[number], spool.num_tokens
-        first, last = 0.0, min(1.0, SPARE * share / tokens)
+        first, last = 0.0, min(1.0, SPARE * share / max(1.0, tokens))
         while first < last:
             for at, one in enumerate(source()):
                 print_ = fingerprint(what_is_asked(one))
@@ -70,4 +70,4 @@ def _extent(source: Source, writes: Writer, run: StageRun) -> tuple[int, float]:
             run.check()
     of_probed = sum(map(num_characters, probed))
     tokens = sum(len(writes.token_ids(one)) for one in probed)
-    return count, characters * tokens / of_probed
+    return count, characters * tokens / max(1, of_probed)

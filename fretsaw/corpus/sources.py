@@ -78,7 +78,7 @@ def what_is_asked(document: str | Record) -> str:
 
 
 def num_characters(document: str | Record) -> int:
-    """Return how long a document is, without what a chat format adds."""
+    """Return how long a document is; a turn counts one at least, for what a chat format adds."""
     if isinstance(document, str):
         return len(document)
-    return sum(len(one.content) + len(one.reasoning or "") for one in document.messages)
+    return sum(1 + len(one.content) + len(one.reasoning or "") for one in document.messages)
