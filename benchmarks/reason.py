@@ -23,6 +23,7 @@ from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
 from fretsaw.engine.engine import Engine
+from fretsaw.engine.sampling import Sampling
 from fretsaw.eval.intervals import bootstrap
 from fretsaw.pipeline.recipe import find_recipe, load_recipe
 from fretsaw.rl.settings import RlSettings
@@ -73,7 +74,7 @@ def grades(folder: Path, specs: Sequence[str], num_problems: int) -> dict[str, l
     for spec in specs:
         problems = load_problems(spec, num_problems, seed=1234)
         prompts = [chat_prompt(format, problem, "on") for problem in problems]
-        rows = answer(engine, tokenizer, prompts, max_tokens=120)
+        rows = answer(engine, tokenizer, prompts, Sampling(max_tokens=120))
         found[spec] = [row.reward for row in rows]
     return found
 
@@ -97,10 +98,8 @@ def sample(model: Path, settings: RlSettings, num_tokens: int, seed: int) -> lis
                 chat_prompt(format, problems[i], "on" if place < settings.num_on else "off")
                 for place, i in enumerate(drawn)
             ],
+            replace(settings.sampling, seed=seed * 7919 + step),
             group_size=settings.group_size,
-            max_tokens=settings.max_tokens,
-            temperature=settings.temperature,
-            seed=seed * 7919 + step,
         )
     return rows
 

@@ -35,7 +35,7 @@ def recipe(checkpoint: str, text: str = "", fast: bool = False) -> list[Stage]:
     `text` names files, joined by commas; `b.jsonl:0.3` gives one another weight than 1.
     """
     files, weights = split_weights(text.split(",")) if text else ([], ())
-    healed, calibration, judged = (30_000, 8192, 2048) if fast else (400_000, 32_768, 8192)
+    healed, calibration, judged = (20_480, 8192, 2048) if fast else (400_000, 32_768, 8192)
     space = SpaceSettings(kv_heads=(1,), ffn_percents=(75, 50, 25), linear=False)
     space = space if fast else SpaceSettings()
     corpus = CorpusSettings(
@@ -46,8 +46,8 @@ def recipe(checkpoint: str, text: str = "", fast: bool = False) -> list[Stage]:
     )
     train = TrainSettings(
         tokens=healed,
-        batch_tokens=2048,
-        micro_batch_tokens=2048,
+        batch_tokens=1024 if fast else 2048,
+        micro_batch_tokens=1024,
         heldout_tokens=4096 if fast else 16_384,
         update=UpdateSettings(learning_rate=2e-4),
     )
@@ -59,7 +59,11 @@ def recipe(checkpoint: str, text: str = "", fast: bool = False) -> list[Stage]:
             scenario=SCENARIO,
             rank=RankSettings(tokens=calibration),
             score=ScoreSettings(
-                space=space, repair_tokens=calibration, tokens=judged, joint_pairs=0
+                space=space,
+                repair_tokens=calibration,
+                tokens=judged,
+                draws=16 if fast else 0,
+                joint_pairs=0,
             ),
             cost=CostSettings(scenario=SCENARIO, space=space, rounds=rounds),
             search=SearchSettings(pareto_points=5 if fast else 9, engine="llama.cpp"),

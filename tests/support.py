@@ -56,7 +56,15 @@ def answer_row(
         **{"problem": str(group), "kind": kind, "mode": mode, "group": group, "index": 0},
         **{"question": f"Question {group} <b>?", "prompt": "", "completion": completion},
         **{"prompt_ids": [1], "token_ids": [2], "logprobs": [-0.5], "is_finished": True},
-        **{"temperature": 0.0, "seed": 0, "weight_version": 0, "correct": reward},
+        **{
+            "num_tokens": 1,
+            "top_p": 1.0,
+            "is_graded": True,
+            "temperature": 0.0,
+            "seed": 0,
+            "weight_version": 0,
+            "correct": reward,
+        },
         **{"fault": None, "found": "4", "expected": "4", "reward": reward},
     )
 

@@ -247,18 +247,6 @@ def test_a_device_that_is_not_there(
     assert not out.exists()
 
 
-def test_a_file_named_by_task_is_an_input(tmp_path: Path) -> None:
-    from fretsaw.commands.stage import _task_files
-    from fretsaw.eval.settings import EvalSettings
-
-    settings, inputs = _task_files(EvalSettings(task="word_problems + mine.jsonl"))
-    assert settings.task == "word_problems"
-    assert inputs == {"problems": Path("mine.jsonl")}
-    assert _task_files(EvalSettings(task="word_problems"))[1] == {}
-    with pytest.raises(ValueError, match="2 files; give one, or join them"):
-        _task_files(EvalSettings(task="a.jsonl + b.jsonl"))
-
-
 def test_a_model_that_can_answer_nothing_is_one_sentence_and_exit_code_1(
     capsys, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

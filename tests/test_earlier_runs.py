@@ -38,7 +38,8 @@ SCENARIO = "batch=4,in=8,out=8,dtype=fp32,device=cpu"
 SPACE = SpaceSettings(ffn_percents=(50,))
 TRAIN = TrainSettings(tokens=4_096, batch_tokens=512, micro_batch_tokens=512, seq_len=64,
                       heldout_tokens=512, update=UpdateSettings(optimizer="muon"))
-EVAL = EvalSettings(tokens=512, seq_len=64, task="word_problems", num_problems=4, max_new_tokens=16)
+EVAL = EvalSettings(tokens=512, seq_len=64, task="word_problems", num_problems=4,
+                    temperature=0.0, max_new_tokens=16)
 
 
 def recipe():

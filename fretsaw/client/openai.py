@@ -13,7 +13,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,13 +114,20 @@ class Client:
                 write_text(kept, json.dumps(answer))
         return answer
 
-    def call_all(self, path: str, bodies: Iterable[Body]) -> Iterator[tuple[int, Any]]:
-        """Yield every POST's number and answer as they come; the first `Fault` ends them all."""
+    def call_all(
+        self, path: str, bodies: Iterable[Body], *, refused: Collection[int] = ()
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield every POST's number and answer as they come; the first `Fault` ends them all.
+
+        One whose status is in `refused` is that request's own, and is its answer.
+        """
         with ThreadPoolExecutor(self._max_concurrent) as pool:
             waiting = {pool.submit(self.call, path, body): i for i, body in enumerate(bodies)}
             try:
                 for done in as_completed(waiting):
-                    yield waiting.pop(done), done.result()
+                    error = done.exception()
+                    own = isinstance(error, Fault) and error.status in refused
+                    yield waiting.pop(done), error if own else done.result()
             finally:
                 for future in waiting:
                     future.cancel()

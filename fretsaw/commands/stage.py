@@ -10,6 +10,7 @@ from fretsaw.commands.options import Checkpoint, Common
 from fretsaw.data.sources import split_weights
 from fretsaw.pipeline.kinds import STAGES, StageKind, made_inputs
 from fretsaw.stage.workers import HERE, Workers
+from fretsaw.tasks.task import split_files
 
 _DRY_RUN = "Check inputs and settings, say what would be done, and do nothing."
 
@@ -18,7 +19,14 @@ def stage(name: str, argv: list[str]) -> None:
     """Run one stage from the command line; its options are its settings' fields."""
     from fretsaw.pipeline.launch import run_stage
 
+    if name == "eval" and argv[:1] == ["compare"]:
+        from fretsaw.commands.compare import compare
+
+        compare(argv[1:])
+        return
     kind = STAGES[name]
+    if kind.leading and argv and not argv[0].startswith("-"):
+        argv = [f"--{kind.leading}", *argv]
     options = tyro.cli(
         _options_of(name, kind),
         args=argv,
@@ -28,7 +36,13 @@ def stage(name: str, argv: list[str]) -> None:
     )
     settings, files = options.settings, {}
     if "problems" in kind.inputs:
-        settings, files = _task_files(settings)
+        task, own = split_files(settings.task)
+        settings = dataclasses.replace(settings, task=task)
+        if len(own) > 1 and "problems" not in kind.several:
+            raise ValueError(f"--task {options.settings.task}: {len(own)} files; join them in one")
+        files = {f"problems{i or ''}": path for i, path in enumerate(own)}
+    if name == "eval" and (options.model or "").startswith(("http://", "https://")):
+        settings, options.model = dataclasses.replace(settings, url=options.model), None
     if name == "corpus":
         options.data, weights = split_weights(options.data)
         if weights:
@@ -100,18 +114,6 @@ def _inputs_in(options: Any, kind: StageKind) -> dict[str, Path]:
         elif value is not None:
             inputs[name] = Path(value) if name in made_inputs() else resolve(value)
     return inputs
-
-
-def _task_files(settings: Any) -> tuple[Any, dict[str, Path]]:
-    """Take the user's own file out of --task: a file is an input, so that its content counts."""
-    names = settings.task.split(" + ")
-    files = [
-        name.strip() for name in names if name.strip().endswith((".jsonl", ".json", ".parquet"))
-    ]
-    if len(files) > 1:
-        raise ValueError(f"--task {settings.task}: {len(files)} files; give one, or join them")
-    task = " + ".join(name for name in names if name.strip() not in files)
-    return dataclasses.replace(settings, task=task), {"problems": Path(files[0])} if files else {}
 
 
 def stage_process(argv: list[str]) -> None:

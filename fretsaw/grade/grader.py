@@ -20,6 +20,7 @@ class Grade:
 
     score: float  # 0 to 1
     evidence: str = ""
+    is_graded: bool = True  # else a judge came to no verdict: it counts in no mean
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,9 +17,9 @@ from fretsaw.data.records import Record
 from fretsaw.data.rows import read_objects
 from fretsaw.data.sources import read_documents
 from fretsaw.model.config import ModelConfig
-from fretsaw.pipeline.kinds import CHECKPOINTS, FILES, STAGES, made_inputs
+from fretsaw.pipeline.kinds import CHECKPOINTS, STAGES, made_inputs
 from fretsaw.stage.artifact import MANIFEST, hash_path, read_manifest
-from fretsaw.tasks.problem import read_problems
+from fretsaw.tasks.task import asked_tasks
 
 
 def check_inputs(stage: str, settings: Any, inputs: Mapping[str, Path]) -> None:
@@ -51,21 +51,22 @@ def check_inputs(stage: str, settings: Any, inputs: Mapping[str, Path]) -> None:
         _check_pair(parent, configs[parent], child, configs[child], needs_states=needs_states)
 
 
-def check_files(stage: str, inputs: Mapping[str, Path]) -> None:
+def check_files(stage: str, settings: Any, inputs: Mapping[str, Path]) -> None:
     """Raise where a file that a stage reads is not there, or its first row, or a problem, is none.
 
-    The rest of it is checked as it is read.
+    The rest of it is checked as it is read. So is a task without its file, or with one too much.
     """
+    if hasattr(settings, "task"):
+        problems = {key: path for key, path in inputs.items() if key.startswith("problems")}
+        asked_tasks(settings.task, problems, 1, seed=0)
     for key, path in inputs.items():
         name = key.rstrip("0123456789")
-        if name not in FILES:
+        if name != "data":
             continue
         if not path.exists():
             raise ValueError(f"{stage}: its input {key} is not there ({path}); check the path")
-        if name == "problems":
-            rows: Iterator[Any] = iter(read_problems(path))
-        else:
-            rows = read_documents([str(path)]) if stage == "corpus" else read_objects(path)
+        is_text = stage == "corpus"
+        rows: Iterator[Any] = read_documents([str(path)]) if is_text else read_objects(path)
         first = next(rows, None)
         if first is None:
             raise ValueError(f"{path}: nothing in it; give a file with rows")

@@ -52,6 +52,7 @@ class StageKind:
     file: str = ""  # by which what it made is known
     like: str = ""  # the input whose architecture the checkpoint it makes has
     several: frozenset[str] = frozenset({"data"})  # inputs that may be lists
+    leading: str = ""  # an input whose name the command line may leave out in front
     positional: str = ""  # an input that the command line takes without its name
     computes: bool = True  # else neither device nor dtype matter, and its inputs are only read
     reads_weights: bool = True  # of its checkpoints; else their configs and tokenizers do
@@ -85,11 +86,10 @@ def _named(place: str) -> Any:
 
 CHECKPOINTS = ("parent", "model", "child")  # inputs that are checkpoints
 FILES = ("data", "problems")  # inputs that are files
-
 _PARENT = "the checkpoint that is compressed: a folder or a Hub id"
 _CORPUS = "tokenised text, made by `fretsaw corpus`"
 _RANKING = "channel order, made by `fretsaw rank`"
-_PROBLEMS = "problems of your own: a JSONL file"
+_PROBLEMS = "problems: a published set's file, or a JSONL file of your own"
 _SEARCH = "solutions, made by `fretsaw search` or `fretsaw verify`"
 _LIBRARY = "trained alternatives, made by `fretsaw bld`"
 
@@ -313,12 +313,14 @@ STAGES: dict[str, StageKind] = {
         "fretsaw.eval.evaluate:evaluate",
         EvalSettings,
         {
-            "model": "the checkpoint to evaluate",
+            "model": "the checkpoint to evaluate, or a server's URL",
             "parent": _PARENT,
             "corpus": _CORPUS,
             "problems": _PROBLEMS,
         },
-        optional=frozenset({"parent", "corpus", "problems"}),
+        optional=frozenset({"model", "parent", "corpus", "problems"}),
+        several=frozenset({"problems"}),
+        leading="model",
         plan="fretsaw.plan.stages.evaluate:EVAL",
         page="eval.md",
         compares=True,

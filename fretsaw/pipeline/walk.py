@@ -269,7 +269,7 @@ def _resolved(
     inputs = resolve_inputs(stage, stages, options.out)
     request = artifact.StageRequest.of(stage.kind, stage.settings, inputs, options.seed)
     if stage.name in chosen:
-        check_files(stage.kind, inputs)
+        check_files(stage.kind, stage.settings, inputs)
     if stage.name not in chosen:
         would = "skip: not asked for"
     elif stage.name in _forced(stages, options):

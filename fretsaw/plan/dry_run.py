@@ -35,7 +35,7 @@ def dry_run(
         from fretsaw.training.precision import check_device
 
         check_device(device)
-    check_files(name, inputs)
+    check_files(name, settings, inputs)
     request = artifact.StageRequest.of(name, settings, inputs, seed)
     preview = kind.load_preview()
     parts = [

@@ -93,10 +93,8 @@ def roll_out(
         sampler,
         format.tokenizer,
         prompts,
+        replace(settings.sampling, seed=seed * 1_000_003 + index),
         group_size=settings.group_size,
-        max_tokens=settings.max_tokens,
-        temperature=settings.temperature,
-        seed=seed * 1_000_003 + index,
         on_token=on_token,
     )
     shape = (num_prompts, settings.group_size)

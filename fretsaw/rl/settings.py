@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fretsaw.engine.sampling import MAX_TEMPERATURE
+from fretsaw.engine.sampling import MAX_TEMPERATURE, Sampling
 from fretsaw.stage.settings import check_range
 from fretsaw.tasks.limits import MAX_PROBLEMS
 from fretsaw.training.settings import UpdateSettings
@@ -90,6 +90,11 @@ class RlSettings:
                 f"temperature: {self.temperature!r}; must be positive to explore, and "
                 f"{MAX_TEMPERATURE:g} at most"
             )
+
+    @property
+    def sampling(self) -> Sampling:
+        """What a rollout's answers are drawn with."""
+        return Sampling(max_tokens=self.max_tokens, temperature=self.temperature)
 
     @property
     def num_on(self) -> int:

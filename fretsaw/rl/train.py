@@ -14,6 +14,7 @@ from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.data import loader
 from fretsaw.engine.engine import Engine
+from fretsaw.engine.sampling import Sampling
 from fretsaw.model.decoder import Decoder
 from fretsaw.rl.rollouts import (
     check_signal,
@@ -214,7 +215,7 @@ def _heldout_figures(
             taught.sampler,
             taught.format.tokenizer,
             prompts,
-            max_tokens=settings.max_tokens,
+            Sampling(max_tokens=settings.max_tokens),
             on_token=_sampling_report(run, f"held-out {mode}", len(prompts)),
         )
         figures[f"{prefix}_reward_{mode}"] = sum(row.reward for row in rows) / len(rows)

@@ -7,7 +7,7 @@ checksum of its rows, and of what they were sampled for.
 
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -33,11 +33,14 @@ class Row:
     prompt_ids: list[int]
     token_ids: list[int]
     logprobs: list[float]  # the engine's, raw, at temperature 1
+    num_tokens: int  # of the answer, also where a server tells no ids
     is_finished: bool
     temperature: float
+    top_p: float
     seed: int
     weight_version: int
     correct: float
+    is_graded: bool  # else a judge came to no verdict, and it counts in no mean
     fault: str | None
     found: str
     expected: str
@@ -58,7 +61,7 @@ _TYPES = {
     list[float]: pa.list_(pa.float32()),  # float32 as they are computed, so nothing is lost
 }
 SCHEMA = pa.schema([(name, _TYPES[kind]) for name, kind in get_type_hints(Row).items()])
-_WITHOUT_ERRORS = SCHEMA.remove(SCHEMA.get_field_index("error"))  # as tables may be, too
+_MAY_LACK = {"error", "num_tokens", "top_p", "is_graded"}  # columns, where all rows imply them
 
 
 _ARRAYS: dict[str, Any] = {
@@ -93,8 +96,10 @@ def read_rows(path: Path, *, purpose: str | None = None) -> list[Row]:
     content = path.read_bytes()
     try:
         table = pq.ParquetFile(pa.BufferReader(content)).read()
-        is_ours = table.schema.equals(SCHEMA) or table.schema.equals(_WITHOUT_ERRORS)
-        rows = [Row(**row) for row in table.to_pylist()] if is_ours else []
+        lacking = {*SCHEMA.names} - {*table.schema.names}
+        wanted = pa.schema([field for field in SCHEMA if field.name not in lacking])
+        is_ours = lacking <= _MAY_LACK and table.schema.equals(wanted)
+        rows = [_row(columns) for columns in table.to_pylist()] if is_ours else []
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
         raise _damaged(path, f"its bytes are damaged ({_first_line(error)})") from None
     if not is_ours:
@@ -109,12 +114,21 @@ def read_rows(path: Path, *, purpose: str | None = None) -> list[Row]:
     return rows
 
 
+def _row(columns: Mapping[str, Any]) -> Row:
+    return Row(**{**_implied(columns["token_ids"]), **columns})
+
+
+def _implied(token_ids: Sequence[int]) -> dict[str, Any]:
+    """Return what a row without these columns says."""
+    return {"error": None, "num_tokens": len(token_ids), "top_p": 1.0, "is_graded": True}
+
+
 def checksum(rows: Sequence[Row], purpose: str) -> str:
     """Return the sha256 of rows as they are stored, numbers by their bits."""
     digest = hashlib.sha256(f"{purpose} {len(rows)}".encode())
     for row in rows:
         for name, value in vars(row).items():
-            if name == "error" and value is None:  # so that it needs no column
+            if name in _MAY_LACK and value == _implied(row.token_ids)[name]:
                 continue
             bits = repr(value).encode()
             if name in _ARRAYS and value is not None and None not in value:

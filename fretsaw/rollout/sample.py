@@ -19,8 +19,10 @@ class Sample:
     prompt_ids: tuple[int, ...]
     token_ids: tuple[int, ...]  # its end-of-turn token included
     logprobs: tuple[float, ...]  # of every token, raw, at temperature 1
+    num_tokens: int  # of the answer, also where a server tells no ids
     is_finished: bool  # ended by itself, not cut at max_tokens
     temperature: float
+    top_p: float
     seed: int
     weight_version: int
     error: str | None = None  # why it failed, where it did; it then counts as none
@@ -29,27 +31,26 @@ class Sample:
 def sample_groups(
     sampler: Sampler,
     prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
     *,
     group_size: int,
-    max_tokens: int,
-    temperature: float,
+    first_group: int = 0,
     stop_token_ids: Sequence[int],
-    seed: int,
     on_token: Callable[[int, int], None] = lambda num_ended, num_tokens: None,
 ) -> list[Sample]:
     """Return `group_size` answers to every prompt, group by group.
 
-    An answer's seed is a function of (seed, group, index in the group) alone. `on_token` is told of
-    the answers that have ended and the tokens made so far. Raises `RequestFailed` where every
-    answer failed; where some did, a line says so.
+    An answer's seed is a function of (the sampling's seed, group, index in the group) alone; groups
+    are counted from `first_group`. `on_token` is told of the answers that have ended and the tokens
+    made so far. Raises `RequestFailed` where every answer failed; where some did, a line says so.
     """
     stop = tuple(stop_token_ids)
-    sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
-    requests = [
-        Request(tuple(prompt), replace(sampling, seed=sample_seed(seed, group, index)), stop)
-        for group, prompt in enumerate(prompts)
+    own = [
+        replace(sampling, seed=sample_seed(sampling.seed, first_group + group, index))
+        for group in range(len(prompts))
         for index in range(group_size)
     ]
+    requests = [Request(tuple(prompts[i // group_size]), one, stop) for i, one in enumerate(own)]
     token_ids: list[list[int]] = [[] for _ in requests]
     logprobs: list[list[float]] = [[] for _ in requests]
     reasons: list[str | None] = [None] * len(requests)
@@ -69,7 +70,7 @@ def sample_groups(
         on_token(num_ended, num_tokens)
     if failed:
         first = min(failed)
-        prompt = f"prompt {first // group_size}: {failed[first]}"
+        prompt = f"prompt {first_group + first // group_size}: {failed[first]}"
         told = f"sampling: {len(failed)} of {len(requests)} answers failed, the first of {prompt}"
         if len(failed) == len(requests):
             raise RequestFailed(told)
@@ -77,12 +78,15 @@ def sample_groups(
     version = sampler.stats().weight_version
     return [
         Sample(
-            *divmod(i, group_size),
+            first_group + i // group_size,
+            i % group_size,
             request.token_ids,
             tuple(token_ids[i]),
             tuple(logprobs[i]),
+            len(token_ids[i]),
             reasons[i] == "stop",
-            temperature,
+            sampling.temperature,
+            sampling.top_p,
             request.sampling.seed,
             version,
             failed.get(i),

@@ -3,48 +3,43 @@
 from collections.abc import Callable, Sequence
 
 from fretsaw.chat.tokenizer import Tokenizer
+from fretsaw.engine.sampling import Sampling
 from fretsaw.rollout.rows import Row
 from fretsaw.rollout.sample import Sample, sample_groups
 from fretsaw.rollout.sampler import Sampler
-from fretsaw.tasks.prompt import GradedAnswer, Prompt, grade_answers
+from fretsaw.tasks.prompt import Prompt, grade_answers
 
 
 def answer(
     sampler: Sampler,
     tokenizer: Tokenizer,
     prompts: Sequence[Prompt],
+    sampling: Sampling,
     *,
     group_size: int = 1,
-    max_tokens: int,
-    temperature: float = 0.0,
-    seed: int = 0,
+    first_group: int = 0,
     on_token: Callable[[int, int], None] = lambda num_ended, num_tokens: None,
 ) -> list[Row]:
     """Return `group_size` graded answers to every prompt, group by group.
 
-    One that failed has an `error` and no reward; raises `RequestFailed` where all did.
+    `sampling` gives the run's seed, from which each answer has its own; groups are counted from
+    `first_group`. One that failed has an `error` and no reward; raises `RequestFailed` where all
+    did.
     """
     samples = sample_groups(
         sampler,
         [prompt.token_ids for prompt in prompts],
+        sampling,
         group_size=group_size,
-        max_tokens=max_tokens,
-        temperature=temperature,
+        first_group=first_group,
         stop_token_ids=_ends(sampler, prompts),
-        seed=seed,
         on_token=on_token,
     )
-    asked = [prompts[sample.group] for sample in samples]
     written = [s.token_ids[:-1] if s.is_finished else s.token_ids for s in samples]
     completions = [tokenizer.decode(token_ids) for token_ids in written]
-    graded = grade_answers(asked, completions, [sample.is_finished for sample in samples])
-    shown = [tokenizer.decode(prompt.token_ids, skip_special=False) for prompt in prompts]
-    return [
-        _row(sample, prompt, shown[sample.group], completion, grade)
-        for sample, prompt, completion, grade in zip(
-            samples, asked, completions, graded, strict=True
-        )
-    ]
+    asked = [prompts[sample.group - first_group] for sample in samples]
+    shown = {p: tokenizer.decode(p, skip_special=False) for p in {p.token_ids for p in prompts}}
+    return graded_rows(samples, asked, [shown[p.token_ids] for p in asked], completions)
 
 
 def _ends(sampler: Sampler, prompts: Sequence[Prompt]) -> tuple[int, ...]:
@@ -52,27 +47,42 @@ def _ends(sampler: Sampler, prompts: Sequence[Prompt]) -> tuple[int, ...]:
     return tuple(dict.fromkeys((*sampler.stop_ids, *(id for p in prompts for id in p.ends))))
 
 
-def _row(sample: Sample, prompt: Prompt, shown: str, completion: str, graded: GradedAnswer) -> Row:
-    return Row(
-        problem=prompt.problem.id,
-        kind=prompt.problem.kind,
-        mode=prompt.mode,
-        group=sample.group,
-        index=sample.index,
-        question=prompt.problem.messages[-1].content,
-        prompt=shown,
-        completion=completion,
-        prompt_ids=list(sample.prompt_ids),
-        token_ids=list(sample.token_ids),
-        logprobs=list(sample.logprobs),
-        is_finished=sample.is_finished,
-        temperature=sample.temperature,
-        seed=sample.seed,
-        weight_version=sample.weight_version,
-        correct=graded.correct,
-        fault=graded.fault,
-        found=graded.found,
-        expected=graded.expected,
-        reward=graded.reward,
-        error=sample.error,
-    )
+def graded_rows(
+    samples: Sequence[Sample],
+    prompts: Sequence[Prompt],
+    shown: Sequence[str],
+    completions: Sequence[str],
+) -> list[Row]:
+    """Return samples as graded rows; each comes with its prompt, that as text, and its own text."""
+    graded = grade_answers(prompts, completions, [sample.is_finished for sample in samples])
+    return [
+        Row(
+            problem=prompt.problem.id,
+            kind=prompt.problem.kind,
+            mode=prompt.mode,
+            group=sample.group,
+            index=sample.index,
+            question=prompt.problem.messages[-1].content,
+            prompt=text,
+            completion=completion,
+            prompt_ids=list(sample.prompt_ids),
+            token_ids=list(sample.token_ids),
+            logprobs=list(sample.logprobs),
+            num_tokens=sample.num_tokens,
+            is_finished=sample.is_finished,
+            temperature=sample.temperature,
+            top_p=sample.top_p,
+            seed=sample.seed,
+            weight_version=sample.weight_version,
+            correct=grade.correct,
+            is_graded=grade.is_graded,
+            fault=grade.fault,
+            found=grade.found,
+            expected=grade.expected,
+            reward=grade.reward,
+            error=sample.error,
+        )
+        for sample, prompt, text, completion, grade in zip(
+            samples, prompts, shown, completions, graded, strict=True
+        )
+    ]

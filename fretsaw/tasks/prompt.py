@@ -9,6 +9,8 @@ from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.grade.grader import Grade, grade_batch
 from fretsaw.tasks.problem import Problem
 
+PLAIN_MODES = MODES  # of a model that only continues text: an opening tag asks for reasoning
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -30,6 +32,7 @@ class GradedAnswer:
     is_finished: bool
     found: str  # what was compared with the expected answer
     expected: str
+    is_graded: bool = True
 
     @property
     def reward(self) -> float:
@@ -41,9 +44,17 @@ def prompts_by_mode(
     problems: Sequence[Problem], tokenizer: Tokenizer, format: ChatFormat | None
 ) -> dict[Mode, list[Prompt]]:
     """Return the problems as they are put in each mode: as a chat where the model has a format."""
+    modes = format.modes if format else PLAIN_MODES
+    return {mode: [prompt_of(p, mode, tokenizer, format) for p in problems] for mode in modes}
+
+
+def prompt_of(
+    problem: Problem, mode: Mode, tokenizer: Tokenizer, format: ChatFormat | None
+) -> Prompt:
+    """Put a problem to a model: as a chat where it has a format, else as text to continue."""
     if format is None:
-        return {mode: [plain_prompt(tokenizer, p, mode) for p in problems] for mode in MODES}
-    return {mode: [chat_prompt(format, p, mode) for p in problems] for mode in format.modes}
+        return plain_prompt(tokenizer, problem, mode)
+    return chat_prompt(format, problem, mode)
 
 
 def manner(format: ChatFormat | None) -> str:

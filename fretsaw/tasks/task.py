@@ -1,6 +1,7 @@
 """Families of problems: one row a task, by the name that people write.
 
-`word_problems:steps=2-5,max_value=30` is a task with options; a path is the user's own file.
+`word_problems:steps=2-5,max_value=30` is a task with options. One of a published set reads the file
+that it is given, `gsm8k:file=test.jsonl`; a path alone is the user's own file.
 """
 
 import importlib
@@ -16,13 +17,12 @@ from fretsaw.tasks.problem import BadOption, Problem, TooFew, read_problems
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A family of problems: where they come from, how they are put and graded, and under what."""
+    """A family of problems: where they come from, and under what they are answered."""
 
     summary: str
-    function: str  # "module:function" of (number, seed, split, options as text) -> Problems
+    function: str  # "module:function" of (number, seed, split, options), or of a file's path
+    source: str = ""  # where the file comes from that it reads; none where they are generated
     options: tuple[str, ...] = ()  # what may stand after the name
-    grader: str = "number"
-    prompt: str = "{question}"  # the user's turn
     sampling: Mapping[Mode, Sampling]  # what answers are drawn with where nothing else is said
     licence: str  # of the data
     page: str = "eval.md"  # its page in docs/
@@ -32,14 +32,10 @@ class Task:
         module, name = self.function.split(":")
         return getattr(importlib.import_module(module), name)
 
-    def put(self, problem: Problem) -> Problem:
-        """Return a problem as this task asks it, graded by this task's grader."""
-        *before, last = problem.messages
-        asked = replace(last, content=self.prompt.replace("{question}", last.content))
-        return replace(problem, messages=(*before, asked), grader=self.grader)
-
 
 GREEDY = Sampling(max_tokens=96)
+BY = ("likelihood", "byte_likelihood")  # of a choice, and of each of its bytes
+OWN_FILE: Mapping[Mode, Sampling] = {"on": GREEDY, "off": GREEDY}
 
 TASKS: dict[str, Task] = {
     "word_problems": Task(
@@ -52,6 +48,22 @@ TASKS: dict[str, Task] = {
 }
 
 
+def named_task(task: str) -> tuple[Task, dict[str, str]]:
+    """Return the row that is named and its options; raise ValueError for what there is not."""
+    name, _, arguments = task.partition(":")
+    if name not in TASKS:
+        known = ", ".join(TASKS)
+        raise ValueError(f"task {task!r}: unknown; use {known}, or a JSONL file of your own")
+    row = TASKS[name]
+    words = [word.partition("=") for word in arguments.split(",") if word]
+    options = {key: value for key, _, value in words}
+    for key in options:
+        if key not in row.options:
+            known = f"it has {', '.join(row.options)}" if row.options else "it has none"
+            raise ValueError(f"task {task!r}: no option {key!r}; {known}")
+    return row, options
+
+
 def load_problems(
     task: str,
     num_problems: int,
@@ -61,28 +73,98 @@ def load_problems(
     file: Path | None = None,
     setting: str = "num_problems",
 ) -> list[Problem]:
-    """Return the problems of a task; all of the user's own `file` where there is one.
+    """Return the problems of a task; all of `file` where there is one.
 
-    Raises ValueError for an unknown task, for options that are not the task's, and where the task
-    has fewer problems than `setting` asks for.
+    A file is the user's own but for tasks of published sets, which read it. Raises ValueError for
+    an unknown task, for options that are not the task's, for a file that is missing or empty, and
+    where the task has fewer problems than `setting` asks for.
     """
+    row, options = named_task(task) if task or file is None else (None, {})
     if file is not None:
-        return read_problems(file)
-    name, _, arguments = task.partition(":")
-    if name not in TASKS:
-        known = ", ".join(TASKS)
-        raise ValueError(f"task {task!r}: unknown; use {known}, or a JSONL file of your own")
-    words = [word.partition("=") for word in arguments.split(",") if word]
-    options = {key: value for key, _, value in words}
-    for key in options:
-        if key not in TASKS[name].options:
-            raise ValueError(
-                f"task {task!r}: no option {key!r}; it has {', '.join(TASKS[name].options)}"
-            )
+        problems = row.load()(file) if row is not None and row.source else read_problems(file)
+        if not problems:
+            raise ValueError(f"{file}: nothing in it; give a file with rows")
+        return problems
+    assert row is not None, "a task is named, or a file is given"
+    if row.source:
+        name = task.partition(":")[0]
+        raise ValueError(
+            f"task {task!r}: reads a file; get it from {row.source} ({row.licence}) and write "
+            f"{name}:file=PATH"
+        )
     try:
-        problems = TASKS[name].load()(num_problems, seed, split, options) if num_problems else []
+        return row.load()(num_problems, seed, split, options) if num_problems else []
     except TooFew as error:
         raise ValueError(f"{setting}: {num_problems}; {task!r} has {error}") from None
     except BadOption as error:
         raise ValueError(f"task {task!r}: {error}") from None
-    return [TASKS[name].put(problem) for problem in problems]
+
+
+def split_files(text: str) -> tuple[str, list[Path]]:
+    """Return what `--task` names without the files, and the files in the order of their tasks.
+
+    Several tasks are joined by " + "; the user's own files come after all others.
+    """
+    names, files, own = [], [], []
+    for word in filter(None, (part.strip() for part in text.split(" + "))):
+        name, has_file, path = word.partition("file=")
+        if word.endswith((".jsonl", ".json", ".parquet")) and not has_file:
+            own.append(Path(word))
+            continue
+        names.append(name.rstrip(":,"))
+        if has_file:
+            files.append(Path(path))
+    return " + ".join(names), files + own
+
+
+@dataclass(frozen=True)
+class AskedTask:
+    """A task that is put to models: its problems, and what answers are drawn with."""
+
+    name: str
+    problems: list[Problem]
+    sampling: Mapping[Mode, Sampling]
+    by: str = ""  # one of BY where the likeliest choice counts and nothing is written
+
+
+def asked_tasks(
+    text: str, files: Mapping[str, Path], num_problems: int, *, limit: int = 0, seed: int
+) -> list[AskedTask]:
+    """Return every task that is named, with its file of `files`, and the user's own files after.
+
+    A published set takes the first file that is left, so they stand in the order of the tasks. Of
+    each file the first `limit` problems are taken, 0 for all.
+    """
+    left, tasks = list(files.values()), []
+    for name in filter(None, (word.strip() for word in text.split(" + "))):
+        row, options = named_task(name)
+        file = left.pop(0) if row.source and left else None
+        problems = load_problems(name, num_problems, seed=seed, file=file)
+        chosen = problems[: limit or None] if row.source else problems
+        tasks.append(AskedTask(name, chosen, row.sampling, _by(name, options)))
+    for file in left:
+        own = load_problems("", 0, seed=seed, file=file)[: limit or None]
+        tasks.append(AskedTask(file.name, own, OWN_FILE))
+    names = [task.name for task in tasks]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"task {min(twice)!r}: named twice; name it once, or rename its file")
+    return tasks
+
+
+def _by(task: str, options: Mapping[str, str]) -> str:
+    by = options.get("by", "")
+    if "by" in options and by not in BY:
+        raise ValueError(f"task {task!r}: by is {by!r}; write one of {', '.join(BY)}")
+    return by
+
+
+def drawn_with(
+    sampling: Sampling, *, temperature: float | None, top_p: float | None, max_tokens: int
+) -> Sampling:
+    """Return a task's sampling with what was asked for in place of its own."""
+    return replace(
+        sampling,
+        temperature=sampling.temperature if temperature is None else temperature,
+        top_p=sampling.top_p if top_p is None else top_p,
+        max_tokens=max_tokens or sampling.max_tokens,
+    )

@@ -12,8 +12,9 @@ from fretsaw.chat.reasoning import with_reasoning
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.corpus.build import build
 from fretsaw.corpus.settings import CorpusSettings
-from fretsaw.eval.evaluate import evaluate, task_figures
+from fretsaw.eval.evaluate import evaluate
 from fretsaw.eval.settings import EvalSettings
+from fretsaw.eval.task_figures import task_figures
 from fretsaw.rollout.rows import read_rows
 
 SETTINGS = EvalSettings(tokens=1024, seq_len=64, num_problems=6, max_new_tokens=8)
@@ -27,7 +28,7 @@ def test_figures_by_hand() -> None:
         answer_row(0, "off", "4"),
         replace(answer_row(1, "off", "5", kind="3 steps", reward=0.0), fault="tags"),
     ]
-    figures = task_figures(answers, 1)
+    figures = task_figures(answers)
     assert figures["on"]["accuracy"] == 0.5  # cut answers are wrong
     assert figures["on"]["by_kind"] == {"2 steps": 1.0, "3 steps": 0.0}
     assert (figures["on"]["truncated"], figures["on"]["format_faults"]) == (0.5, 0.0)
@@ -38,7 +39,7 @@ def test_figures_by_hand() -> None:
 def test_an_answer_that_failed_is_wrong_and_told() -> None:
     answers = [answer_row(number, mode, "4") for mode in ("on", "off") for number in range(2)]
     broken = replace(answers[0], is_finished=False, reward=0.0, fault="none", error="not finite")
-    figures = task_figures([broken, *answers[1:]], 1)["on"]
+    figures = task_figures([broken, *answers[1:]])["on"]
     assert (figures["accuracy"], figures["failed"], figures["truncated"]) == (0.5, 0.5, 0.0)
     assert figures["format_faults"] == sum(row.fault is not None for row in answers[1:2]) / 2
 
@@ -48,7 +49,7 @@ def test_several_answers_to_a_problem_are_one_grade() -> None:
         right, wrong = answer_row(0, mode, "4"), answer_row(0, mode, "5", reward=0.0)
         return [right, replace(wrong, index=1)]
 
-    figures = task_figures(twice("on") + twice("off"), 2)
+    figures = task_figures(twice("on") + twice("off"))
     assert figures["on"]["grades"] == [0.5]
     assert figures["on"]["interval"] == (0.5, 0.5)  # a bootstrap over problems
 
@@ -83,7 +84,7 @@ def test_tasks_by_name_and_by_file_stand_side_by_side(tiny: Path, tmp_path: Path
         ({"num_problems": 0}, "num_problems: 0; lies in 1 to"),
         ({"num_problems": 10**12}, "num_problems: 1000000000000; lies in 1 to"),
         ({"samples": 0}, "samples: 0; give at least 1"),
-        ({"max_new_tokens": 0}, "max_new_tokens: 0; give at least 1"),
+        ({"max_new_tokens": -1}, "max_new_tokens: -1; give at least 0"),
         ({"temperature": -1.0}, "temperature: -1.0; lies in 0 to 100"),
         ({"temperature": float("nan")}, "temperature: nan; lies in 0 to 100"),
     ],
@@ -95,7 +96,7 @@ def test_settings_say_what_is_wrong(change: dict, match: str) -> None:
 
 def test_several_greedy_answers_are_refused() -> None:
     with pytest.raises(ValueError, match="4 at temperature 0 are all the same"):
-        EvalSettings(samples=4)
+        EvalSettings(samples=4, temperature=0.0)
 
 
 def test_figures_by_source_are_those_of_its_tokens(tiny: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from serving import Remote, remote, write_toggled
 
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.engine.engine import Engine
+from fretsaw.engine.sampling import Sampling
 from fretsaw.engine.sequence import Event
 from fretsaw.rollout.remote import RemoteSampler
 from fretsaw.rollout.sample import sample_groups
@@ -34,10 +35,12 @@ def server(folder: Path) -> Iterator[Remote]:
 def test_samples_are_those_of_the_embedded_engine(folder: Path, server: Remote) -> None:
     decoder = checkpoint.load(folder)
     prompts = [(5, 6, 7), tuple(range(10, 40))]
-    options = {"group_size": 3, "max_tokens": 12, "temperature": 1.0, "seed": 4}
+    sampling = Sampling(max_tokens=12, temperature=1.0, seed=4)
     stop = (*decoder.config.eos_token_ids, 30)
-    there = sample_groups(RemoteSampler(server.url), prompts, stop_token_ids=stop, **options)
-    here = sample_groups(Engine(decoder), prompts, stop_token_ids=stop, **options)
+    there, here = (
+        sample_groups(sampler, prompts, sampling, stop_token_ids=stop, group_size=3)
+        for sampler in (RemoteSampler(server.url), Engine(decoder))
+    )
     for theirs, ours in zip(there, here, strict=True):
         assert (theirs.token_ids, theirs.is_finished) == (ours.token_ids, ours.is_finished)
         assert theirs.logprobs == pytest.approx(ours.logprobs, abs=1e-4)

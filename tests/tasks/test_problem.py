@@ -1,6 +1,7 @@
 """Problems, their grades, and the user's own files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,10 @@ from fretsaw.chat.nemotron_format import NemotronFormat
 from fretsaw.chat.reasoning import MODES, Mode, with_reasoning
 from fretsaw.chat.toggle import Toggle
 from fretsaw.chat.tokenizer import Tokenizer
-from fretsaw.eval.settings import EvalSettings
 from fretsaw.grade.grader import GRADERS, Grader
 from fretsaw.tasks.problem import Problem, read_problems
 from fretsaw.tasks.prompt import GradedAnswer, Prompt, chat_prompt, grade_answers
-from fretsaw.tasks.task import TASKS, load_problems
+from fretsaw.tasks.task import TASKS, drawn_with, load_problems
 
 PROBLEM = Problem("0", (Message("user", "1 + 1?"),), {"answer": "2"})
 USER = {"role": "user", "content": "1 + 1?"}
@@ -221,10 +221,12 @@ def test_a_task_that_is_none(task, message):
         load_problems(task, 4, seed=0)
 
 
-def test_eval_draws_as_the_task_says_where_nothing_else_is_said():
-    for sampling in TASKS["word_problems"].sampling.values():
-        assert sampling.temperature == EvalSettings().temperature
-        assert sampling.max_tokens == EvalSettings().max_new_tokens
+def test_a_task_is_drawn_as_it_says_where_nothing_else_is_said():
+    own = TASKS["word_problems"].sampling["on"]
+    nothing = {"temperature": None, "top_p": None, "max_tokens": 0}
+    assert drawn_with(own, **nothing) == own
+    asked = drawn_with(own, **{**nothing, "temperature": 0.6, "max_tokens": 32})
+    assert asked == replace(own, temperature=0.6, max_tokens=32)
 
 
 def test_a_column_expected_is_read_by_graders_of_more_than_an_answer_alone(

@@ -16,6 +16,7 @@ from fretsaw.plan.amounts import (
 )
 from fretsaw.plan.stage_plan import StagePlan
 from fretsaw.plan.work import Hardware, MemoryUse, Shapes, Work
+from fretsaw.tasks.task import OWN_FILE, named_task
 
 
 def evaluate(s: EvalSettings, at: Shapes, on: Hardware) -> Work:
@@ -23,13 +24,12 @@ def evaluate(s: EvalSettings, at: Shapes, on: Hardware) -> Work:
     models = [at[name] for name in ("model", "parent") if name in at]
     text = s.tokens if "corpus" in at else 0
     tasks = len([name for name in s.task.split(" + ") if name.strip()]) + ("problems" in at)
-    answers = 2 * tasks * s.num_problems * s.samples
+    answers = 2 * tasks * (s.limit or s.num_problems) * s.samples
     flops = sum(text * token_flops(model, s.seq_len) for model in models)
     decoding = sum(
-        decoding_s(model, on.alone, answers, PROMPT, s.max_new_tokens, EVAL_BATCH)
-        for model in models
+        decoding_s(model, on.alone, answers, PROMPT, most_tokens(s), EVAL_BATCH) for model in models
     )
-    row = PROMPT + s.max_new_tokens
+    row = PROMPT + most_tokens(s)
     cache = min(answers, EVAL_BATCH) * row * kv_bytes(models[0], "fp32")
     logits = 2 * logit_bytes(models[0], s.batch_rows * s.seq_len, len(models)) if text else 0.0
     states = 4 * s.batch_rows * s.seq_len * 4 * models[0].hidden_size
@@ -43,6 +43,14 @@ def evaluate(s: EvalSettings, at: Shapes, on: Hardware) -> Work:
         remedy="lower batch_rows (text) or max_new_tokens (answers)",
         note=on.note_of({s.weights}),
     )  # fmt: skip
+
+
+def most_tokens(s: EvalSettings) -> int:
+    """Return the tokens of the longest answer that may be asked for."""
+    rows = [named_task(name)[0] for name in filter(None, map(str.strip, s.task.split(" + ")))]
+    drawn = [sampling for row in rows for sampling in row.sampling.values()]
+    longest = [sampling.max_tokens for sampling in (*drawn, *OWN_FILE.values())]
+    return s.max_new_tokens or max(longest)
 
 
 def fewer(stage: Stage, stages: Sequence[Stage], steps: int) -> EvalSettings:

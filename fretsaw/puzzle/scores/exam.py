@@ -9,6 +9,7 @@ from jaxtyping import Float
 from fretsaw.chat.format import chat_format
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.engine.engine import Engine
+from fretsaw.engine.sampling import Sampling
 from fretsaw.model.decoder import Decoder
 from fretsaw.puzzle.library.alternatives import Change
 from fretsaw.puzzle.settings import ScoreSettings
@@ -28,8 +29,7 @@ class Exam:
     ):
         self.parent, self.settings, self.seed = parent, settings, seed
         self.tokenizer = Tokenizer.from_folder(folder)
-        task = "" if file is not None else settings.task
-        problems = load_problems(task, settings.num_problems, seed=seed, file=file)
+        problems = load_problems(settings.task, settings.num_problems, seed=seed, file=file)
         format = chat_format(folder, self.tokenizer)
         say(f"score: {manner(format)}")
         by_mode = prompts_by_mode(problems, self.tokenizer, format)
@@ -49,9 +49,6 @@ class Exam:
             Engine(model, max_batch=MAX_BATCH),
             self.tokenizer,
             self.prompts,
-            group_size=1,
-            max_tokens=self.settings.max_new_tokens,
-            temperature=0.0,
-            seed=self.seed,
+            Sampling(max_tokens=self.settings.max_new_tokens, seed=self.seed),
         )
         return np.array([row.correct * row.is_finished for row in rows])
