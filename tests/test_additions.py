@@ -147,8 +147,8 @@ def make_silences(
     num_problems: int, seed: int, split: str, options: Mapping[str, str]
 ) -> list[Problem]:
     length = int(options.get("length", 0))
-    question = (Message("user", f"{length} letters."),)
-    return [Problem(str(i), question, {"length": length}) for i in range(num_problems)]
+    question = (Message("user", f"Say {length} letters."),)
+    return [Problem(str(i), question, {"length": length}, "length") for i in range(num_problems)]
 
 
 LENGTH_ROW = Grader(
@@ -160,8 +160,6 @@ SILENCE_ROW = Task(
     summary="saying nothing",
     function="test_additions:make_silences",
     options=("length",),
-    grader="length",
-    prompt="Say {question}",
     sampling={"on": Sampling(), "off": Sampling()},
     licence="Apache-2.0",
 )
@@ -184,7 +182,7 @@ def test_a_grader_and_a_task_are_known_to_eval(
     assert (problem.messages[-1].content, problem.grader) == ("Say 2 letters.", "length")
     with pytest.raises(ValueError, match="no option 'depth'; it has length"):
         load_problems("silence:depth=2", 1, seed=0)
-    with pytest.raises(ValueError, match="unknown; use word_problems, silence"):
+    with pytest.raises(ValueError, match="unknown; use word_problems, "):
         load_problems("noise", 1, seed=0)
 
 

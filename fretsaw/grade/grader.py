@@ -4,12 +4,11 @@ A grader is a function of an answer and of what is expected of it, a dictionary:
 "answer" alone, others whole tables of constraints or tests. It returns a grade with its evidence.
 """
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fretsaw.grade.killable import grade_killably
+from fretsaw.grade.killable import named, workers_of
 
 Expectation = Mapping[str, Any]
 
@@ -32,13 +31,17 @@ class Grader:
     keys: tuple[str, ...] = ("answer",)  # what it reads of an expectation
     optional: tuple[str, ...] = ()  # what it reads where it is there
     may_hang: bool = False  # then it grades in processes that are killed at the deadline
+    sure: str = ""  # "module:function" that needs no such process: a grade, None where it must
     deadline_s: float = 1.0  # for one answer
     page: str = "rl.md"  # its page in docs/
 
     def load(self) -> Callable[[str, Expectation], Grade]:
         """Import the function."""
-        module, name = self.function.split(":")
-        return getattr(importlib.import_module(module), name)
+        return named(self.function)
+
+    def check(self, expected: Expectation) -> None:
+        """Raise ValueError for an expectation that it can't work with."""
+        named(self.sure or self.function)("", expected)
 
 
 GRADERS: dict[str, Grader] = {
@@ -49,6 +52,17 @@ GRADERS: dict[str, Grader] = {
     "exact": Grader(
         summary="the answer is the expected text, but for case and spaces",
         function="fretsaw.grade.text:grade_exact",
+    ),
+    "math": Grader(
+        summary="the answer's final formula or number equals the expected one",
+        function="fretsaw.grade.algebra:grade_math",
+        sure="fretsaw.grade.math:sure_grade",
+        may_hang=True,
+    ),
+    "choice": Grader(
+        summary="the answer takes the expected one of several choices, by its letter or its text",
+        function="fretsaw.grade.choice:grade_choice",
+        keys=("answer", "choices"),
     ),
     "contains": Grader(
         summary="the expected words stand in the answer, and no other choice does",
@@ -67,5 +81,10 @@ def grade_batch(grader: str, pairs: Sequence[tuple[str, Expectation]]) -> list[G
     if not row.may_hang:
         function = row.load()
         return [function(answer, expected) for answer, expected in pairs]
-    outcomes = grade_killably(row.load(), pairs, deadline_s=row.deadline_s)
-    return [Grade(0.0, one) if isinstance(one, str) else one for one in outcomes]
+    sure = named(row.sure) if row.sure else lambda answer, expected: None
+    grades: dict[int, Grade | None] = {i: sure(*pair) for i, pair in enumerate(pairs)}
+    unsure = [i for i, grade in grades.items() if grade is None]
+    found = workers_of(row.function).grade([pairs[i] for i in unsure], deadline_s=row.deadline_s)
+    for i, outcome in zip(unsure, found, strict=True):
+        grades[i] = Grade(0.0, outcome) if isinstance(outcome, str) else outcome
+    return [grade for grade in grades.values() if grade is not None]

@@ -1,5 +1,7 @@
 """Grading in processes that can be killed: for graders that may hang or take the process down."""
 
+import functools
+import importlib
 import multiprocessing
 import time
 from collections import deque
@@ -37,44 +39,79 @@ class _Worker:
         self.pipe.close()
 
 
-def grade_killably(
-    function: Callable[[Any, Any], Any], pairs: Sequence[tuple[Any, Any]], *, deadline_s: float
-) -> list[Any]:
-    """Return what `function` makes of each pair, or the words that say why there is nothing.
+class Workers:
+    """Processes that grade by one function; they stay for the next batch and end with this one.
 
-    A pair that takes longer than the deadline costs its process, not the others. An error that the
-    function raises is raised here. The function must be importable by its name.
+    The function is named by "module:function"; only they import it, before they take a pair.
     """
-    outcomes: list[Any] = [None] * len(pairs)
-    todo = deque(range(len(pairs)))
-    workers = [_start(function) for _ in range(min(NUM_WORKERS, len(pairs)))]
-    try:
-        while workers:
-            left_s = min(worker.deadline for worker in workers) - time.monotonic()
-            answering = wait([worker.pipe for worker in workers], timeout=max(0.0, left_s))
-            for worker in list(workers):
-                if worker.pipe in answering:
-                    is_alive = _hear(worker, outcomes)
-                elif time.monotonic() < worker.deadline:
-                    continue
+
+    def __init__(self, function: str):
+        self._function = function
+        self._idle: list[_Worker] = []
+
+    def grade(self, pairs: Sequence[tuple[Any, Any]], *, deadline_s: float) -> list[Any]:
+        """Return what the function makes of each pair, or the words that say why there is nothing.
+
+        A pair that takes longer than the deadline costs its process, not the others. An error that
+        the function raises is raised here.
+        """
+        outcomes: list[Any] = [None] * len(pairs)
+        todo = deque(range(len(pairs)))
+        workers: list[_Worker] = []
+
+        def takes(worker: _Worker) -> bool:
+            if taken := worker.take(todo[0], pairs[todo[0]], deadline_s):
+                todo.popleft()
+            return taken
+
+        try:
+            while self._idle and todo:
+                worker = self._idle.pop()
+                if takes(worker):
+                    workers.append(worker)
                 else:
-                    assert worker.index is not None, f"no grader was ready within {START_S:g} s"
-                    outcomes[worker.index] = f"no grade within {deadline_s:g} s"
-                    is_alive = False
-                if is_alive and todo and worker.take(todo[0], pairs[todo[0]], deadline_s):
-                    todo.popleft()
-                else:
-                    is_alive = is_alive and not todo
                     worker.kill()
+            num_more = min(NUM_WORKERS - len(workers), len(todo))
+            workers += [_start(self._function) for _ in range(num_more)]
+            while workers:
+                left_s = min(worker.deadline for worker in workers) - time.monotonic()
+                answering = wait([worker.pipe for worker in workers], timeout=max(0.0, left_s))
+                for worker in list(workers):
+                    if worker.pipe in answering:
+                        is_alive = _hear(worker, outcomes)
+                    elif time.monotonic() < worker.deadline:
+                        continue
+                    else:
+                        assert worker.index is not None, f"no grader was ready within {START_S:g} s"
+                        outcomes[worker.index] = f"no grade within {deadline_s:g} s"
+                        is_alive = False
+                    if is_alive and todo and takes(worker):
+                        continue
                     workers.remove(worker)
-                    workers += [_start(function)] if todo and not is_alive else []
-    finally:
-        for worker in workers:
-            worker.kill()
-    return outcomes
+                    if is_alive and not todo:
+                        self._idle.append(worker)
+                        continue
+                    worker.kill()
+                    workers += [_start(self._function)] if todo else []
+        finally:
+            for worker in workers:
+                worker.kill()
+        return outcomes
 
 
-def _start(function: Callable[[Any, Any], Any]) -> _Worker:
+@functools.cache
+def workers_of(function: str) -> Workers:
+    """Return the processes that grade by a function, the same for every batch."""
+    return Workers(function)
+
+
+def named(place: str) -> Callable[..., Any]:
+    """Import the function that "module:function" names."""
+    module, name = place.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _start(function: str) -> _Worker:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_work, args=(function, there), daemon=True)
@@ -104,7 +141,8 @@ def _hear(worker: _Worker, outcomes: list[Any]) -> bool:
     return True  # the first word only says that it is ready
 
 
-def _work(function: Callable[[Any, Any], Any], pipe: Connection) -> None:
+def _work(place: str, pipe: Connection) -> None:
+    function = named(place)
     pipe.send(None)
     while True:
         answer, expected = pipe.recv()

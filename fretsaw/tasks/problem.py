@@ -70,7 +70,7 @@ def _problem(row: Mapping[str, Any], number: int, where: str) -> Problem:
     expected = _expected(row, GRADERS[grader], where)
     messages = _messages(row, where)
     try:
-        GRADERS[grader].load()("", expected)
+        GRADERS[grader].check(expected)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     kind, id = _label(row, "kind", "", where), _label(row, "id", str(number), where)

@@ -34,6 +34,14 @@ class Task:
 
 
 GREEDY = Sampling(max_tokens=96)
+# As the papers evaluate (arXiv 2505.00949, section 7): sampled with reasoning, greedy without.
+SHORT: Mapping[Mode, Sampling] = {
+    "on": Sampling(max_tokens=1024, temperature=0.6, top_p=0.95),
+    "off": Sampling(max_tokens=512),
+}
+LONG: Mapping[Mode, Sampling] = {
+    mode: replace(sampling, max_tokens=32_768) for mode, sampling in SHORT.items()
+}
 BY = ("likelihood", "byte_likelihood")  # of a choice, and of each of its bytes
 OWN_FILE: Mapping[Mode, Sampling] = {"on": GREEDY, "off": GREEDY}
 
@@ -44,6 +52,58 @@ TASKS: dict[str, Task] = {
         options=("steps", "max_value", "phrasing"),
         sampling={"on": GREEDY, "off": GREEDY},
         licence="Apache-2.0, generated here",
+    ),
+    "gsm8k": Task(
+        summary="GSM8K: word problems of grade-school mathematics",
+        function="fretsaw.tasks.arithmetic:read_gsm8k",
+        source="https://github.com/openai/grade-school-math (test.jsonl)",
+        sampling=SHORT,
+        licence="MIT",
+    ),
+    "svamp": Task(
+        summary="SVAMP: one-step word problems with misleading numbers",
+        function="fretsaw.tasks.arithmetic:read_svamp",
+        source="https://github.com/arkilpatel/SVAMP",
+        sampling=SHORT,
+        licence="MIT",
+    ),
+    "aqua": Task(
+        summary="AQuA-RAT: algebra with five choices",
+        function="fretsaw.tasks.choice:read_aqua",
+        source="https://github.com/google-deepmind/AQuA (test.json)",
+        options=("by",),
+        sampling=SHORT,
+        licence="Apache-2.0",
+    ),
+    "math500": Task(
+        summary="MATH-500, and MATH itself: competition problems with an answer in a box",
+        function="fretsaw.tasks.competition:read_math",
+        source="https://huggingface.co/datasets/HuggingFaceH4/MATH-500",
+        sampling=LONG,
+        licence="MIT",
+    ),
+    "aime": Task(
+        summary="AIME: problems whose answer is 0 to 999",
+        function="fretsaw.tasks.competition:read_aime",
+        source="https://huggingface.co/datasets/math-ai/aime25",
+        sampling=LONG,
+        licence="of the MAA",
+    ),
+    "gpqa": Task(
+        summary="GPQA: science questions of graduates, four choices in an order of their own",
+        function="fretsaw.tasks.choice:read_gpqa",
+        source="https://huggingface.co/datasets/Idavidrein/gpqa",
+        options=("by",),
+        sampling=LONG,
+        licence="CC BY 4.0",
+    ),
+    "mmlu": Task(
+        summary="multiple choice in the form of MMLU and MMLU-Pro",
+        function="fretsaw.tasks.choice:read_mmlu",
+        source="https://huggingface.co/datasets/cais/mmlu",
+        options=("by",),
+        sampling=SHORT,
+        licence="MIT",
     ),
 }
 

@@ -156,6 +156,6 @@ def test_the_system_turn_tells_the_mode_where_it_is_how() -> None:
     ],
 )
 def test_what_is_evaluated_is_one_thing(settings, inputs, said, folder, tmp_path) -> None:
-    named: dict[str, Path] = {name: folder for name in inputs}
+    named = {str(name): Path(folder) for name in inputs}
     with pytest.raises(ValueError, match=said):
         evaluate(replace(SETTINGS, **settings), named, stage_run(tmp_path / "out"))
