@@ -9,6 +9,7 @@ import torch
 
 from fretsaw.chat.reasoning import MODES, Mode
 from fretsaw.checkpoint import folder as checkpoint
+from fretsaw.client.judge import Judge
 from fretsaw.data import loader
 from fretsaw.data.by_source import source_names
 from fretsaw.engine.sampling import Sampling
@@ -18,6 +19,7 @@ from fretsaw.eval.served import ServedModel
 from fretsaw.eval.settings import EvalSettings
 from fretsaw.eval.task_figures import kept_accuracy, task_figures
 from fretsaw.eval.text_figures import text_figures
+from fretsaw.grade.grader import GRADERS
 from fretsaw.rollout.rows import DamagedRows, Row, read_rows, write_rows
 from fretsaw.stage.execute import StageRun
 from fretsaw.stage.progress import say
@@ -73,20 +75,27 @@ def open_models(
         given = f"{inputs['model']} and {settings.url}" if settings.url else "none"
         raise ValueError(f"eval: model is {given}; give one checkpoint, or one server's URL")
     models: dict[str, Model] = {}
+    asked = run.resume_folder / "judged"
+    judge = Judge(settings.judge, asked) if settings.judge.judge_url else None
     if settings.url:
         if "corpus" in inputs or "parent" in inputs:
             raise ValueError(
                 f"eval: {settings.url} with a corpus or a parent; a server gives no logits to "
                 "compare, so leave them out or name the checkpoint"
             )
-        models["child"] = ServedModel(settings, run.resume_folder / "asked")
+        models["child"] = ServedModel(settings, run.resume_folder / "asked", judge)
     else:
         weights = None if settings.weights == "auto" else settings.weights
         child = checkpoint.load_served(inputs["model"], device=run.device, weights=weights)
-        models["child"] = LocalModel(child, inputs["model"])
+        models["child"] = LocalModel(child, inputs["model"], judge)
         if "parent" in inputs:
             parent = checkpoint.load_served(inputs["parent"], device=run.device)
-            models["parent"] = LocalModel(parent, inputs["parent"])
+            models["parent"] = LocalModel(parent, inputs["parent"], judge)
+    judged = [
+        task.name for task in tasks if any(GRADERS[p.grader].is_judged for p in task.problems)
+    ]
+    if judged and judge is None:
+        raise ValueError(f"task {judged[0]!r}: is graded by a model; give --judge-url")
     for name, model in models.items() if tasks else ():
         say(f"eval: {name}: {model.manner}")
     return models

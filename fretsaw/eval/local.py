@@ -10,6 +10,7 @@ from fretsaw.chat.renderer import ChatFormat
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.engine.engine import Engine
 from fretsaw.engine.sampling import Sampling
+from fretsaw.grade.grader import Asks
 from fretsaw.model.decoder import Decoder
 from fretsaw.rollout.rows import Row
 from fretsaw.tasks.answers import answer
@@ -22,8 +23,8 @@ MAX_BATCH = 128
 class LocalModel:
     """A decoder with its tokenizer and its chat format; the engine writes its answers."""
 
-    def __init__(self, decoder: Decoder, folder: Path):
-        self.decoder, self.folder = decoder, folder
+    def __init__(self, decoder: Decoder, folder: Path, judge: Asks | None = None):
+        self.decoder, self.folder, self._judge = decoder, folder, judge
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -64,5 +65,6 @@ class LocalModel:
             sampling,
             group_size=num_samples,
             first_group=first_group,
+            judge=self._judge,
             on_token=lambda num_ended, num_tokens: on_answer(num_ended),
         )

@@ -15,6 +15,7 @@ from fretsaw.chat.toggle import NO_THINK, THINK, TOGGLE
 from fretsaw.client.openai import Client, Fault
 from fretsaw.engine.sampling import Sampling
 from fretsaw.eval.settings import EvalSettings
+from fretsaw.grade.grader import Asks
 from fretsaw.rollout.rows import Row
 from fretsaw.rollout.sample import Sample, sample_seed
 from fretsaw.tasks.answers import graded_rows
@@ -28,11 +29,11 @@ REFUSED = (400, 413, 422)  # this request alone, such as a prompt beyond the con
 class ServedModel:
     """A model at a URL, asked over chat completions."""
 
-    def __init__(self, settings: EvalSettings, cache: Path):
+    def __init__(self, settings: EvalSettings, cache: Path, judge: Asks | None = None):
         """Raise ValueError where no server answers; the key is $OPENAI_API_KEY."""
         key = os.environ.get("OPENAI_API_KEY", "")
         self._client = Client(settings.url, api_key=key, may_repeat=True, cache=cache)
-        self._toggle = settings.url_toggle
+        self._toggle, self._judge = settings.url_toggle, judge
         self.model = settings.url_model or self._client.first_model()
         self.modes: tuple[Mode, ...] = MODES if self._toggle != "none" else ("off",)
         how = f"the mode is told by {self._toggle}" if self._toggle != "none" else "without a mode"
@@ -74,7 +75,7 @@ class ServedModel:
             texts.append(text)
         prompts = [Prompt(problems[group - first_group], mode, ()) for group, *_ in asked]
         shown = ["\n\n".join(f"{m.role}: {m.content}" for m in turns) for *_, turns in asked]
-        return graded_rows(samples, prompts, shown, texts)
+        return graded_rows(samples, prompts, shown, texts, self._judge)
 
     def _body(self, turns: Sequence[Message], sampling: Sampling, mode: Mode) -> dict[str, Any]:
         switch = {"chat_template_kwargs": {"enable_thinking": mode == "on"}}

@@ -1,8 +1,9 @@
 """Settings of evaluation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from fretsaw.client.judge_settings import JudgeSettings
 from fretsaw.engine.sampling import MAX_TEMPERATURE
 from fretsaw.stage.settings import check_range
 from fretsaw.tasks.limits import MAX_PROBLEMS
@@ -46,6 +47,9 @@ class EvalSettings:
     url_toggle: Literal["enable_thinking", "v1", "v1.5", "none"] = "enable_thinking"
     """How that model is told the mode: by chat_template_kwargs, by the line "detailed thinking on"
     or by /think in the system turn, or not at all (it then answers in one mode)."""
+
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
+    """Who judges, for tasks that take a judge."""
 
     def __post_init__(self) -> None:
         check_range(self, 1, "tokens", "seq_len", "batch_rows", "samples")

@@ -6,11 +6,20 @@ A grader is a function of an answer and of what is expected of it, a dictionary:
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from fretsaw.grade.killable import named, workers_of
 
 Expectation = Mapping[str, Any]
+
+
+@runtime_checkable
+class Asks(Protocol):
+    """A model that is asked for judgements: `client/judge.py` has it."""
+
+    def ask(self, asked: Sequence[tuple[str, str]]) -> Sequence[Sequence[str | Exception]]:
+        """Return the replies to (system text, prompt) pairs, one a vote, or how it failed."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -31,8 +40,10 @@ class Grader:
     keys: tuple[str, ...] = ("answer",)  # what it reads of an expectation
     optional: tuple[str, ...] = ()  # what it reads where it is there
     may_hang: bool = False  # then it grades in processes that are killed at the deadline
+    check_by: str = ""  # "module:function" that raises for a bad expectation, if another
     sure: str = ""  # "module:function" that needs no such process: a grade, None where it must
     deadline_s: float = 1.0  # for one answer
+    is_judged: bool = False  # then its function takes all (answer, expectation) pairs and a judge
     page: str = "rl.md"  # its page in docs/
 
     def load(self) -> Callable[[str, Expectation], Grade]:
@@ -41,7 +52,7 @@ class Grader:
 
     def check(self, expected: Expectation) -> None:
         """Raise ValueError for an expectation that it can't work with."""
-        named(self.sure or self.function)("", expected)
+        named(self.check_by or self.sure or self.function)("", expected)
 
 
 GRADERS: dict[str, Grader] = {
@@ -64,6 +75,14 @@ GRADERS: dict[str, Grader] = {
         function="fretsaw.grade.choice:grade_choice",
         keys=("answer", "choices"),
     ),
+    "judge": Grader(
+        summary="a model judges the answer: right, wrong, or no verdict",
+        function="fretsaw.grade.judge:grade_judged",
+        check_by="fretsaw.grade.judge:check_judged",
+        keys=(),
+        optional=("answer",),
+        is_judged=True,
+    ),
     "contains": Grader(
         summary="the expected words stand in the answer, and no other choice does",
         function="fretsaw.grade.text:grade_contains",
@@ -72,12 +91,19 @@ GRADERS: dict[str, Grader] = {
 }
 
 
-def grade_batch(grader: str, pairs: Sequence[tuple[str, Expectation]]) -> list[Grade]:
+def grade_batch(
+    grader: str, pairs: Sequence[tuple[str, Expectation]], judge: Asks | None = None
+) -> list[Grade]:
     """Return the grades of (answer, expectation) pairs, in their order.
 
-    An answer on which a grader hangs or dies gets 0, with that as evidence.
+    An answer on which a grader hangs or dies gets 0, with that as evidence. Raises ValueError where
+    it takes a judge and there is none.
     """
     row = GRADERS[grader]
+    if row.is_judged:
+        if judge is None:
+            raise ValueError(f"grader {grader!r}: takes a model that judges; give --judge-url")
+        return named(row.function)(pairs, judge)
     if not row.may_hang:
         function = row.load()
         return [function(answer, expected) for answer, expected in pairs]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.engine.sampling import Sampling
+from fretsaw.grade.grader import Asks
 from fretsaw.rollout.rows import Row
 from fretsaw.rollout.sample import Sample, sample_groups
 from fretsaw.rollout.sampler import Sampler
@@ -18,6 +19,7 @@ def answer(
     *,
     group_size: int = 1,
     first_group: int = 0,
+    judge: Asks | None = None,
     on_token: Callable[[int, int], None] = lambda num_ended, num_tokens: None,
 ) -> list[Row]:
     """Return `group_size` graded answers to every prompt, group by group.
@@ -39,7 +41,7 @@ def answer(
     completions = [tokenizer.decode(token_ids) for token_ids in written]
     asked = [prompts[sample.group - first_group] for sample in samples]
     shown = {p: tokenizer.decode(p, skip_special=False) for p in {p.token_ids for p in prompts}}
-    return graded_rows(samples, asked, [shown[p.token_ids] for p in asked], completions)
+    return graded_rows(samples, asked, [shown[p.token_ids] for p in asked], completions, judge)
 
 
 def _ends(sampler: Sampler, prompts: Sequence[Prompt]) -> tuple[int, ...]:
@@ -52,9 +54,11 @@ def graded_rows(
     prompts: Sequence[Prompt],
     shown: Sequence[str],
     completions: Sequence[str],
+    judge: Asks | None = None,
 ) -> list[Row]:
     """Return samples as graded rows; each comes with its prompt, that as text, and its own text."""
-    graded = grade_answers(prompts, completions, [sample.is_finished for sample in samples])
+    is_finished = [sample.is_finished for sample in samples]
+    graded = grade_answers(prompts, completions, is_finished, judge)
     return [
         Row(
             problem=prompt.problem.id,

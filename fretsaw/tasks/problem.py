@@ -69,6 +69,8 @@ def _problem(row: Mapping[str, Any], number: int, where: str) -> Problem:
         raise ValueError(f"{where}: grader is {grader!r}; choose one of {', '.join(GRADERS)}")
     expected = _expected(row, GRADERS[grader], where)
     messages = _messages(row, where)
+    if GRADERS[grader].is_judged:
+        expected = {"question": messages[-1].content, **expected}
     try:
         GRADERS[grader].check(expected)
     except ValueError as error:
@@ -97,7 +99,7 @@ def _label(row: Mapping[str, Any], name: str, default: str, where: str) -> str:
 def _expected(row: Mapping[str, Any], grader: Grader, where: str) -> Expectation:
     """Return what a row expects, by a grader's keys; `answer` may stand in the row itself."""
     keys, given = grader.keys, row.get("expected")
-    if keys != ("answer",) and not isinstance(given, Mapping):
+    if keys and keys != ("answer",) and not isinstance(given, Mapping):
         rule = f"write an object with {', '.join(keys)}"
         raise ValueError(f"{where}: expected is {given!r}; {rule}")
     expected = dict(given) if isinstance(given, Mapping) else {}

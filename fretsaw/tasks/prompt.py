@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fretsaw.chat.reasoning import MODES, OPEN_TAG, Mode, format_fault, split_reasoning
 from fretsaw.chat.renderer import ChatFormat
 from fretsaw.chat.tokenizer import Tokenizer
-from fretsaw.grade.grader import Grade, grade_batch
+from fretsaw.grade.grader import GRADERS, Asks, Grade, grade_batch
 from fretsaw.tasks.problem import Problem
 
 PLAIN_MODES = MODES  # of a model that only continues text: an opening tag asks for reasoning
@@ -91,19 +91,26 @@ def plain_prompt(tokenizer: Tokenizer, problem: Problem, mode: Mode) -> Prompt:
 
 
 def grade_answers(
-    prompts: Sequence[Prompt], completions: Sequence[str], is_finished: Sequence[bool]
+    prompts: Sequence[Prompt],
+    completions: Sequence[str],
+    is_finished: Sequence[bool],
+    judge: Asks | None = None,
 ) -> list[GradedAnswer]:
     """Grade what a model wrote after each prompt; each grader gets its answers in one batch.
 
-    What is graded is the answer that follows the reasoning; reasoning never closed leaves none.
+    What is graded is the answer that follows the reasoning; reasoning never closed leaves none. A
+    judge is not asked about answers that were cut: they are wrong.
     """
     texts = [p.opening + completion for p, completion in zip(prompts, completions, strict=True)]
     answers = [split_reasoning(text)[1] for text in texts]
     grades: dict[int, Grade] = {}
     for grader in dict.fromkeys(prompt.problem.grader for prompt in prompts):
         own = [i for i, prompt in enumerate(prompts) if prompt.problem.grader == grader]
+        if GRADERS[grader].is_judged:
+            grades |= {i: Grade(0.0, "cut") for i in own if not is_finished[i]}
+            own = [i for i in own if is_finished[i]]
         pairs = [(answers[i], prompts[i].problem.expected) for i in own]
-        grades |= dict(zip(own, grade_batch(grader, pairs), strict=True))
+        grades |= dict(zip(own, grade_batch(grader, pairs, judge), strict=True))
     return [
         GradedAnswer(
             grades[i].score,
