@@ -69,6 +69,7 @@ oracles: $(VENV)/.ready $(VENV)-oracles/.ready $(VENV)-langchain/.ready engines 
 	$(BIN)/python benchmarks/kill.py
 	$(BIN)/python benchmarks/interop.py
 	$(BIN)/python benchmarks/serve_abuse.py
+	$(BIN)/python benchmarks/instructions.py
 	$(VENV)-langchain/bin/python benchmarks/langchain_client.py --server $(BIN)/python
 	$(VENV)-oracles/bin/python benchmarks/grpo_trl.py
 

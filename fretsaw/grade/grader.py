@@ -88,6 +88,13 @@ GRADERS: dict[str, Grader] = {
         function="fretsaw.grade.text:grade_contains",
         optional=("choices",),
     ),
+    "instructions": Grader(
+        summary="every instruction of IFEval's is followed",
+        function="fretsaw.grade.instructions.grade:grade_instructions",
+        keys=("instruction_id_list", "kwargs"),
+        optional=("rules", "verdict"),
+        page="grade.md",
+    ),
 }
 
 
