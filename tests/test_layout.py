@@ -10,7 +10,7 @@ PACKAGE = ROOT / "fretsaw"
 
 FLOORS = [
     {"stage"},
-    {"model", "chat", "scenario"},
+    {"model", "chat", "scenario", "sandbox"},
     {"checkpoint", "distributed", "data", "training", "engine", "grade", "client"},
     {"rollout"},
     {"tasks"},

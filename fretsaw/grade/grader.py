@@ -95,6 +95,15 @@ GRADERS: dict[str, Grader] = {
         optional=("rules", "verdict"),
         page="grade.md",
     ),
+    "code": Grader(
+        summary="the answer's Python program passes every test, in a sandbox",
+        function="fretsaw.grade.code:grade_code",
+        keys=(),
+        optional=("tests", "setup", "preamble", "entry_point", "inputs", "outputs", "fn_name"),
+        may_hang=True,  # never over its own limits: it is for several at a time
+        deadline_s=3600.0,
+        page="sandbox.md",
+    ),
 }
 
 
