@@ -1,7 +1,7 @@
 """Llama-3_3-Nemotron-Super-49B-v1 as data, and the stages that would make such a child.
 
     fretsaw plan ln_super                                    # what fits, how fast: beside the paper
-    fretsaw run ln_super --out RUN --arg data=TEXT --dry-run
+    fretsaw run ln_super --out RUN --arg data=TEXT [--arg conversations=ROWS] --dry-run
 
 The blocks are those of the published config: 49 of 80 layers keep their attention, FFNs are 9 to
 100 % wide. It was searched for one H100 in FP8 with about 300,000 tokens cached, and healed on 40
@@ -24,6 +24,7 @@ from fretsaw.puzzle.settings import (
     ScoreSettings,
     SpaceSettings,
 )
+from fretsaw.sft.settings import SftSettings
 from fretsaw.training.settings import UpdateSettings
 
 BLOCKS = """\
@@ -60,6 +61,7 @@ PUBLISHED = Published(
 )
 
 SEQ_LEN = 8192
+TUNED_LEN = 16_384  # of conversations
 
 
 def recipe(
@@ -67,8 +69,12 @@ def recipe(
     checkpoint: str = "meta-llama/Llama-3.3-70B-Instruct",
     target: str = "80GB",
     heal_tokens: int = 40_000_000_000,
+    conversations: str = "",
 ) -> list[Stage]:
     """Return the stages from the 70B parent and text to a healed child, evaluated.
+
+    Where a file of `conversations` is named, the child is tuned on them as the paper has it: once,
+    at a fixed rate.
 
     The target is what fits on one H100: weights and 256 requests' keys and values, in FP8. Costs
     are rooflines; time the child in the engine that serves it (docs/cost.md).
@@ -104,7 +110,21 @@ def recipe(
         evaluate=EvalSettings(seq_len=SEQ_LEN),
     )
     corpus = CorpusSettings(source="files", seq_len=SEQ_LEN, max_tokens=heal_tokens)
+    kept = [stage for stage in stages if stage.kind not in ("bench", "report")]
+    [healed] = [stage.name for stage in kept if stage.kind == "distill"]
+    tune = SftSettings(
+        epochs=1,
+        seq_len=TUNED_LEN,
+        too_long="skip",
+        batch_tokens=256 * TUNED_LEN,
+        micro_batch_tokens=TUNED_LEN,
+        update=UpdateSettings(
+            learning_rate=5e-6, schedule="constant", warmup_ratio=0.0, master="bf16"
+        ),
+    )
+    tuned = Stage("child/sft", tune, {"model": healed, "data": [conversations]})
     return [
         Stage("corpus", corpus, {"parent": checkpoint, "data": [data]}),
-        *(stage for stage in stages if stage.kind not in ("bench", "report")),
+        *kept,
+        *([tuned] if conversations else []),
     ]

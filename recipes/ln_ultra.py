@@ -1,7 +1,7 @@
 """Llama-3_1-Nemotron-Ultra-253B-v1 as data, and the stages that would make such a child.
 
     fretsaw plan ln_ultra                                    # what fits, how fast: beside the paper
-    fretsaw run ln_ultra --out RUN --arg data=TEXT --dry-run
+    fretsaw run ln_ultra --out RUN --arg data=TEXT [--arg conversations=ROWS] --dry-run
 
 The blocks are those of the published config: 162 entries, of which 81 are empty so that 18 pipeline
 stages get 9 each; four FFNs stand for the 49 that were fused (arXiv 2503.18908). It was searched
@@ -34,6 +34,7 @@ from fretsaw.puzzle.settings import (
     ScoreSettings,
     SpaceSettings,
 )
+from fretsaw.sft.settings import SftSettings
 from fretsaw.training.settings import UpdateSettings
 
 BLOCKS = """\
@@ -102,13 +103,22 @@ PUBLISHED = Published(
 )
 
 SEQ_LEN = 8192
+TUNED_LEN = 24_576  # of conversations
 ROW = 131_072  # the longest
 
 
 def recipe(
-    data: str, checkpoint: str = "meta-llama/Llama-3.1-405B-Instruct", target: str = "1.5x decode"
+    data: str,
+    checkpoint: str = "meta-llama/Llama-3.1-405B-Instruct",
+    target: str = "1.5x decode",
+    conversations: str = "",
 ) -> list[Stage]:
-    """Return the stages from the 405B parent and text to a fused, healed and trained-on child."""
+    """Return the stages from the 405B parent and text to a fused, healed and trained-on child.
+
+    Where a file of `conversations` is named, the child is tuned on them as the paper has it: once,
+    and after that anew with a fresh optimizer. How many epochs followed is not published; one is
+    ours.
+    """
     calibration = 131_072
     space = SpaceSettings(kv_heads=(8,), ffn_percents=(87, 75, 62, 50, 25, 20, 10), linear=False)
     update = UpdateSettings(learning_rate=1e-4, master="bf16", optimizer="adamw")
@@ -155,10 +165,25 @@ def recipe(
     )
     go_on = replace(train, tokens=73_000_000_000, lengths=(f"seq_len={ROW},tokens=15e9,factor=16",))
     corpus = CorpusSettings(source="files", seq_len=SEQ_LEN, max_tokens=100_000_000_000)
+    tune = SftSettings(
+        epochs=1,
+        seq_len=TUNED_LEN,
+        too_long="skip",
+        batch_tokens=256 * TUNED_LEN,
+        micro_batch_tokens=TUNED_LEN,
+        update=UpdateSettings(
+            learning_rate=1e-5, warmup_ratio=0.1, min_lr_ratio=0.1, master="bf16"
+        ),
+    )
+    tuned = [
+        Stage("child/sft", tune, {"model": "child/cpt", "data": [conversations]}),
+        Stage("child/sft-restarted", tune, {"model": "child/sft", "data": [conversations]}),
+    ]
     return [
         Stage("corpus", corpus, {"parent": checkpoint, "data": [data]}),
         *(stage for stage in stages if stage.kind not in ("bench", "report")),
         Stage(
             "child/cpt", CptSettings(train=go_on), {"model": "child/distill", "corpus": "corpus"}
         ),
+        *(tuned if conversations else []),
     ]

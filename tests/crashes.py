@@ -23,10 +23,10 @@ import torch._dynamo  # which an optimizer imports: here once, rather than in ev
 import torch.distributed as dist
 from torch import nn
 
-from fretsaw.distill.best_weights import BestWeights
 from fretsaw.stage import artifact, whole
 from fretsaw.stage.execute import StageRun, execute
 from fretsaw.stage.peers import ALONE, Peers
+from fretsaw.training.best_weights import BestWeights
 from fretsaw.training.state import TrainingState
 
 KILLED = 137

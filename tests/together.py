@@ -60,6 +60,11 @@ TUNING = SftSettings(
 )
 
 
+TUNING_FACTORS = replace(
+    TUNING, average="sequence", lora=LoraSettings(lora_rank=4), saved="adapter", keep_best=True
+)
+
+
 def child(tiny: Path) -> Decoder:
     config = checkpoint.read_config(tiny / "parent")
     decoder = Decoder(replace(config, blocks=blocks_from_names(BLOCKS)))
@@ -137,6 +142,11 @@ def first(tiny: Path, out: Path, peers: Peers = ALONE) -> None:
     run.peers = peers
     run.progress.folder = run.folder if peers.rank == 0 else None
     tune(TUNING, {"model": tiny / "parent"}, run)
+    peers.on_first(lambda: None)  # it is written
+    factors = stage_run(out / "tuned-lora")
+    factors.peers = peers
+    factors.progress.folder = factors.folder if peers.rank == 0 else None
+    tune(TUNING_FACTORS, {"model": out / "tuned"}, factors)
 
 
 def last(tiny: Path, out: Path, peers: Peers) -> None:

@@ -22,7 +22,7 @@ CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "a
 APPLIED = "fretsaw_adapter"  # where a folder of links keeps it beside its base's weights
 TABLE, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 MERGE = "merge it with PEFT's merge_and_unload, save that, and give its folder"
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
 _FACTORS = {
     ".lora_A.weight": ("down", False),
     ".lora_B.weight": ("up", False),
@@ -207,7 +207,7 @@ def read_adapter(folder: Path) -> Adapter:
     whole: dict[str, StoredTensor] = {}
     header = read_header(file)
     for key, entry in header.items():
-        name = key.removeprefix(_PREFIX)
+        name = key.removeprefix(PREFIX)
         if _COPY.search(key) and _COPY.sub("", key) in header:
             continue
         suffix = next((end for end in _FACTORS if name.endswith(end)), None)

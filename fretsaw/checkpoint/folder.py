@@ -278,8 +278,6 @@ def write(
     """
     import torch
 
-    from fretsaw.chat.control_tokens import is_chat
-    from fretsaw.chat.llama3_template import write_chat_template
     from fretsaw.checkpoint import shards
 
     config = decoder.config
@@ -297,6 +295,21 @@ def write(
     shards.write_tensors(folder, decoder.state_dict(), dtype=torch_dtype, as_they_are=in_8_bits)
     if layout is decilm:
         copy_remote_code(folder)
+    write_tokenizer(folder, config, like=like, tokenizer=tokenizer, toggle=toggle)
+
+
+def write_tokenizer(
+    folder: Path,
+    config: ModelConfig,
+    *,
+    like: Path | None = None,
+    tokenizer: "Tokenizer | None" = None,
+    toggle: "Toggle | None" = None,
+) -> None:
+    """Write what a checkpoint's folder has of a tokenizer; `write` says what is taken."""
+    from fretsaw.chat.control_tokens import is_chat
+    from fretsaw.chat.llama3_template import write_chat_template
+
     if tokenizer is not None:
         settings = read_settings(like) if like is not None else {}
         for made_anew in ("chat_template", "added_tokens_decoder"):

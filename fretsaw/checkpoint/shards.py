@@ -61,7 +61,7 @@ def save_tensors(
     path.chmod(mode)
 
 
-def _whole(tensor: Tensor) -> Tensor:
+def whole(tensor: Tensor) -> Tensor:
     """Return all of a tensor of which every process may hold a part."""
     tensor = tensor.detach()
     if type(tensor) is Tensor:
@@ -101,7 +101,7 @@ def write_tensors(
     for i, names in enumerate(shards, 1):
         file = SINGLE if len(shards) == 1 else f"model-{i:05d}-of-{len(shards):05d}.safetensors"
         cast = {
-            name: _whole(tensors[name])
+            name: whole(tensors[name])
             .to("cpu", None if name in as_they_are else dtype)
             .contiguous()
             for name in names

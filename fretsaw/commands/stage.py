@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 from fretsaw.commands.options import Checkpoint, Common
-from fretsaw.data.sources import split_weights
+from fretsaw.data.sources import read_weights, split_weights
 from fretsaw.pipeline.kinds import STAGES, StageKind, made_inputs
 from fretsaw.stage.workers import HERE, Workers
 from fretsaw.tasks.task import split_files
@@ -46,6 +46,10 @@ def stage(name: str, argv: list[str]) -> None:
     if name == "corpus":
         options.data, weights = split_weights(options.data)
         if weights:
+            settings = dataclasses.replace(settings, weights=weights)
+    if name == "sft":
+        options.data, weights = read_weights(options.data)
+        if set(weights) - {1.0}:
             settings = dataclasses.replace(settings, weights=weights)
     common, inputs = options.common, {**files, **_inputs_in(options, kind)}
     if options.dry_run:

@@ -41,6 +41,7 @@ class Record:
     tools: tuple[Mapping[str, Any], ...] = ()  # that may be called
     unlearnt: frozenset[int] = frozenset()  # answers that are not to be learnt, by their place
     kind: str = "generated"  # of its row
+    source: str = "generated"  # its file's name, for figures
 
 
 @dataclass(frozen=True)

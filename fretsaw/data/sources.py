@@ -26,9 +26,18 @@ _FILE_SUFFIXES = {".txt", ".jsonl", ".parquet", ".json", ".csv", ".tsv", ".md", 
 
 
 def split_weights(names: Sequence[str]) -> tuple[list[str], tuple[float, ...]]:
+    """Return sources and their weights, of which no more than the relations count.
+
+    No weights come back where all are alike. Raises as `read_weights` does.
+    """
+    sources, weights = read_weights(names)
+    return sources, weights if len(set(weights)) > 1 else ()
+
+
+def read_weights(names: Sequence[str]) -> tuple[list[str], tuple[float, ...]]:
     """Return sources and their weights: `b.jsonl:0.3` has 0.3, one without a number 1.
 
-    No weights come back where all are alike. Raises ValueError for one that is not above 0.
+    Raises ValueError for one that is not above 0.
     """
     sources, weights = [], []
     for name in names:
@@ -40,7 +49,7 @@ def split_weights(names: Sequence[str]) -> tuple[list[str], tuple[float, ...]]:
             raise ValueError(f"--data {name}: weight {number}; give a number above 0, or no weight")
         sources.append(source)
         weights.append(weight)
-    return sources, tuple(weights) if len(set(weights)) > 1 else ()
+    return sources, tuple(weights)
 
 
 def read_documents(sources: Sequence[str], toggle: Toggle = "v1") -> Iterator[str | Record]:

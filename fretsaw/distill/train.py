@@ -13,7 +13,6 @@ from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.checkpoint.beside import read_layers, write_layers
 from fretsaw.data import loader
-from fretsaw.distill.best_weights import BestWeights
 from fretsaw.distill.lesson import Lesson
 from fretsaw.distill.objective import Objective
 from fretsaw.distill.phases import phase_configs
@@ -24,6 +23,7 @@ from fretsaw.model.config import ModelConfig
 from fretsaw.model.decoder import Decoder
 from fretsaw.stage import artifact
 from fretsaw.stage.execute import StageRun
+from fretsaw.training.best_weights import BestWeights
 from fretsaw.training.blocks import prepare_blocks
 from fretsaw.training.lora import adapt, merge
 from fretsaw.training.optimizer import (

@@ -7,6 +7,7 @@ which stays gathered from the forward to the backward, so that losses can use th
 
 from collections.abc import Callable
 
+from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
@@ -31,15 +32,15 @@ def shard(decoder: Decoder, peers: Peers, device: str) -> None:
     register_fsdp_forward_method(decoder, "hidden_states")
 
 
-def write_whole(decoder: Decoder, peers: Peers, write: Callable[[], None]) -> None:
-    """Call `write` on rank 0 alone, which asks for the decoder's whole weights one by one.
+def write_whole(module: nn.Module, peers: Peers, write: Callable[[], None]) -> None:
+    """Call `write` on rank 0 alone, which asks for the module's whole weights one by one.
 
-    The weights of a sharded decoder are gathered in the order of its state dict, so `write` must
-    ask for each of them once and in that order (`shards.write_tensors` does).
+    The weights of a sharded decoder, or of its factors, are gathered in the order of the state
+    dict, so `write` must ask for each of them once and in that order (`shards.write_tensors` does).
     """
     if peers.rank == 0:
         write()
         return
-    for tensor in decoder.state_dict().values():
-        assert isinstance(tensor, DTensor), "several processes, but the decoder is not sharded"
+    for tensor in module.state_dict().values():
+        assert isinstance(tensor, DTensor), "several processes, but the module is not sharded"
         tensor.full_tensor()

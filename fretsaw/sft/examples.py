@@ -4,10 +4,13 @@
 rows (`batch_of`) it becomes the positions at which the loss is taken.
 """
 
+import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from fretsaw.chat.reasoning import Mode
 from fretsaw.chat.renderer import ChatFormat, Span
@@ -29,6 +32,12 @@ class Example:
     token_ids: tuple[int, ...]
     loss_mask: tuple[bool, ...]
     mode: Mode
+    source: str
+
+    @property
+    def num_learnt(self) -> int:
+        """Tokens that are learnt; the first of a conversation is foretold by nothing."""
+        return sum(self.loss_mask[1:])
 
 
 def row_length(settings: SftSettings, config: ModelConfig) -> int:
@@ -47,7 +56,7 @@ def read_examples(
     row_len: int,
     seed: int,
 ) -> tuple[list[Example], list[Example], int]:
-    """Return what is tuned on, what is held out, and how many of the first were too long.
+    """Return what an epoch is tuned on, what is held out, and how many of the first were too long.
 
     Raises `ValueError` where nothing is left to tune on.
     """
@@ -56,7 +65,7 @@ def read_examples(
     heldout, _ = encode(heldout_records, format, row_len, settings.too_long)
     if not train:
         raise ValueError(NONE_LEFT)
-    return train, heldout, num_skipped
+    return weighted(train, weights_of(settings, inputs), seed), heldout, num_skipped
 
 
 def conversations(
@@ -71,12 +80,56 @@ def conversations(
             list(world.conversations(seed, split, size, **limits)) for split, size in sizes.items()
         )
         return train, heldout
-    names = sorted((name for name in inputs if name.startswith("data")), key=lambda n: (len(n), n))
-    if not names:
+    records = [
+        replace(record, source=name)
+        for name, path in sources_in(inputs).items()
+        for record in read_records([str(path)], toggle)
+    ]
+    if not records:
         raise ValueError("sft: no conversations; give --data FILES, or --source world")
-    records = list(read_records([str(inputs[name]) for name in names], toggle))
     heldout = [record for record in records if is_heldout(record, settings.heldout_share)]
     return [record for record in records if not is_heldout(record, settings.heldout_share)], heldout
+
+
+def sources_in(inputs: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the data files in order by their names, one that is there already with a number."""
+    keys = sorted((key for key in inputs if key.startswith("data")), key=lambda k: (len(k), k))
+    named: dict[str, Path] = {}
+    for key in keys:
+        name = inputs[key].name
+        named[f"{name} ({key})" if name in named else name] = inputs[key]
+    return named
+
+
+def weights_of(settings: SftSettings, inputs: Mapping[str, Path]) -> dict[str, float]:
+    """Return the files' weights by name; none where every row is seen once an epoch.
+
+    Raises `ValueError` where there are not as many weights as files.
+    """
+    names = list(sources_in(inputs))
+    if settings.weights and len(settings.weights) != len(names):
+        raise ValueError(
+            f"weights: {len(settings.weights)}, but there are {len(names)} data files; give one "
+            "for each"
+        )
+    return dict(zip(names, settings.weights, strict=False))
+
+
+def weighted(examples: Sequence[Example], weights: Mapping[str, float], seed: int) -> list[Example]:
+    """Return what one epoch sees: a file's examples as often as its weight says.
+
+    Of a fraction so many of them, rounded up, are drawn by the seed.
+    """
+    if not weights:
+        return list(examples)
+    seen: list[Example] = []
+    for number, (source, weight) in enumerate(weights.items()):
+        own = [example for example in examples if example.source == source]
+        times, share = divmod(weight, 1)
+        order = np.random.default_rng([seed, number]).permutation(len(own))
+        drawn = sorted(order[: math.ceil(share * len(own))])
+        seen += own * int(times) + [own[i] for i in drawn]
+    return seen
 
 
 def is_heldout(record: Record, share: float) -> bool:
@@ -111,7 +164,7 @@ def example_of(record: Record, format: ChatFormat) -> Example:
     except ValueError as error:
         raise ValueError(f"{record.where}: {error}") from error
     token_ids = tuple(id for span in spans for id in span.token_ids)
-    return Example(token_ids, loss_mask(spans), record.mode)
+    return Example(token_ids, loss_mask(spans), record.mode, record.source)
 
 
 def is_too_long(record: Record, example: Example, row_len: int, too_long: str) -> bool:

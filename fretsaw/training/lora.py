@@ -82,6 +82,15 @@ def adapt(decoder: Decoder, settings: LoraSettings, seed: int) -> nn.ModuleDict:
     return factors
 
 
+def by_module(factors: nn.Module) -> dict[str, Factors]:
+    """Return what `adapt` gave by the names that the decoder has for the matrices, in order."""
+    return {
+        f"model.layers.{name.replace('/', '.')}": own
+        for name, own in factors.named_children()
+        if isinstance(own, Factors)
+    }
+
+
 def merge(decoder: Decoder) -> None:
     """Put the plain matrices back, the product of their factors added, and train all again."""
     for name, module in list(decoder.model.layers.named_modules()):

@@ -8,7 +8,7 @@ from torch.distributed.tensor import DTensor
 
 from fretsaw.training.low_precision import LeanAdamW
 from fretsaw.training.muon import Muon
-from fretsaw.training.schedule import warmup_cosine
+from fretsaw.training.schedule import warmup_then
 from fretsaw.training.settings import UpdateSettings
 
 
@@ -81,7 +81,8 @@ def clip_gradient(model: nn.Module, settings: UpdateSettings) -> float:
 
 def rate_factor(settings: UpdateSettings, *, step: int, num_steps: int) -> float:
     """Return the factor on the peak rates at a step of the whole run."""
-    return warmup_cosine(
+    return warmup_then(
+        settings.schedule,
         step,
         num_steps=num_steps,
         num_warmup=settings.num_warmup(num_steps),

@@ -2,16 +2,27 @@
 
 import math
 
+from fretsaw.training.settings import Schedule
 
-def warmup_cosine(step: int, *, num_steps: int, num_warmup: int, min_ratio: float) -> float:
-    """Return the factor on the peak rate: linear from 1/num_warmup to 1, then cosine to min_ratio.
 
-    `step` counts from 0; the last step of `num_steps` has min_ratio exactly.
+def warmup_then(
+    schedule: Schedule, step: int, *, num_steps: int, num_warmup: int, min_ratio: float
+) -> float:
+    """Return the factor on the peak rate: linear from 1/num_warmup to 1, then as `schedule` says.
+
+    "cosine" and "linear" fall to min_ratio, which the last of `num_steps` has exactly; "constant"
+    stays at 1. `step` counts from 0.
     """
     if step < num_warmup:
         return (step + 1) / num_warmup
     progress = (step + 1 - num_warmup) / max(1, num_steps - num_warmup)
-    return min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+    match schedule:
+        case "cosine":
+            return min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+        case "linear":
+            return 1 - (1 - min_ratio) * progress
+        case "constant":
+            return 1.0
 
 
 def rewarm(steps_since: int, num_steps: int) -> float:

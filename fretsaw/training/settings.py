@@ -8,6 +8,7 @@ from fretsaw.stage.settings import check_positive, check_range
 MAX_LOGITS = 1 << 25  # elements of one chunk of logits: 128 MiB in float32
 MOMENT_BLOCK = 128  # elements of a row that share one 8-bit scale
 MOMENT_SLICE = 1 << 24  # elements updated at once: 64 MiB for each float32 copy
+Schedule = Literal["cosine", "linear", "constant"]
 SMALL_PARAMETER = 4096  # up to this size, norms above all, moments stay float32
 
 
@@ -21,8 +22,10 @@ class UpdateSettings:
     """Peak learning rate of AdamW."""
     muon_learning_rate: float = 0.02
     """Peak learning rate of Muon."""
+    schedule: Schedule = "cosine"
+    """How the rates go on after the warm-up: down along a cosine or a line, or not at all."""
     min_lr_ratio: float = 0.1
-    """Where the cosine ends, as a fraction of the peak."""
+    """Where cosine and line end, as a fraction of the peak."""
     warmup_ratio: float = 0.05
     """Fraction of the steps spent warming up."""
     weight_decay: float = 0.1

@@ -19,6 +19,7 @@ from fretsaw.plan.published import (
     fit_efficiencies,
     render_published,
 )
+from fretsaw.training.optimizer import rate_factor
 
 
 def published(name: str) -> Published:
@@ -122,6 +123,27 @@ def test_their_recipes_are_chains(name: str) -> None:
     assert names[0] == "corpus"
     last = "child/eval" if name == "ln_super" else "child/cpt"
     assert names[-1] == last or names[-1].endswith("/eval")
+
+
+def test_they_are_tuned_by_the_papers_schedules() -> None:
+    """Rates, batch and lengths are the paper's (arXiv 2505.00949, section 4)."""
+    given = {"data": "text.jsonl", "checkpoint": "PARENT", "conversations": "rows.jsonl"}
+    of_super = load_recipe(find_recipe("ln_super"), given)[-1]
+    assert [of_super.settings.epochs, of_super.settings.seq_len] == [1, 16_384]
+    update = of_super.settings.update
+    rates = {rate_factor(update, step=step, num_steps=50) for step in range(50)}
+    assert [update.learning_rate, rates] == [5e-6, {1.0}]
+    *_, first, again = load_recipe(find_recipe("ln_ultra"), given)
+    assert first.inputs["model"] == "child/cpt"
+    assert again.inputs["model"] == first.name  # a stage begins with a fresh optimizer
+    assert first.settings.batch_tokens == 256 * first.settings.seq_len == 256 * 24_576
+    rates = [rate_factor(first.settings.update, step=step, num_steps=50) for step in range(50)]
+    assert rates.index(max(rates)) == 4  # 10 % of the steps
+    assert 1e-5 * rates[-1] == pytest.approx(1e-6)
+    files = {"reasoning": "a", "mixed": "b", "blend": "c"}
+    stages = load_recipe(find_recipe("ln_nano"), {**files, "checkpoint": "PARENT"})[:3]
+    assert [stage.inputs["data"] for stage in stages] == [["a"], ["b"], ["c"]]
+    assert [stages[0].settings.epochs, stages[0].settings.update.learning_rate] == [4, 1e-4]
 
 
 def test_the_command_needs_no_torch_and_no_weights() -> None:

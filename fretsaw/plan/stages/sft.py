@@ -31,8 +31,9 @@ def sft(s: SftSettings, at: Shapes, on: Hardware) -> Work:
         micro_batch_tokens=micro,
         heldout_tokens=max(seq_len, round(s.heldout_share * tokens)),
         update=s.update,
+        lora=s.lora,
     )
-    work = training_work(train, model, on)
+    work = training_work(train, model, on, keeps_best=s.keep_best)
     return replace(work, remedy=frugal(s.update, work.uses[0]))  # it can't run blocks again
 
 
