@@ -20,6 +20,7 @@ from fretsaw.eval.settings import EvalSettings
 from fretsaw.eval.task_figures import kept_accuracy, task_figures
 from fretsaw.eval.text_figures import text_figures
 from fretsaw.grade.grader import GRADERS
+from fretsaw.grade.killable import named
 from fretsaw.rollout.rows import DamagedRows, Row, read_rows, write_rows
 from fretsaw.stage.execute import StageRun
 from fretsaw.stage.progress import say
@@ -50,6 +51,10 @@ def evaluate(settings: EvalSettings, inputs: Mapping[str, Path], run: StageRun) 
             answers = answers_to(task, model, f"{name}-{number}", settings, run)
             write_rows(run.folder / f"answers-{name}-{number}.parquet", answers)
             figures[name] = task_figures(answers)
+            for mode in MODES if task.figures else ():
+                evidence = [row.found for row in answers if row.mode == mode]
+                if evidence:
+                    figures[name][mode] |= named(task.figures)(evidence)
         if len(models) == 2:
             figures["kept"] = kept_accuracy(figures)
         if number == 0:

@@ -5,7 +5,6 @@ instructions followed, each strict and loose.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from fretsaw.chat.message import Message
@@ -13,25 +12,12 @@ from fretsaw.data.rows import Row, read_objects
 from fretsaw.grade.instructions.grade import grade_instructions, read_verdicts
 from fretsaw.tasks.problem import Problem
 
-SOURCE = "google-research/google-research, instruction_following_eval/data/input_data.jsonl"
-LICENCE = "Apache-2.0"
-PROMPT = "{question}"  # as it stands: any word added could break an instruction
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figures:
-    """Shares from 0 to 1, of prompts and of instructions, strict and loose."""
-
-    prompt_strict: float
-    prompt_loose: float
-    instruction_strict: float
-    instruction_loose: float
-
 
 def read(path: Path) -> list[Problem]:
     """Read `{"key", "prompt", "instruction_id_list", "kwargs"}` a row.
 
-    Raises ValueError with file and line for a row that could not be graded, and for a key twice.
+    The prompt is put as it stands: any word added could break an instruction. Raises ValueError
+    with file and line for a row that could not be graded, and for a key twice.
     """
     problems: list[Problem] = []
     lines: dict[str, str] = {}
@@ -69,8 +55,8 @@ def _problem(row: Row, where: str) -> Problem:
     )
 
 
-def figures(evidence: Sequence[str]) -> Figures:
-    """Return the four figures from the evidence of every graded answer.
+def figures(evidence: Sequence[str]) -> dict[str, float]:
+    """Return the four figures, shares from 0 to 1, from the evidence of every graded answer.
 
     Raises ValueError where there is none, or where it is not that of the grader `instructions`.
     """
@@ -78,9 +64,9 @@ def figures(evidence: Sequence[str]) -> Figures:
         raise ValueError("evidence is empty; give that of one graded answer at least")
     prompts = [read_verdicts(text) for text in evidence]
     verdicts = [one for prompt in prompts for one in prompt]
-    return Figures(
-        prompt_strict=sum(all(one.strict for one in p) for p in prompts) / len(prompts),
-        prompt_loose=sum(all(one.loose for one in p) for p in prompts) / len(prompts),
-        instruction_strict=sum(one.strict for one in verdicts) / len(verdicts),
-        instruction_loose=sum(one.loose for one in verdicts) / len(verdicts),
-    )
+    return {
+        "prompt_strict": sum(all(one.strict for one in p) for p in prompts) / len(prompts),
+        "prompt_loose": sum(all(one.loose for one in p) for p in prompts) / len(prompts),
+        "instruction_strict": sum(one.strict for one in verdicts) / len(verdicts),
+        "instruction_loose": sum(one.loose for one in verdicts) / len(verdicts),
+    }

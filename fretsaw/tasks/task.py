@@ -4,7 +4,6 @@
 that it is given, `gsm8k:file=test.jsonl`; a path alone is the user's own file.
 """
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from fretsaw.chat.reasoning import Mode
 from fretsaw.data import world
 from fretsaw.engine.sampling import Sampling
+from fretsaw.grade.killable import named
 from fretsaw.tasks.problem import BadOption, Problem, TooFew, read_problems
 
 
@@ -24,13 +24,13 @@ class Task:
     source: str = ""  # where the file comes from that it reads; none where they are generated
     options: tuple[str, ...] = ()  # what may stand after the name
     sampling: Mapping[Mode, Sampling]  # what answers are drawn with where nothing else is said
+    figures: str = ""  # "module:function" of a mode's evidence: what it is scored by besides
     licence: str  # of the data
     page: str = "eval.md"  # its page in docs/
 
     def load(self) -> Callable[..., list[Problem]]:
         """Import the function."""
-        module, name = self.function.split(":")
-        return getattr(importlib.import_module(module), name)
+        return named(self.function)
 
 
 GREEDY = Sampling(max_tokens=96)
@@ -96,6 +96,14 @@ TASKS: dict[str, Task] = {
         options=("by",),
         sampling=LONG,
         licence="CC BY 4.0",
+    ),
+    "ifeval": Task(
+        summary="IFEval: instructions that a program can verify",
+        function="fretsaw.tasks.ifeval:read",
+        source="https://github.com/google-research/google-research (instruction_following_eval)",
+        sampling=SHORT,
+        figures="fretsaw.tasks.ifeval:figures",
+        licence="Apache-2.0",
     ),
     "mmlu": Task(
         summary="multiple choice in the form of MMLU and MMLU-Pro",
@@ -184,6 +192,7 @@ class AskedTask:
     name: str
     problems: list[Problem]
     sampling: Mapping[Mode, Sampling]
+    figures: str = ""  # as `Task` has them
     by: str = ""  # one of BY where the likeliest choice counts and nothing is written
 
 
@@ -201,7 +210,7 @@ def asked_tasks(
         file = left.pop(0) if row.source and left else None
         problems = load_problems(name, num_problems, seed=seed, file=file)
         chosen = problems[: limit or None] if row.source else problems
-        tasks.append(AskedTask(name, chosen, row.sampling, _by(name, options)))
+        tasks.append(AskedTask(name, chosen, row.sampling, row.figures, _by(name, options)))
     for file in left:
         own = load_problems("", 0, seed=seed, file=file)[: limit or None]
         tasks.append(AskedTask(file.name, own, OWN_FILE))

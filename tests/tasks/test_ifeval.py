@@ -7,7 +7,7 @@ import pytest
 
 from fretsaw.chat.message import Message
 from fretsaw.grade.grader import grade_batch
-from fretsaw.tasks.ifeval import Figures, figures, read
+from fretsaw.tasks.ifeval import figures, read
 
 ROW = {
     "key": 7,
@@ -68,9 +68,12 @@ def test_the_four_figures() -> None:
     """Strict: 1 of 3 prompts, 3 of 6 instructions; with a line forgiven 2 and 4."""
     answers = ["Well. Bye.", "Sure, here:\nWell. Bye.", "Well, no."]
     grades = grade_batch("instructions", [(answer, ROW) for answer in answers])
-    assert figures([grade.evidence for grade in grades]) == Figures(
-        prompt_strict=1 / 3, prompt_loose=2 / 3, instruction_strict=3 / 6, instruction_loose=4 / 6
-    )
+    assert figures([grade.evidence for grade in grades]) == {
+        "prompt_strict": 1 / 3,
+        "prompt_loose": 2 / 3,
+        "instruction_strict": 3 / 6,
+        "instruction_loose": 4 / 6,
+    }
     with pytest.raises(ValueError, match="evidence is empty"):
         figures([])
     with pytest.raises(ValueError, match="no verdict 0 of an instruction"):
