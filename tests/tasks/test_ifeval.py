@@ -8,6 +8,7 @@ import pytest
 from fretsaw.chat.message import Message
 from fretsaw.grade.grader import grade_batch
 from fretsaw.tasks.ifeval import figures, read
+from fretsaw.tasks.problem import read_problems
 
 ROW = {
     "key": 7,
@@ -78,3 +79,16 @@ def test_the_four_figures() -> None:
         figures([])
     with pytest.raises(ValueError, match="no verdict 0 of an instruction"):
         figures(["3"])
+
+
+def test_ones_own_problems_may_have_instructions(tmp_path: Path) -> None:
+    expected = {name: ROW[name] for name in ("instruction_id_list", "kwargs")}
+    own = {"prompt": "Bye?", "grader": "instructions", "expected": expected, "verdict": "loose"}
+    (problem,) = read_problems(written(tmp_path / "a.jsonl", own))
+    assert problem.expected == {**expected, "verdict": "loose"}
+    assert [g.score for g in grade_batch("instructions", [("Sure,\nBye.", problem.expected)])] == [
+        1
+    ]
+    expected["kwargs"] = [{}, {"end_phrase": 3}]
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 1: .*end_phrase is 3; write text"):
+        read_problems(written(tmp_path / "a.jsonl", own))

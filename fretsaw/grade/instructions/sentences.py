@@ -19,14 +19,12 @@ _AFTER = ".,;:!?" + _CLOSING
 _OPENING = "\"'“‘«([{*_`#>"
 _MARK = re.compile(r"^[^\S\n]*\d+[.)](?=\s)", re.MULTILINE)  # 1. or 12) that numbers a line
 _LETTER = re.compile(r"[^\W_]")
-_NEVER_LAST = _words(
-    "mr mrs ms dr prof rev gen col capt cpt lt sgt sen rep gov hon pres messrs st mt vs no nos vol"
-    " fig figs pp ed eds approx"
-)
+_NEVER_LAST = _words("mr mrs ms dr prof rev gen capt cpt lt sgt gov hon messrs st mt vs approx eds")
+_BEFORE_NUMBERS = _words("no nos vol fig figs p pp ch sec art eq")
 _ABBREVIATIONS = _NEVER_LAST | _words(
-    "inc ltd co corp jr sr bros dept univ assn ave blvd rd etc e.g i.e cf al viz ca est ext"
-    " a.m p.m u.s u.k u.n u.s.a d.c l.a n.y ph.d m.d b.a m.a b.c a.d jan feb mar apr jun jul aug"
-    " sept sep oct nov dec mon tue tues wed thu thur thurs fri sat sun ft oz lb lbs"
+    "inc ltd co corp jr sr bros dept univ assn ave blvd rd etc e.g i.e cf al viz"
+    " a.m p.m u.s u.k u.n u.s.a d.c l.a n.y ph.d m.d b.a m.a b.c a.d jan feb apr jun jul aug"
+    " sept sep oct nov dec tue tues thu thur thurs fri ft oz lb lbs"
 )
 _STARTERS = _words(
     "a an the this that these those he she it we they you i his her its our their my your there"
@@ -67,7 +65,7 @@ def _ends(word: str, following: str) -> bool:
     stem, begin = bare[:-1].lstrip(_OPENING), following.lstrip(_OPENING)
     if stem.endswith("."):  # an ellipsis goes on where no capital follows
         return begin[:1].isupper()
-    if stem.lower() in _NEVER_LAST:
+    if stem.lower() in _NEVER_LAST or (stem.lower() in _BEFORE_NUMBERS and begin[:1].isdigit()):
         return False
     if stem.lower() in _ABBREVIATIONS or (len(stem) == 1 and stem.isalpha()):
         return begin[:1].isupper() and begin.rstrip(_AFTER).lower() in _STARTERS

@@ -61,9 +61,15 @@ ROWS: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
         [
             "One. Two! Three?",
             "Mr. Roe left. He ran. It was 3.50 a mile",
+            "I said no. See no. 5. Go",
             "1. A dog.\n2. A cat.\n3. A.",
         ],
-        ["Mr. Roe met Dr. Doe at 3.5 km. He ran", "1. A dog.\n2. A cat.", "One, e.g. two. Three"],
+        [
+            "Mr. Roe met Dr. Doe at 3.5 km. He ran",
+            "See no. 5 and p. 3. Go",
+            "1. A dog.\n2. A cat.",
+            "One, e.g. two. Three",
+        ],
     ),
     (
         "length_constraints:number_sentences",
