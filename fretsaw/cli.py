@@ -23,6 +23,7 @@ COMMANDS = {
     "status": ("look", "what a run is doing: stage, step, ETA, metrics, errors"),
     "lineage": ("look", "where an artifact came from"),
     "inspect": ("look", "what a checkpoint is made of, layer by layer"),
+    "doctor": ("doctor", "what a checkpoint would learn of rows, and what is wrong with it"),
     "search-table": ("search_table", "the exact search in a table of other measurements"),
     "bench-server": ("bench_server", "what clients of a server see: latency and tokens/s"),
     "import": ("import_gguf", "a GGUF file as a checkpoint folder"),

@@ -13,6 +13,7 @@ from typing import Any
 
 from fretsaw.chat.jinja_template import ChatTemplate, TemplateRefused, switches
 from fretsaw.chat.message import Message, check_roles
+from fretsaw.chat.parts import answer_parts
 from fretsaw.chat.reasoning import (
     CLOSE_TAG,
     OPEN_TAG,
@@ -96,7 +97,7 @@ class OwnFormat(ChatFormat):
         own = messages[0].content if messages[0].role == "system" else ""
         mode = self.mode_in(own) or mode
         whole = self._ids(messages, mode, tools)
-        learnt: list[tuple[int, int]] = []
+        learnt: list[tuple[int, int, int]] = []  # from, to, of which message
         last = len(messages) - 1
         for at, message in enumerate(messages):
             if message.role != "assistant" or (mode == "on" and at < last) or at in unlearnt:
@@ -112,10 +113,10 @@ class OwnFormat(ChatFormat):
             ):
                 raise ValueError(_cannot_be_learnt("leaves out the reasoning of an answer"))
             if end and starts_alike and whole[:end] == answered[:end]:
-                learnt.append((len(asked), end))
+                learnt.append((len(asked), end, at))
             elif at == last:
                 raise ValueError(self._why_not(asked, answered))
-        return _cut(whole, learnt)
+        return self._cut(whole, learnt, messages)
 
     @cached_property
     def ends(self) -> tuple[int, ...]:
@@ -205,6 +206,22 @@ class OwnFormat(ChatFormat):
         last = next(places, None)
         return None if last is None else last + 1
 
+    def _cut(
+        self,
+        ids: Sequence[int],
+        learnt: Sequence[tuple[int, int, int]],
+        messages: Sequence[Message],
+    ) -> list[Span]:
+        spans, at = [], 0
+        for start, end, number in learnt:
+            answer = tuple(ids[start:end])
+            parts = answer_parts(self.tokenizer, answer, messages[number])
+            spans.append(Span("context", tuple(ids[at:start])))
+            spans.append(Span("assistant", answer, True, *parts))
+            at = end
+        spans.append(Span("context", tuple(ids[at:])))
+        return [span for span in spans if span.token_ids]
+
     def _why_not(self, asked: Sequence[int], answered: Sequence[int]) -> str:
         if answered[: len(asked)] != asked:
             why = "writes an answer otherwise than after the text that asks for it"
@@ -266,13 +283,3 @@ def as_dict(message: Message, *, reasoning_as: str | None = "reasoning_content")
             for call in message.tool_calls
         ]
     return turn
-
-
-def _cut(ids: Sequence[int], learnt: Sequence[tuple[int, int]]) -> list[Span]:
-    spans, at = [], 0
-    for start, end in learnt:
-        spans.append(Span("context", tuple(ids[at:start])))
-        spans.append(Span("assistant", tuple(ids[start:end]), is_target=True))
-        at = end
-    spans.append(Span("context", tuple(ids[at:])))
-    return [span for span in spans if span.token_ids]

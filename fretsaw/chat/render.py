@@ -11,6 +11,7 @@ from typing import Any
 
 from fretsaw.chat.control_tokens import HEADER, HEADER_END, TURN_END, control_id
 from fretsaw.chat.message import Message, check_roles
+from fretsaw.chat.parts import answer_parts
 from fretsaw.chat.reasoning import (
     CLOSE_TAG,
     NO_REASONING,
@@ -94,12 +95,12 @@ def render(
         if number < len(turns):
             text = without_reasoning(message.content) + calls_text(message.tool_calls)
             is_target &= is_history_learnt and _is_whole(message)
-            spans += _answer(tokenizer, text, is_target=is_target)
+            spans += _answer(tokenizer, text, message, is_target=is_target)
         else:
             text = answer_text(message)
             is_opened = toggle == "v1.5" and mode == "off" and not text.startswith(OPEN_TAG)
             opening = NO_REASONING if is_opened else ""
-            spans += _answer(tokenizer, text, opening=opening, is_target=is_target)
+            spans += _answer(tokenizer, text, message, opening=opening, is_target=is_target)
     return spans
 
 
@@ -139,7 +140,12 @@ def _turn(tokenizer: Tokenizer, role: str, text: str) -> Span:
 
 
 def _answer(
-    tokenizer: Tokenizer, text: str, *, opening: str = "", is_target: bool = True
+    tokenizer: Tokenizer,
+    text: str,
+    message: Message,
+    *,
+    opening: str = "",
+    is_target: bool = True,
 ) -> list[Span]:
     """Return an answer's header and the answer: its ids as they go on from the header's.
 
@@ -148,9 +154,11 @@ def _answer(
     before = tokenizer.encode(f"\n\n{opening}")
     ids = tokenizer.encode(f"\n\n{opening}{text}")
     ids = ids[len(before) :] if ids[: len(before)] == before else tokenizer.encode(text)
+    written = (*ids, control_id(tokenizer, TURN_END))
+    parts = answer_parts(tokenizer, written, message) if is_target else ()
     return [
         Span("assistant", (*_header(tokenizer, "assistant"), *before)),
-        Span("assistant", (*ids, control_id(tokenizer, TURN_END)), is_target),
+        Span("assistant", written, is_target, *parts),
     ]
 
 

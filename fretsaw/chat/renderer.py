@@ -3,13 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from fretsaw.chat.message import Message, check_roles
 from fretsaw.chat.reasoning import MODES, Mode
 from fretsaw.chat.toggle import Toggle, mode_in
 from fretsaw.chat.tokenizer import Tokenizer
 
+Kind = Literal["prompt", "thinking", "answer", "calls"]
 Tools = Sequence[Mapping[str, Any]]  # functions that may be called, as OpenAI's API describes them
 
 
@@ -20,6 +21,20 @@ class Span:
     role: str
     token_ids: tuple[int, ...]
     is_target: bool = False
+    num_thinking: int = 0  # of a target's tokens, at its beginning, those of the trace
+    num_calls: int = 0  # those that call tools, before the last, which ends the turn
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """What every token is: one of the prompt, or of a target's trace, text or calls."""
+        if not self.is_target:
+            return ("prompt",) * len(self.token_ids)
+        calls_end = len(self.token_ids) - 1
+        calls = range(calls_end - self.num_calls, calls_end)
+        return tuple(
+            "thinking" if at < self.num_thinking else "calls" if at in calls else "answer"
+            for at in range(len(self.token_ids))
+        )
 
 
 class ChatFormat(ABC):

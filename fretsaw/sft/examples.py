@@ -33,6 +33,8 @@ class Example:
     loss_mask: tuple[bool, ...]
     mode: Mode
     source: str
+    num_thinking: int = 0  # learnt tokens of a trace
+    num_calls: int = 0  # learnt tokens that call tools
 
     @property
     def num_learnt(self) -> int:
@@ -155,16 +157,27 @@ def encode(
 
 
 def example_of(record: Record, format: ChatFormat) -> Example:
-    """Return a conversation as it is learnt in a format.
+    """Return a conversation as it is learnt in a format. Raises as `spans_of` does."""
+    spans = spans_of(record, format)
+    return Example(
+        tuple(id for span in spans for id in span.token_ids),
+        loss_mask(spans),
+        record.mode,
+        record.source,
+        num_thinking=sum(span.num_thinking for span in spans),
+        num_calls=sum(span.num_calls for span in spans),
+    )
+
+
+def spans_of(record: Record, format: ChatFormat) -> list[Span]:
+    """Return a conversation as a format writes it.
 
     Raises ValueError with the row's place where the format refuses it.
     """
     try:
-        spans = format.render(record.messages, record.mode, record.tools, record.unlearnt)
+        return format.render(record.messages, record.mode, record.tools, record.unlearnt)
     except ValueError as error:
         raise ValueError(f"{record.where}: {error}") from error
-    token_ids = tuple(id for span in spans for id in span.token_ids)
-    return Example(token_ids, loss_mask(spans), record.mode, record.source)
 
 
 def is_too_long(record: Record, example: Example, row_len: int, too_long: str) -> bool:

@@ -477,3 +477,24 @@ def test_every_toggle_keeps_control_tokens_text(tokenizer: Tokenizer, toggle: To
     spans = render(tokenizer, messages, "on", toggle=toggle, tools=[tool])
     ids = [id for span in spans for id in span.token_ids]
     assert [ids.count(tokenizer.token_id(token) or 0) for token in CONTROL_TOKENS] == [5, 5, 5]
+
+
+def test_spans_know_the_trace_from_the_answer_and_the_calls(tokenizer: Tokenizer) -> None:
+    call = ToolCall("add", {"a": 1})
+    turns = [Message("user", "q"), Message("assistant", "so:", "hm\nhm", (call,))]
+    span = render(tokenizer, turns, "on")[-1]
+    assert len(span.kinds) == len(span.token_ids)
+    parts = {
+        kind: text(
+            tokenizer,
+            tuple(id for id, own in zip(span.token_ids, span.kinds, strict=True) if own == kind),
+        )
+        for kind in ("prompt", "thinking", "answer", "calls")
+    }
+    assert parts["prompt"] == ""
+    assert parts["thinking"].strip() == "<think>\nhm\nhm\n</think>"
+    assert parts["answer"].strip() == "so:<|eot_id|>"
+    assert parts["calls"] == calls_text([call])
+    alone = render(tokenizer, [turns[0], Message("assistant", "", None, (call,))], "off")[-1]
+    assert alone.num_calls == len(alone.token_ids) - 1
+    assert set(render(tokenizer, turns, "on")[0].kinds) == {"prompt"}

@@ -13,7 +13,7 @@ from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.eval.evaluate import evaluate
 from fretsaw.eval.settings import EvalSettings
-from fretsaw.sft.preview import preview
+from fretsaw.sft.doctor import preview
 from fretsaw.sft.settings import SftSettings
 from fretsaw.sft.train import tune
 from fretsaw.talk.loaded import LoadedModel

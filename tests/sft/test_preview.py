@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support import stage_run
 
-from fretsaw.sft.preview import preview
+from fretsaw.sft.doctor import preview
 from fretsaw.sft.settings import SftSettings
 from fretsaw.sft.train import tune
 

@@ -1,19 +1,21 @@
-"""What tuning would learn, told before it begins: rows by kind and mode, and the first with masks.
+"""What tuning would learn: rows by kind and mode, tokens, and the first examples with masks.
 
 No weight is read. A row that tuning would refuse is refused here in the same words.
 """
 
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 from fretsaw.chat.reasoning import MODES, check_tags
+from fretsaw.chat.renderer import ChatFormat
 from fretsaw.chat.tokenizer import Tokenizer
 from fretsaw.checkpoint.folder import check_tokenizer, read_config
 from fretsaw.data.pack import pack
 from fretsaw.data.records import Record
+from fretsaw.model.config import ModelConfig
 from fretsaw.sft.examples import (
     NONE_LEFT,
     Example,
@@ -26,17 +28,31 @@ from fretsaw.sft.settings import SftSettings
 from fretsaw.sft.taught import taught_format, told
 
 MAX_SHOWN = 4  # examples, the first of each kind and mode
-MAX_RUN = 60  # tokens shown of a learnt or an unlearnt stretch, half from each of its ends
-WIDTH = 92  # columns of text beside the mark
-_VISIBLE = {"\n": "\u23ce", "\t": "\u21e5", "\r": "\u240d"}
 Pair = tuple[Record, Example]
 
 
-def preview(settings: SftSettings, inputs: Mapping[str, Path], seed: int) -> str:
-    """Return what `tune` would learn, as text for the terminal.
+@dataclass(frozen=True)
+class Lesson:
+    """Conversations as a checkpoint would learn them."""
 
-    Raises the `ValueError` that it would.
-    """
+    settings: SftSettings
+    config: ModelConfig
+    format: ChatFormat
+    added: list[str]  # tokens that the checkpoint lacks
+    row_len: int
+    train: list[Pair]
+    heldout: list[Pair]
+    num_skipped: int  # longer than a row
+    seed: int
+
+    @property
+    def examples(self) -> list[Example]:
+        """What is tuned on, each once."""
+        return [example for _, example in self.train]
+
+
+def read_lesson(settings: SftSettings, inputs: Mapping[str, Path], seed: int) -> Lesson:
+    """Return what `tune` would learn. Raises the `ValueError` that it would."""
     model = inputs["model"]
     config, tokenizer = read_config(model), Tokenizer.from_folder(model)
     check_tokenizer(tokenizer, config)
@@ -53,19 +69,35 @@ def preview(settings: SftSettings, inputs: Mapping[str, Path], seed: int) -> str
     train, heldout = kept
     if not train:
         raise ValueError(NONE_LEFT)
-    left_out = f", {num_skipped:,} longer than {row_len:,} tokens left out" if num_skipped else ""
-    lines = [
-        f"{len(train):,} conversations to tune on, {len(heldout):,} held out{left_out}",
-        *_sizes([example for _, example in train], settings, row_len),
-        told(format, added),
-        "",
-        *_table(train),
-        "",
-        "the first of each kind and mode; every token ends with a dot, learnt ones come after >>>",
-    ]
-    for record, example in _first_of_each(train):
-        lines += ["", _heading(record, example), *_token_lines(example, tokenizer)]
-    return "\n".join(lines)
+    return Lesson(settings, config, format, added, row_len, train, heldout, num_skipped, seed)
+
+
+def summary(lesson: Lesson) -> Iterator[str]:
+    """Yield how much would be learnt, in what format, and the rows counted by kind and mode."""
+    skipped = f", {lesson.num_skipped:,} longer than {lesson.row_len:,} tokens left out"
+    yield (
+        f"{len(lesson.train):,} conversations to tune on, {len(lesson.heldout):,} held out"
+        f"{skipped if lesson.num_skipped else ''}"
+    )
+    yield from _sizes(lesson.examples, lesson.settings, lesson.row_len)
+    yield told(lesson.format, lesson.added)
+    yield ""
+    yield from _table(lesson.train)
+
+
+def first_of_each(lesson: Lesson) -> list[Pair]:
+    """Return the first conversation of each kind and mode, a few at most."""
+    first: dict[tuple[str, str], Pair] = {}
+    for record, example in lesson.train:
+        first.setdefault((record.kind, record.mode), (record, example))
+    return list(first.values())[:MAX_SHOWN]
+
+
+def heading(record: Record, example: Example) -> str:
+    """Return a line that says what an example is."""
+    num_tokens, num_learnt = len(example.token_ids), sum(example.loss_mask)
+    what = f"{record.kind}, reasoning {record.mode}"
+    return f"{record.where} ({what}): {num_tokens:,} tokens, {num_learnt:,} learnt"
 
 
 def _sizes(examples: Sequence[Example], settings: SftSettings, row_len: int) -> Iterator[str]:
@@ -103,48 +135,3 @@ def _holds(record: Record, example: Example) -> Iterator[str]:
         "with answers that are not learnt": num_learnt < num_answers,
     }
     return (name for name, is_so in is_there.items() if is_so)
-
-
-def _first_of_each(pairs: Sequence[Pair]) -> list[Pair]:
-    first: dict[tuple[str, str], Pair] = {}
-    for record, example in pairs:
-        first.setdefault((record.kind, record.mode), (record, example))
-    return list(first.values())[:MAX_SHOWN]
-
-
-def _heading(record: Record, example: Example) -> str:
-    num_tokens, num_learnt = len(example.token_ids), sum(example.loss_mask)
-    what = f"{record.kind}, reasoning {record.mode}"
-    return f"{record.where} ({what}): {num_tokens:,} tokens, {num_learnt:,} learnt"
-
-
-def _token_lines(example: Example, tokenizer: Tokenizer) -> Iterator[str]:
-    """Yield the tokens, a stretch of learnt ones on lines that begin with >>>."""
-    marked = zip(example.loss_mask, example.token_ids, strict=True)
-    for is_learnt, stretch in groupby(marked, key=lambda pair: pair[0]):
-        texts = [_visible(tokenizer, id) for _, id in stretch]
-        if len(texts) > MAX_RUN:
-            half = MAX_RUN // 2
-            left_out = f"[{len(texts) - MAX_RUN:,} more]"
-            texts = [*texts[:half], left_out, *texts[-half:]]
-        line = ""
-        for text in texts:
-            if line and len(line) + len(text) > WIDTH:
-                yield f"{'>>>' if is_learnt else '   '} {line}"
-                line = ""
-            line += f"{text}\u00b7"
-        yield f"{'>>>' if is_learnt else '   '} {line}"
-
-
-def _visible(tokenizer: Tokenizer, id: int) -> str:
-    """Return a token's text with nothing in it that moves the cursor; bytes as they are."""
-    raw = tokenizer.token_bytes(id)
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError:  # a part of a character
-        return "".join(f"<{byte:02x}>" for byte in raw)
-    return "".join(_VISIBLE.get(c) or (c if _is_printed(c) else ascii(c)[1:-1]) for c in text)
-
-
-def _is_printed(character: str) -> bool:
-    return unicodedata.category(character) not in ("Cc", "Cf", "Cn", "Co", "Zl", "Zp")
