@@ -75,6 +75,12 @@ GRADERS: dict[str, Grader] = {
         function="fretsaw.grade.choice:grade_choice",
         keys=("answer", "choices"),
     ),
+    "calls": Grader(
+        summary="the answer makes the expected function calls, compared as BFCL does",
+        function="fretsaw.grade.calls:grade_calls",
+        keys=("calls", "functions"),
+        page="grade.md",
+    ),
     "judge": Grader(
         summary="a model judges the answer: right, wrong, or no verdict",
         function="fretsaw.grade.judge:grade_judged",

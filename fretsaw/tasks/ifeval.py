@@ -13,16 +13,17 @@ from fretsaw.grade.instructions.grade import grade_instructions, read_verdicts
 from fretsaw.tasks.problem import Problem
 
 
-def read(path: Path) -> list[Problem]:
+def read(path: Path, rules: str = "repaired") -> list[Problem]:
     """Read `{"key", "prompt", "instruction_id_list", "kwargs"}` a row.
 
-    The prompt is put as it stands: any word added could break an instruction. Raises ValueError
+    `rules` are those of the grader; published figures are by `reference`. The prompt is put as it
+    stands: any word added could break an instruction. Raises ValueError
     with file and line for a row that could not be graded, and for a key twice.
     """
     problems: list[Problem] = []
     lines: dict[str, str] = {}
     for where, row in read_objects(path):
-        problem = _problem(row, where)
+        problem = _problem(row, where, rules)
         if problem.id in lines:
             raise ValueError(
                 f"{where}: key is {problem.id}, as in {lines[problem.id]}; give each its own"
@@ -32,13 +33,14 @@ def read(path: Path) -> list[Problem]:
     return problems
 
 
-def _problem(row: Row, where: str) -> Problem:
+def _problem(row: Row, where: str, rules: str) -> Problem:
     key, prompt = row.get("key"), row.get("prompt")
     if not isinstance(key, int) or isinstance(key, bool):
         raise ValueError(f"{where}: key is {key!r}; write a whole number")
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError(f"{where}: prompt is {prompt!r}; write the question")
     expected = {name: row.get(name) for name in ("instruction_id_list", "kwargs")}
+    expected["rules"] = rules
     try:
         grade_instructions("", expected)
     except ValueError as error:

@@ -100,6 +100,7 @@ TASKS: dict[str, Task] = {
     "ifeval": Task(
         summary="IFEval: instructions that a program can verify",
         function="fretsaw.tasks.ifeval:read",
+        options=("rules",),
         source="https://github.com/google-research/google-research (instruction_following_eval)",
         sampling=SHORT,
         figures="fretsaw.tasks.ifeval:figures",
@@ -149,7 +150,9 @@ def load_problems(
     """
     row, options = named_task(task) if task or file is None else (None, {})
     if file is not None:
-        problems = row.load()(file) if row is not None and row.source else read_problems(file)
+        is_set = row is not None and row.source
+        own = {name: value for name, value in options.items() if name != "by"}
+        problems = row.load()(file, **own) if row is not None and is_set else read_problems(file)
         if not problems:
             raise ValueError(f"{file}: nothing in it; give a file with rows")
         return problems
