@@ -21,7 +21,7 @@ CHOICES = {"A": "3", "B": "a fox in the wood", "C": "5 apples"}
 
 def asked(expected: dict, by: str = "likelihood") -> AskedTask:
     problem = Problem("p", (Message("user", QUESTION),), expected, "exact")
-    return AskedTask("set", [problem], OWN_FILE, by)
+    return AskedTask("set", [problem], OWN_FILE, by=by)
 
 
 def test_a_choice_is_as_likely_as_its_tokens_after_the_question(tiny: Path) -> None:

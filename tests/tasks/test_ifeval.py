@@ -40,7 +40,8 @@ def test_a_row(tmp_path: Path) -> None:
     assert (problem.id, problem.kind, problem.grader) == ("7", "2 instructions", "instructions")
     assert problem.messages == (Message("user", ROW["prompt"]),)
     assert problem.text == ROW["prompt"]
-    assert problem.expected == {name: ROW[name] for name in ("instruction_id_list", "kwargs")}
+    wanted = {name: ROW[name] for name in ("instruction_id_list", "kwargs")}
+    assert problem.expected == {**wanted, "rules": "repaired"}
     assert problem.where.endswith("a.jsonl, line 1")
 
 
