@@ -5,15 +5,16 @@ that the program reads and must write; or these as JSON values with `fn_name`, t
 called.
 """
 
-import ast
 import atexit
 import functools
 import re
+import warnings
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from fretsaw.grade.grader import Expectation, Grade
+from fretsaw.sandbox.backend import choose_backend
 from fretsaw.sandbox.sandbox import Ended, Sandbox, Verdict
 
 _BLOCK = re.compile(r"^```[ \t]*(\w*)[^\n]*\n(.*?)^```[ \t]*$", re.DOTALL | re.MULTILINE)
@@ -40,11 +41,11 @@ def grade_code(answer: str, expected: Expectation) -> Grade:
     function under test. Raises ValueError for an expectation that says none of the three or is not
     well formed, and where programs cannot be run apart from this machine.
     """
-    sandbox = _sandbox()
-    tests = _tests(expected)
+    if (grade := sure_grade(answer, expected)) is not None:
+        return grade
+    sandbox, tests = _sandbox(), _tests(expected)
     source = find_program(answer, _text(expected, "preamble"))
-    if source is None:
-        return Grade(0.0, "no Python program")
+    assert source is not None, "a sure grade is that of an answer without a program"
     if tests is None:
         return _grade_outputs(sandbox, source, expected["inputs"], expected["outputs"])
     setup = _text(expected, "setup")
@@ -53,6 +54,15 @@ def grade_code(answer: str, expected: Expectation) -> Grade:
     entry_point = expected.get("entry_point")
     verdict = sandbox.run_tests(source, tests, setup=setup, entry_point=entry_point)
     return Grade(float(verdict.passed), _evidence(verdict, len(tests)))
+
+
+def sure_grade(answer: str, expected: Expectation) -> Grade | None:
+    """Return the grade of an answer without a program, None where it has one; raises as above."""
+    choose_backend()
+    _tests(expected)
+    if find_program(answer, _text(expected, "preamble")) is None:
+        return Grade(0.0, "no Python program")
+    return None
 
 
 def find_program(answer: str, preamble: str = "") -> str | None:
@@ -65,8 +75,9 @@ def find_program(answer: str, preamble: str = "") -> str | None:
         found = [body for language, body in blocks if language.lower() in languages]
         if found:
             return f"{preamble}\n{found[-1]}" if preamble else found[-1]
-    text = preamble + answer
-    return text if answer.strip() and _parses(text) else None
+    # an answer may go on within the preamble's function, its first indent lost to a strip
+    texts = [preamble + answer, f"{preamble}    {answer}"] if answer.strip() else []
+    return next(filter(_parses, texts), None)
 
 
 def same_output(written: str, wanted: str) -> bool:
@@ -181,7 +192,8 @@ def _is_list(values: Any, kind: type) -> bool:
 
 def _parses(text: str) -> bool:
     try:
-        ast.parse(text)
+        with warnings.catch_warnings(action="ignore"):  # of what is only unwise
+            compile(text, "program.py", "exec")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return True

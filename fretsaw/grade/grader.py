@@ -106,6 +106,7 @@ GRADERS: dict[str, Grader] = {
         function="fretsaw.grade.code:grade_code",
         keys=(),
         optional=("tests", "setup", "preamble", "entry_point", "inputs", "outputs", "fn_name"),
+        sure="fretsaw.grade.code:sure_grade",
         may_hang=True,  # never over its own limits: it is for several at a time
         deadline_s=3600.0,
         page="sandbox.md",

@@ -39,7 +39,10 @@ def test_the_program_of_an_answer(answer: str, program: str | None) -> None:
 def test_an_answer_may_go_on_after_a_preamble() -> None:
     preamble = "def double(x):\n"
     assert find_program("    return 2 * x", preamble) == "def double(x):\n    return 2 * x"
-    assert find_program("return 2 * x", preamble) is None
+    assert find_program("return 2 * x", preamble) == "def double(x):\n    return 2 * x"
+    assert find_program("It returns 2 * x", preamble) is None
+    blocks = "```python\ndef double(x): return 3\n```"
+    assert find_program(blocks, "import math") == "import math\ndef double(x): return 3\n"
 
 
 def test_tests_that_assert() -> None:
