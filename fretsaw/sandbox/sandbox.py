@@ -49,6 +49,7 @@ class Sandbox:
     """Runs programs one after the other, each in a process forked from one zygote.
 
     It starts when it is first used and again after a zygote was lost, with one program's verdict.
+    Several threads need one each.
     Raises ValueError where no backend works here (`choose_backend`).
     """
 

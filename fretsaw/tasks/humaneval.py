@@ -33,6 +33,8 @@ def _problem(row: Row, number: int, where: str) -> Problem:
         {
             "tests": [f"{test}\ncheck({entry_point})"],
             "preamble": f"{prompt}\n",
+            # what else the prompt defines is the tests' own, not what an answer makes of it
+            "setup": f"{prompt}\ndel {entry_point}",
             "entry_point": entry_point,
         },
         "code",
