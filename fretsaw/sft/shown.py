@@ -18,6 +18,7 @@ _COLOURS: dict[Kind, int] = {"prompt": 2, "thinking": 36, "answer": 32, "calls":
 _VISIBLE = {"\n": "\u23ce", "\t": "\u21e5", "\r": "\u240d"}
 _STYLE = """\
 body { font: 15px/1.6 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+pre { white-space: pre-wrap } h2 { font-size: 1.1rem }
 .tokens { font-family: ui-monospace, monospace; overflow-wrap: anywhere }
 .tokens span { border-right: 1px solid #8886; padding: 1px 0 }
 .prompt { color: #777 } .thinking { background: #cfe8ff } .answer { background: #c9f2c9 }
