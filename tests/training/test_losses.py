@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fretsaw.training import losses
 
@@ -56,6 +57,33 @@ def test_chunks_give_the_same_loss_and_gradient(monkeypatch) -> None:
     for a, b in zip(whole, both(), strict=True):
         # The logits are cast to float32 before the softmax, so agreement ends there.
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_no_more_than_a_chunk_of_logits_is_held(monkeypatch) -> None:
+    """Neither the forward nor the backward of many tokens keeps or makes a larger tensor."""
+    num_tokens, vocab_size, per_chunk = 64, 1000, 16
+    hidden = torch.randn(num_tokens, 8, requires_grad=True)
+    head = torch.randn(vocab_size, 8, requires_grad=True)
+    targets = torch.randint(vocab_size, (num_tokens,))
+    monkeypatch.setattr(losses, "MAX_LOGITS", vocab_size * per_chunk)
+    with TorchDispatchSizes() as sizes:
+        losses.token_logprobs(hidden, head, targets).sum().backward()
+    assert sizes.largest == vocab_size * per_chunk
+
+
+class TorchDispatchSizes(TorchDispatchMode):
+    """Notes the largest tensor that any operation gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for one in made if isinstance(made, tuple) else (made,):
+            if isinstance(one, torch.Tensor):
+                self.largest = max(self.largest, one.numel())
+        return made
 
 
 def test_kl_from_the_whole_vocabulary_is_the_dense_one() -> None:
