@@ -68,13 +68,9 @@ def read_gpqa(path: Path) -> list[Problem]:
 
 
 def _problem(
-    row: Mapping[str, Any],
-    question: str,
-    texts: Sequence[str],
-    letter: str,
-    number: int,
-    where: str,
+    row: Mapping[str, Any], field: str, texts: Sequence[str], letter: str, number: int, where: str
 ) -> Problem:
+    question = text_of(row, where, field)
     choices = dict(zip(ascii_uppercase, texts, strict=False))
     if letter not in choices:
         raise ValueError(

@@ -10,8 +10,6 @@ from fretsaw.data.rows import read_objects
 from fretsaw.tasks.fields import Row, asked, text_of
 from fretsaw.tasks.problem import Problem
 
-SOURCE = "https://github.com/openai/human-eval (data/HumanEval.jsonl.gz, unpacked)"
-LICENCE = "MIT"
 PROMPT = """\
 Complete this Python function. Answer with the whole function in one code block.
 

@@ -15,9 +15,7 @@ from fretsaw.data.rows import read_objects
 from fretsaw.tasks.fields import Row, asked, text_of
 from fretsaw.tasks.problem import Problem
 
-SOURCE = "https://huggingface.co/datasets/livecodebench/code_generation_lite"
-LICENCE = "CC"
-# the model cards of Llama-Nemotron, after LiveCodeBench's own
+# After the model cards of Llama-Nemotron.
 PROMPT = """\
 You will be given a question (problem specification) and will generate a correct Python program \
 that matches the specification and passes all tests.
@@ -26,15 +24,12 @@ Question: {prompt}
 
 {form}"""
 _BY_INPUT = """\
-Read the inputs from stdin solve the problem and write the answer to stdout (do not directly test \
-on the sample inputs). Enclose your code within delimiters as follows. Ensure that when the python \
-program runs, it reads the inputs, runs the algorithm and writes output to STDOUT.
+The program reads its input from stdin and writes its answer to stdout. Put it into one code block:
 ```python
 # YOUR CODE HERE
 ```"""
 _BY_FUNCTION = """\
-You will use the following starter code to write the solution to the problem and enclose your code \
-within delimiters.
+Complete this code, and put all of it into one code block:
 ```python
 {starter_code}
 ```"""

@@ -11,23 +11,17 @@ from fretsaw.data.rows import read_objects
 from fretsaw.tasks.fields import Row, asked, text_of
 from fretsaw.tasks.problem import Problem
 
-SOURCE = "https://github.com/google-research/google-research/tree/master/mbpp (mbpp.jsonl)"
-LICENCE = "CC BY 4.0"
-# the model cards of Llama-Nemotron
+# After the model cards of Llama-Nemotron.
 PROMPT = """\
-You are an exceptionally intelligent coding assistant that consistently delivers accurate and \
-reliable responses to user instructions.
+You are a programmer whose answers are right and can be relied on.
 
 @@ Instruction
 Here is the given problem and test examples:
 {prompt}
-Please use the python programming language to solve this problem.
-Please make sure that your code includes the functions from the test samples and that the input \
-and output formats of these functions match the test samples.
-Please return all completed codes in one code block.
-This code block should be in the following format:
+Use Python. Define the functions that the tests call, with the arguments and the results that they \
+show. Put all of your code into one code block:
 ```python
-# Your codes here
+# your code
 ```"""
 
 

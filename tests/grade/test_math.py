@@ -19,6 +19,10 @@ from fretsaw.grade.math import final_answer, sure_grade
         ("worked\n#### 72", "72"),
         ("We get \\(a+b\\) and then \\[a-b\\]", "a-b"),
         ("It costs 5 dollars and 6 cents", "6"),
+        ("The answer is $1$ or $-1$.", "1, -1"),
+        ("The answer is 18, as 9 * 2 = 18.", "18"),
+        ("The answer depends on n.\nSo n = 7.", "7"),
+        ("My answer: 5 apples because it is so", "5"),
         ("nothing here", ""),
         ("\\boxed{", ""),
     ],
@@ -38,6 +42,7 @@ EQUAL = [
 UNEQUAL = [
     ("1/2", "1/3"), ("x+1", "x-1"), ("(1,2)", "(2,1)"), ("[0,1)", "[0,1]"), ("2", "-2"),
     ("\\text{east}", "west"), ("3\\sqrt{2}", "2\\sqrt{3}"), ("1000", "1001"), ("\\pi", "3.14"),
+    ("12", "1 2"), ("0.15", "0.15\\%"),
 ]  # fmt: skip
 
 
@@ -72,6 +77,12 @@ def test_hostile_answers_cost_no_more_than_their_time() -> None:
     grades = grade_batch("math", [*pairs, ("\\boxed{7+x}", {"answer": "x+7"})])
     assert [grade.score for grade in grades] == [0.0] * len(HOSTILE) + [1.0]
     assert time.monotonic() - started < 120  # a hang; each may start a process anew
+
+
+@pytest.mark.parametrize("filler", [r"\(", "answer: ", "$", "#### ", " ", "answer is\n"])
+def test_long_answers_without_a_result_are_read_in_no_time(filler: str) -> None:
+    grade = sure_grade(filler * 100_000 + "no\n", {"answer": "7"})
+    assert grade is None or grade.score == 0
 
 
 def test_nothing_expected_is_told() -> None:

@@ -47,6 +47,8 @@ def test_svamp_aqua_and_math_are_read_whole(data_folder: Path) -> None:
     assert scores(svamp, [f"It is {p.answer}." for p in svamp]) == {1.0: len(svamp)}
     aqua = read_aqua(folder / "aqua/test.jsonl")
     assert len(aqua) == 254
+    assert "A car is being driven" in aqua[0].messages[0].content
+    assert "\nE. None of these\n" in aqua[0].messages[0].content
     assert scores(aqua, [f"so \\boxed{{{p.answer}}}" for p in aqua]) == {1.0: 254}
     texts = [p.expected["choices"][p.answer] for p in aqua]
     assert scores(aqua, texts)[1.0] >= 250  # a few texts hold another, or begin as a letter does
