@@ -46,8 +46,8 @@ def recipe(checkpoint: str, text: str = "", fast: bool = False) -> list[Stage]:
     )
     train = TrainSettings(
         tokens=healed,
-        batch_tokens=1024 if fast else 2048,
-        micro_batch_tokens=1024,
+        batch_tokens=512 if fast else 2048,
+        micro_batch_tokens=512 if fast else 1024,
         heldout_tokens=4096 if fast else 16_384,
         update=UpdateSettings(learning_rate=2e-4),
     )
