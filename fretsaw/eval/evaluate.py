@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fretsaw.chat.reasoning import MODES, Mode
+from fretsaw.chat.reasoning import MODES, Mode, without_reasoning
 from fretsaw.checkpoint import folder as checkpoint
 from fretsaw.client.judge import Judge
 from fretsaw.data import loader
@@ -180,8 +180,12 @@ def _answers_in(
     name: str,
     settings: EvalSettings,
     run: StageRun,
+    first_group: int = 0,
 ) -> list[Row]:
-    """Return the answers in one mode, a part of the problems at a time; each part is kept."""
+    """Return the answers in one mode, a part of the problems at a time; each part is kept.
+
+    What is asked after an answer follows on the first of its samples.
+    """
     num_samples = settings.samples if sampling.temperature else 1  # greedy ones are all the same
     problems, size = task.problems, max(1, AT_ONCE // num_samples)
     run.progress.start(f"{name} {mode}", len(problems) * num_samples, unit="answer")
@@ -196,12 +200,18 @@ def _answers_in(
                 mode,
                 replace(sampling, seed=run.seed),
                 num_samples=num_samples,
-                first_group=first,
+                first_group=first_group + first,
                 on_answer=lambda ended, before=before: run.step(before + ended, row=False),
             )
             write_rows(path, own)
         answers += own
         run.step(len(answers), row=False)
+    firsts = [without_reasoning(row.completion) for row in answers if row.index == 0]
+    followed = [p.followed(text) for p, text in zip(problems, firsts, strict=True)]
+    if next_problems := [problem for problem in followed if problem is not None]:
+        more = replace(task, problems=next_problems)
+        at = first_group + len(problems)
+        answers += _answers_in(more, model, mode, sampling, f"{name}-then", settings, run, at)
     return answers
 
 

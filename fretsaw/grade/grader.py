@@ -81,6 +81,10 @@ GRADERS: dict[str, Grader] = {
         keys=("calls", "functions"),
         page="grade.md",
     ),
+    "verdict": Grader(
+        summary="the answer judges a pair as expected: [[A>B]]",
+        function="fretsaw.grade.judge:grade_verdict",
+    ),
     "judge": Grader(
         summary="a model judges the answer: right, wrong, or no verdict",
         function="fretsaw.grade.judge:grade_judged",

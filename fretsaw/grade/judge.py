@@ -72,8 +72,9 @@ def grade_judged(pairs: Sequence[tuple[str, Expectation]], judge: Asks) -> list[
     """Return the judge's grades of (answer, expectation) pairs.
 
     An expectation has a `prompt` with `{answer}` in it and how its reply `reads` (yes_no, rating,
-    pair), perhaps a `system` text, and of a pair the same prompt with both in the other order,
-    `swapped`. Or it has the right `answer` and the `question`, and is asked whether they agree.
+    pair), perhaps a `system` text, other `fields` that stand in the prompt, and of a pair the same
+    prompt with both in the other order, `swapped`. Or it has the right `answer` and the `question`,
+    and is asked whether they agree.
     """
     asked = [_prompts(answer, expected) for answer, expected in pairs]
     flat = [(one[0], prompt) for one in asked for prompt in one[1]]
@@ -85,9 +86,22 @@ def grade_judged(pairs: Sequence[tuple[str, Expectation]], judge: Asks) -> list[
     return grades
 
 
+def grade_verdict(answer: str, expected: Expectation) -> Grade:
+    """Return 1 where an answer's own verdict on a pair is the expected one, however strong.
+
+    Raises ValueError where none is expected.
+    """
+    wanted = PAIR_SCORES.get(expected["answer"])
+    if wanted is None:
+        raise ValueError(f"answer {expected['answer']!r}: write one of {', '.join(PAIR_SCORES)}")
+    found = read_pair(answer)
+    verdict, score = found or ("no verdict", None)
+    return Grade(float(score == wanted), f"{verdict} for {expected['answer']}")
+
+
 def _prompts(answer: str, expected: Expectation) -> tuple[str, list[str], str]:
     """Return the system text, one prompt or both orders, and how replies are read."""
-    values = {"answer": answer}
+    values = {**expected.get("fields", {}), "answer": answer}
     template, reads = expected.get("prompt"), expected.get("reads", "yes_no")
     if template is None:
         if not expected.get("answer"):

@@ -5,7 +5,7 @@ A family of problems is a file of this room that makes `Problem`s; users bring t
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,22 @@ class Problem:
     kind: str = ""  # what results are broken down by
     text: str | None = None  # the same for a model that only continues text
     where: str = ""  # file and line, for messages
+    then: "Problem | None" = None  # what is asked next, after the answer
+
+    def followed(self, answer: str) -> "Problem | None":
+        """Return what is asked next, with the conversation before it.
+
+        What a judge reads of the answer is the field `answer_1`.
+        """
+        if self.then is None:
+            return None
+        before = (*self.messages, Message("assistant", answer))
+        fields = {**self.then.expected.get("fields", {}), "answer_1": answer}
+        return replace(
+            self.then,
+            messages=(*before, *self.then.messages),
+            expected={**self.then.expected, "fields": fields},
+        )
 
     @property
     def answer(self) -> str:
