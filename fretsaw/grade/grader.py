@@ -81,6 +81,11 @@ GRADERS: dict[str, Grader] = {
         keys=("calls", "functions"),
         page="grade.md",
     ),
+    "recall": Grader(
+        summary="the share of the expected words that stand in the answer",
+        function="fretsaw.grade.text:grade_recall",
+        keys=("words",),
+    ),
     "verdict": Grader(
         summary="the answer judges a pair as expected: [[A>B]]",
         function="fretsaw.grade.judge:grade_verdict",

@@ -83,6 +83,23 @@ def grade_contains(answer: str, expected: Expectation) -> Grade:
     return Grade(float(bool(same) and not others), ", ".join([*same, *others]))
 
 
+def grade_recall(answer: str, expected: Expectation) -> Grade:
+    """Return the share of the expected words that stand in the answer, as words of their own.
+
+    Raises ValueError where none are expected.
+    """
+    words = expected["words"]
+    is_texts = isinstance(words, list | tuple) and all(
+        isinstance(word, str) and normalise(word) for word in words
+    )
+    if not is_texts or not words:
+        raise ValueError(f"words {words!r:.80}: write a list of texts to look for")
+    text = _spaced(answer).casefold()
+    whole = r"(?<!\w)(?<!\w-){}(?!\w)(?!-\w)"  # no part of a longer word or number
+    found = [w for w in words if re.search(whole.format(re.escape(normalise(w))), text)]
+    return Grade(len(found) / len(words), ", ".join(found))
+
+
 def _without_questions(text: str) -> str:
     """Return the text without questions that an answer follows: Blue or red? Red."""
     parts = re.split(r"(?<=[.?!]) ", text)

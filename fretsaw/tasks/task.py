@@ -53,6 +53,13 @@ TASKS: dict[str, Task] = {
         sampling={"on": GREEDY, "off": GREEDY},
         licence="Apache-2.0, generated here",
     ),
+    "long_context": Task(
+        summary="something to find in a long text, generated after RULER",
+        function="fretsaw.tasks.long_context:from_options",
+        options=("words", "kind"),
+        sampling={"on": replace(GREEDY, max_tokens=512), "off": GREEDY},
+        licence="Apache-2.0, generated here",
+    ),
     "gsm8k": Task(
         summary="GSM8K: word problems of grade-school mathematics",
         function="fretsaw.tasks.arithmetic:read_gsm8k",
