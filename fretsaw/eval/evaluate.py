@@ -79,6 +79,11 @@ def open_models(
     if bool(settings.url) == ("model" in inputs):
         given = f"{inputs['model']} and {settings.url}" if settings.url else "none"
         raise ValueError(f"eval: model is {given}; give one checkpoint, or one server's URL")
+    judged = [
+        task.name for task in tasks if any(GRADERS[p.grader].is_judged for p in task.problems)
+    ]
+    if judged and not settings.judge.judge_url:
+        raise ValueError(f"task {judged[0]!r}: is graded by a model; give --judge-url")
     models: dict[str, Model] = {}
     asked = run.resume_folder / "judged"
     judge = Judge(settings.judge, asked) if settings.judge.judge_url else None
@@ -96,11 +101,6 @@ def open_models(
         if "parent" in inputs:
             parent = checkpoint.load_served(inputs["parent"], device=run.device)
             models["parent"] = LocalModel(parent, inputs["parent"], judge)
-    judged = [
-        task.name for task in tasks if any(GRADERS[p.grader].is_judged for p in task.problems)
-    ]
-    if judged and judge is None:
-        raise ValueError(f"task {judged[0]!r}: is graded by a model; give --judge-url")
     for name, model in models.items() if tasks else ():
         say(f"eval: {name}: {model.manner}")
     return models
