@@ -76,6 +76,8 @@ def _difference(
             f"{second}, and they are not the same; evaluate both with the same file, limit and seed"
         )
     both = [id for id in grades[0] if id in grades[1]]
+    if not both:
+        raise ValueError(f"{task}, reasoning {mode}: no problem has a verdict in both")
     gains = [grades[1][id] - grades[0][id] for id in both]
     first, second = (mean([own[id] for id in both]) for own in grades)
     first_tokens, second_tokens = (mean([row.num_tokens for row in rows]) for rows in pair)

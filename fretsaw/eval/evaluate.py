@@ -17,7 +17,7 @@ from fretsaw.eval.likelihood import choice_answers
 from fretsaw.eval.local import LocalModel
 from fretsaw.eval.served import ServedModel
 from fretsaw.eval.settings import EvalSettings
-from fretsaw.eval.task_figures import kept_accuracy, task_figures
+from fretsaw.eval.task_figures import kept_accuracy, own_figures, task_figures
 from fretsaw.eval.text_figures import text_figures
 from fretsaw.grade.grader import GRADERS
 from fretsaw.grade.killable import named
@@ -51,15 +51,15 @@ def evaluate(settings: EvalSettings, inputs: Mapping[str, Path], run: StageRun) 
             answers = answers_to(task, model, f"{name}-{number}", settings, run)
             write_rows(run.folder / f"answers-{name}-{number}.parquet", answers)
             figures[name] = task_figures(answers)
-            for mode in MODES if task.figures else ():
-                evidence = [row.found for row in answers if row.mode == mode]
-                if evidence:
-                    figures[name][mode] |= named(task.figures)(evidence)
+            for mode in figures[name].keys() & {*MODES} if task.figures else ():
+                own = [row for row in answers if row.mode == mode]
+                figures[name][mode] |= own_figures(own, named(task.figures))
         if len(models) == 2:
             figures["kept"] = kept_accuracy(figures)
         if number == 0:
             own = figures["child"]
-            metrics |= {f"accuracy_{mode}": own[mode]["accuracy"] for mode in MODES if mode in own}
+            scores = {m: own[m]["accuracy"] for m in MODES if m in own}
+            metrics |= {f"accuracy_{m}": score for m, score in scores.items() if score is not None}
     write_json(run.folder / RESULTS, results)
     for line in shown(results["tasks"]):
         say(line)

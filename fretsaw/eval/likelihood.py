@@ -41,13 +41,13 @@ def choice_answers(
         some = task.problems[first : first + PROBLEMS_AT_ONCE]
         choices = [_choices(task, problem) for problem in some]
         texts = [
-            (f"{_question(problem)}\n", choice)
+            (_question(problem), f" {choice}")
             for problem, own in zip(some, choices, strict=True)
             for choice in own.values()
         ]
         sums = choice_logprobs(model.decoder, [encoded(model.tokenizer, *pair) for pair in texts])
         if task.by == "byte_likelihood":
-            sums = sums / np.array([len(choice.encode()) for _, choice in texts])
+            sums = sums / np.array([len(choice.strip().encode()) for _, choice in texts])
         at = 0
         for place, (problem, own) in enumerate(zip(some, choices, strict=True), start=first):
             rows.append(_row(problem, own, sums[at : at + len(own)], place))

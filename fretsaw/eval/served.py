@@ -120,7 +120,8 @@ class ServedModel:
 def text_of_answer(message: Mapping[str, Any]) -> str:
     """Return an answer with its trace in front, which servers tell apart under two names."""
     content = message.get("content") or ""
-    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    reasoning = message.get("reasoning_content")
+    reasoning = message.get("reasoning") if reasoning is None else reasoning
     if reasoning is None:
         return content
     return with_reasoning(reasoning, content) if content else f"{OPEN_TAG}\n{reasoning}"

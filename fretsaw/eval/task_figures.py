@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fretsaw.chat.reasoning import MODES
@@ -58,14 +58,29 @@ def mode_figures(rows: Sequence[Row]) -> dict[str, Any]:
         "grades": grades,
     }
     if samples > 1:
-        each = [[_is_right(row) == 1 for row in own] for own in by_problem.values()]
-        sizes = [2**n for n in range(samples.bit_length())]
-        figures["pass_at"] = {
-            k: mean([pass_at(len(own), sum(own), k) for own in each]) for k in sizes
+        judged = [[row for row in own if row.is_graded] for own in by_problem.values()]
+        each = [[_is_right(row) == 1 for row in own] for own in judged if own]
+        chances = {
+            k: [pass_at(len(own), sum(own), k) for own in each if len(own) >= k]
+            for k in (2**n for n in range(samples.bit_length()))
         }
-        votes = [majority(own) for own in by_problem.values()]
-        figures["majority"] = {"accuracy": mean(votes), "interval": bootstrap(votes)}
+        figures["pass_at"] = {k: mean(own) for k, own in chances.items() if own}
+        if votes := [majority(own) for own in judged if own]:
+            figures["majority"] = {"accuracy": mean(votes), "interval": bootstrap(votes)}
     return figures
+
+
+def own_figures(
+    rows: Sequence[Row], figures: Callable[[Sequence[str]], Mapping[str, float]]
+) -> dict[str, float]:
+    """Return a task's own figures of one mode's evidence, the mean over the samples of a problem.
+
+    What has no verdict is left out.
+    """
+    by_sample = _grouped([row for row in rows if row.is_graded], lambda row: row.index)
+    each = [figures([row.found for row in own]) for own in by_sample.values()]
+    names = dict.fromkeys(name for one in each for name in one)
+    return {name: mean([one[name] for one in each if name in one]) for name in names}
 
 
 def pass_at(num_answers: int, num_right: int, k: int) -> float:

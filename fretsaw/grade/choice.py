@@ -43,8 +43,8 @@ def taken(answer: str, choices: Mapping[str, str]) -> str | None:
     names = "|".join(sorted(map(re.escape, choices), key=len, reverse=True))
     said = re.compile(_SAID.format(names=names), re.IGNORECASE).findall(answer)
     known = {name.casefold(): name for name in choices}
-    # "an answer a day" takes nothing: a small letter within words is a word
-    said = [known[name.casefold()] for name in said if name in choices or not name.islower()]
+    # "an answer a day" takes nothing: these small letters are words
+    said = [known[name.casefold()] for name in said if name in choices or name not in ("a", "i")]
     if said:
         return said[-1]
     lines = [line for line in answer.splitlines() if line.strip()]

@@ -134,7 +134,10 @@ def grade_batch(
     row = GRADERS[grader]
     if row.is_judged:
         if judge is None:
-            raise ValueError(f"grader {grader!r}: takes a model that judges; give --judge-url")
+            raise ValueError(
+                f"grader {grader!r}: takes a model that judges; only `fretsaw eval` has one, by "
+                "--judge-url"
+            )
         return named(row.function)(pairs, judge)
     if not row.may_hang:
         function = row.load()

@@ -79,11 +79,7 @@ def grade_judged(pairs: Sequence[tuple[str, Expectation]], judge: Asks) -> list[
     asked = [_prompts(answer, expected) for answer, expected in pairs]
     flat = [(one[0], prompt) for one in asked for prompt in one[1]]
     replies = iter(judge.ask(flat) if flat else [])
-    grades = []
-    for (_, prompts, reads), _pair in zip(asked, pairs, strict=True):
-        votes = [next(replies) for _ in prompts]
-        grades.append(_decided(votes, reads))
-    return grades
+    return [_decided([next(replies) for _ in prompts], reads) for _, prompts, reads in asked]
 
 
 def grade_verdict(answer: str, expected: Expectation) -> Grade:

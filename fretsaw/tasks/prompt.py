@@ -32,7 +32,7 @@ class GradedAnswer:
     is_finished: bool
     found: str  # what was compared with the expected answer
     expected: str
-    is_graded: bool = True
+    is_graded: bool  # else a judge came to no verdict
 
     @property
     def reward(self) -> float:
@@ -118,6 +118,7 @@ def grade_answers(
             is_finished[i],
             grades[i].evidence,
             prompt.problem.answer,
+            grades[i].is_graded,
         )
         for i, prompt in enumerate(prompts)
     ]

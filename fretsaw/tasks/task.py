@@ -209,9 +209,11 @@ def load_problems(
     """
     row, options = named_task(task) if task or file is None else (None, {})
     if file is not None:
-        is_set = row is not None and row.source
-        own = {name: value for name, value in options.items() if name != "by"}
-        problems = row.load()(file, **own) if row is not None and is_set else read_problems(file)
+        if row is not None and row.source:
+            own = {name: value for name, value in options.items() if name != "by"}
+            problems = row.load()(file, **own)
+        else:
+            problems = read_problems(file)
         if not problems:
             raise ValueError(f"{file}: nothing in it; give a file with rows")
         return problems

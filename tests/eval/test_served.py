@@ -131,6 +131,7 @@ def completion(content: str) -> dict:
         ({"content": "5", "reasoning": "2 + 3"}, "<think>\n2 + 3\n</think>\n\n5"),
         ({"content": None, "reasoning": "2 +"}, "<think>\n2 +"),
         ({"content": "5", "reasoning": None}, "5"),
+        ({"content": "5", "reasoning_content": ""}, "<think>\n\n</think>\n\n5"),
         ({"content": None}, ""),
     ],
 )

@@ -10,7 +10,8 @@ CHOICES = {"A": "3", "B": "5 apples", "C": "a fox", "D": "None of these"}
 @pytest.mark.parametrize(
     "answer",
     [
-        "B", "b", "(B)", "B.", "**B**", "B) 5 apples", "B: 5 apples\nbecause it is so", "option B",
+        "B", "b", "the answer is b", "answer: b)", "(B)", "B.", "**B**", "B) 5 apples",
+        "B: 5 apples\nbecause it is so", "option B",
         "\\boxed{B}", "\\boxed{\\text{(B)}}", "\\boxed{5 apples}", "\\boxed{A} no, \\boxed{B}",
         "The answer is B.", "the answer is (B) because 2 + 3 = 5", "Answer: **B**",
         "I think A is wrong. The answer is B", "the correct option is: B", "5 apples",

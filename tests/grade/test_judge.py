@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,22 +132,35 @@ def test_what_can_not_be_judged_is_told_where_it_is_read(expected, said, tmp_pat
         evaluate(settings, inputs, stage_run(tmp_path / "out"))
 
 
-def test_eval_counts_what_has_no_verdict_beside_the_score(tiny: Path, tmp_path: Path) -> None:
+def test_eval_counts_what_has_no_verdict_beside_the_score(tmp_path: Path) -> None:
     rows = [
-        {"prompt": f"{i}?", "grader": "judge", "expected": {"prompt": f"{i} {{answer}}"}}
-        for i in range(3)
+        {"prompt": f"{i}?", "grader": "judge", "expected": {"prompt": f"judge {i}: {{answer}}"}}
+        for i in range(4)
     ]
     (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    replies = {"0": "Judgement: Yes", "1": "Judgement: No", "2": "who knows"}
-    inputs = {"model": tiny / "parent", "problems": tmp_path / "own.jsonl"}
-    with pytest.raises(ValueError, match="is graded by a model; give --judge-url"):
-        evaluate(EvalSettings(), inputs, stage_run(tmp_path / "none"))
-    with scripted(lambda n, body: says(replies[body["messages"][-1]["content"][0]])) as server:
-        judge = JudgeSettings(judge_url=server.url)
-        settings = EvalSettings(judge=judge, modes="off", max_new_tokens=48)
+    verdicts = {"0": "Judgement: Yes", "1": "Judgement: No", "2": "who knows"}
+    judged = []
+
+    def answer(number: int, body: dict) -> Reply:
+        asked = body["messages"][-1]["content"]
+        if asked.startswith("judge "):
+            judged.append(asked)
+            return says(verdicts[asked[6]])
+        message = {"role": "assistant", "content": "so it is"}
+        reason = "length" if asked == "3?" else "stop"
+        return Reply.of({"choices": [{"message": message, "finish_reason": reason}]})
+
+    inputs = {"problems": tmp_path / "own.jsonl"}
+    with scripted(answer) as server:
+        alone = EvalSettings(url=server.url, url_toggle="none")
+        with pytest.raises(ValueError, match="is graded by a model; give --judge-url"):
+            evaluate(alone, inputs, stage_run(tmp_path / "none"))
+        settings = replace(alone, judge=JudgeSettings(judge_url=server.url))
         evaluate(settings, inputs, stage_run(tmp_path / "out"))
     answers = read_rows(tmp_path / "out/answers-child-0.parquet")
-    finished = [row for row in answers if row.is_finished]
+    found = [(row.correct, row.is_graded) for row in answers]
+    assert found == [(1, True), (0, True), (0, False), (0, True)]
     figures = json.loads((tmp_path / "out/results.json").read_text())["tasks"]["own.jsonl"]["child"]
-    assert figures["off"]["no_verdict"] == sum(not row.is_graded for row in answers) / 3
-    assert len(server.posted) == len(finished)  # what was cut is wrong without asking
+    assert figures["off"]["no_verdict"] == 1 / 4
+    assert figures["off"]["accuracy"] == pytest.approx(1 / 3)
+    assert len(judged) == 3  # what was cut is wrong without asking
