@@ -17,7 +17,8 @@ class RlSettings:
     """
 
     task: str = "word_problems"
-    """Problems: word_problems[:steps=2-5,max_value=30], or a JSONL file of your own."""
+    """Problems: word_problems[:steps=2-5,max_value=30], a published set with its file
+    (gsm8k:file=train.jsonl), or a JSONL file of your own."""
     num_problems: int = 4096
     """Problems that are generated; of a file, all are taken."""
     num_rollouts: int = 50

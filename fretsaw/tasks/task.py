@@ -200,6 +200,7 @@ def load_problems(
     split: world.Split = "heldout",
     file: Path | None = None,
     setting: str = "num_problems",
+    may_choose: bool = False,
 ) -> list[Problem]:
     """Return the problems of a task; all of `file` where there is one.
 
@@ -208,6 +209,8 @@ def load_problems(
     where the task has fewer problems than `setting` asks for.
     """
     row, options = named_task(task) if task or file is None else (None, {})
+    if "by" in options and not may_choose:
+        raise ValueError(f"task {task!r}: by is for `fretsaw eval`; here answers are written")
     if file is not None:
         if row is not None and row.source:
             own = {name: value for name, value in options.items() if name != "by"}
@@ -272,7 +275,7 @@ def asked_tasks(
     for name in filter(None, (word.strip() for word in text.split(" + "))):
         row, options = named_task(name)
         file = left.pop(0) if row.source and left else None
-        problems = load_problems(name, num_problems, seed=seed, file=file)
+        problems = load_problems(name, num_problems, seed=seed, file=file, may_choose=True)
         chosen = problems[: limit or None] if row.source else problems
         tasks.append(AskedTask(name, chosen, row.sampling, row.figures, _by(name, options)))
     for file in left:

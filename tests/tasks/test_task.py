@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fretsaw.engine.sampling import Sampling
-from fretsaw.tasks.task import TASKS, Task, asked_tasks, split_files
+from fretsaw.tasks.task import TASKS, Task, asked_tasks, load_problems, split_files
 
 
 @pytest.fixture
@@ -72,6 +72,12 @@ def test_bad_names_are_told(tmp_path: Path) -> None:
         inputs = {f"problems{i}": file for i, file in enumerate(files)}
         with pytest.raises(ValueError, match=said):
             asked_tasks(text, inputs, 2, seed=0)
+
+
+@pytest.mark.usefixtures("published")
+def test_choices_are_taken_by_likelihood_in_eval_alone(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="by is for `fretsaw eval`"):
+        load_problems("set:by=likelihood", 1, seed=0, file=write(tmp_path / "a.jsonl", ["1"]))
 
 
 def test_what_every_task_says_can_be_drawn() -> None:
